@@ -1,0 +1,1 @@
+"""What the commands do: the rollout loop they share, collecting, finetuning, flying."""

@@ -1,0 +1,83 @@
+"""The one rollout loop that collect, fly and verify share."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from deploy_kit.errors import TaskError
+from deploy_kit.policy.network import PolicyOutput
+
+if TYPE_CHECKING:
+    from rsl_rl.env import VecEnv
+
+
+class Driver(Protocol):
+    """Whatever turns observations into actions: a network, or an exported artifact."""
+
+    def __call__(self, observation: Tensor) -> PolicyOutput:
+        """Return the output for flat observations (N, 6928)."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step of all environments.
+
+    Attributes:
+        step: index of the step since the rollout began.
+        observation: (N, 6928) what the policy saw before the step.
+        output: what the driver made of it.
+        label: (N,) bool, whether this step passed the gate, judged before any automatic reset.
+        done: (N,) bool, whether the episode ended with this step.
+        time_out: (N,) bool, whether it ended because its time was over.
+        extras: what else the environment reports of this step (``track_id``, ``crashed``, … where it has them).
+    """
+
+    step: int
+    observation: Tensor
+    output: PolicyOutput
+    label: Tensor
+    done: Tensor
+    time_out: Tensor
+    extras: dict[str, Any]
+
+
+def rollout(env: "VecEnv", driver: Driver, max_steps: int | None = None) -> Iterator[StepRecord]:
+    """Fly all environments with one driver and yield every step.
+
+    Args:
+        env: vector environment with observation groups ``policy`` and ``auxiliary``.
+        driver: maps observations (N, 6928) to actions.
+        max_steps: stop after this many steps, None to go on for ever.
+
+    Yields:
+        One record a step.
+
+    Raises:
+        TaskError: the driver returned an action that is not finite.
+    """
+    # Environments may reuse their buffers, and a record is read after the step that consumed its observation: copy.
+    observation = env.get_observations()["policy"].clone()
+    step = 0
+    while max_steps is None or step < max_steps:
+        with torch.inference_mode():
+            output = driver(observation)
+            if not torch.isfinite(output.action).all():
+                row = int((~torch.isfinite(output.action)).any(dim=1).nonzero()[0])
+                raise TaskError(f"the policy's action is not finite in environment {row} at step {step}; check the checkpoint")
+            following, _, dones, extras = env.step(output.action)
+        done = dones.bool()
+        time_out = extras.get("time_outs")
+        yield StepRecord(
+            step=step,
+            observation=observation,
+            output=output,
+            label=following["auxiliary"][:, 0] > 0.5,
+            done=done,
+            time_out=torch.zeros_like(done) if time_out is None else time_out.bool(),
+            extras=extras,
+        )
+        observation = following["policy"].clone()
+        step += 1
