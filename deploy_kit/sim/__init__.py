@@ -1,0 +1,1 @@
+"""The racing task: its numbers, its tracks, and simulators behind the rsl_rl vector-environment interface."""

@@ -1,0 +1,75 @@
+"""Options that every vector environment of the racing task takes."""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from deploy_kit.errors import OptionError
+from deploy_kit.sim.task import STAGES
+from deploy_kit.sim.tracks import check_kinds
+
+Finish = Literal["end", "cyclic"]
+
+
+@dataclass(frozen=True)
+class EnvOptions:
+    """Options of a vector environment.
+
+    Attributes:
+        num_envs: environments.
+        seed: everything random is derived from it, environment by environment: environment i is the same whatever
+            `num_envs` is.
+        stage: training stage, 0, 1 or 2.
+        tracks: track kinds to draw from, in the task's proportions renormalised over those given.
+        obstacles: whether tracks have obstacles.
+        randomisation: whether airframe, drag, gains and thrust error are randomised.
+        difficulty: of every track, 0 to 1; None draws it per track.
+        episodes_per_track: 0 keeps one track per environment for ever; n draws a new one after n episodes.
+        num_threads: threads that step environments; None for one per usable core.
+        device: torch device of what `step` returns.
+        finish: what follows the last gate of a track that is not closed (zigzag). "end": while the drone flies to the
+            last gate, the next one is placed straight on, and passing the last one ends the episode as a time-out.
+            "cyclic": as in the origin's training, the next one is the first gate, some 35 m behind the drone.
+    """
+
+    num_envs: int = 16
+    seed: int = 0
+    stage: int = 2
+    tracks: tuple[str, ...] = ("circular", "zigzag", "ellipse")
+    obstacles: bool = True
+    randomisation: bool = True
+    difficulty: float | None = None
+    episodes_per_track: int = 0
+    num_threads: int | None = None
+    device: str = "cpu"
+    finish: Finish = "end"
+
+    def check(self) -> None:
+        """Check the values.
+
+        Raises:
+            OptionError: a value is out of range.
+            TaskError: a track kind is unknown.
+        """
+        if self.num_envs < 1:
+            raise OptionError(f"num_envs is {self.num_envs}; at least one environment is needed")
+        if self.seed < 0:
+            raise OptionError(f"seed is {self.seed}; give a number from 0")
+        if not 0 <= self.stage < len(STAGES):
+            raise OptionError(f"stage is {self.stage}; the task has the stages 0 to {len(STAGES) - 1}")
+        if self.difficulty is not None and not 0.0 <= self.difficulty <= 1.0:
+            raise OptionError(f"difficulty is {self.difficulty}, outside [0, 1]; give a number from 0 (easy) to 1 (hard)")
+        if self.episodes_per_track < 0:
+            raise OptionError(f"episodes_per_track is {self.episodes_per_track}; give 0 (for ever) or a positive number")
+        if self.num_threads is not None and self.num_threads < 1:
+            raise OptionError(f"num_threads is {self.num_threads}; at least one thread is needed")
+        if self.finish not in ("end", "cyclic"):
+            raise OptionError(f"finish is {self.finish!r}; it is 'end' or 'cyclic'")
+        check_kinds(self.tracks)
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
