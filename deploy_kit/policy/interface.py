@@ -166,4 +166,5 @@ class ActionTransform:
 
     def apply(self, action: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
         """Return the physical command of shape (..., 4) for network actions of shape (..., 4)."""
-        return np.tanh(action) * np.asarray(self.scale, action.dtype) + np.asarray(self.offset, action.dtype)
+        command: npt.NDArray[np.floating] = np.tanh(action) * np.asarray(self.scale, action.dtype)
+        return command + np.asarray(self.offset, action.dtype)

@@ -1,0 +1,57 @@
+"""Hashes that say which policy a file belongs to."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from deploy_kit.errors import CheckpointError
+from deploy_kit.policy.network import VisionActorCritic
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def feature_sha256(network: VisionActorCritic) -> str:
+    """Return the SHA-256 of everything the fused features depend on.
+
+    That is the observation layout, the stem's shape, the activation and the normaliser's epsilon, and the tensors of normaliser, stem and
+    state encoder (name, dtype, shape, bytes). Two networks with equal hashes give equal features.
+    """
+    config = asdict(network.config)
+    shape = {key: config[key] for key in ("layout", "stem", "feature_size", "activation", "normalizer_eps")}
+    # The count of training batches does not enter the forward pass.
+    tensors = {
+        name: tensor
+        for name, tensor in network.state_dict().items()
+        if name.startswith(("normalizer.", "stem.", "state_enc.")) and not name.endswith("num_batches_tracked")
+    }
+    return _digest(shape, tensors)
+
+
+def head_sha256(network: VisionActorCritic) -> str:
+    """Return the SHA-256 of the gate head's tensors.
+
+    Raises:
+        CheckpointError: if the network has no gate head.
+    """
+    if network.aux_decoder is None:
+        raise CheckpointError("this policy has no gate head (aux_decoder): there is nothing to hash")
+    return _digest({}, {name: t for name, t in network.state_dict().items() if name.startswith("aux_decoder.")})
+
+
+def _digest(shape: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
+    for name in sorted(tensors):
+        array = tensors[name].detach().cpu().numpy()
+        little_endian = array.dtype.newbyteorder("<")
+        digest.update(json.dumps([name, little_endian.str, list(array.shape)]).encode())
+        digest.update(np.ascontiguousarray(array, little_endian).tobytes())
+    return digest.hexdigest()
