@@ -41,7 +41,9 @@ def state_terms(state: FlightState, target: Array, next_target: Array) -> Array:
     return observed
 
 
-def add_state_noise(observed: Array, rotation: Array, normals: npt.NDArray[np.float32], noise: ObservationNoise) -> None:
+def add_state_noise(
+    observed: Array, rotation: Array, normals: npt.NDArray[np.float32], noise: ObservationNoise
+) -> None:
     """Put noise on velocity and attitude of a state (N, 16), in place.
 
     Args:

@@ -58,9 +58,13 @@ class EnvOptions:
         if not 0 <= self.stage < len(STAGES):
             raise OptionError(f"stage is {self.stage}; the task has the stages 0 to {len(STAGES) - 1}")
         if self.difficulty is not None and not 0.0 <= self.difficulty <= 1.0:
-            raise OptionError(f"difficulty is {self.difficulty}, outside [0, 1]; give a number from 0 (easy) to 1 (hard)")
+            raise OptionError(
+                f"difficulty is {self.difficulty}, outside [0, 1]; give a number from 0 (easy) to 1 (hard)"
+            )
         if self.episodes_per_track < 0:
-            raise OptionError(f"episodes_per_track is {self.episodes_per_track}; give 0 (for ever) or a positive number")
+            raise OptionError(
+                f"episodes_per_track is {self.episodes_per_track}; give 0 (for ever) or a positive number"
+            )
         if self.num_threads is not None and self.num_threads < 1:
             raise OptionError(f"num_threads is {self.num_threads}; at least one thread is needed")
         if self.finish not in ("end", "cyclic"):

@@ -1,0 +1,393 @@
+"""The racing task as an rsl_rl vector environment on MuJoCo."""
+
+import math
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rsl_rl.env import VecEnv
+from tensordict import TensorDict
+
+from deploy_kit.errors import InputError
+from deploy_kit.policy.interface import ActionTransform
+from deploy_kit.sim.controller import RateController, drag_force, nominal_drag
+from deploy_kit.sim.mujoco.camera import DepthCamera
+from deploy_kit.sim.mujoco.physics import DronePhysics
+from deploy_kit.sim.mujoco.workers import WorkerPool
+from deploy_kit.sim.observation import NOISE_SIZE, STATE_SIZE, FlightState, add_state_noise, state_terms
+from deploy_kit.sim.options import EnvOptions, usable_cores
+from deploy_kit.sim.rewards import Flags, StepOutcome, total_reward
+from deploy_kit.sim.rotations import Array, matrix_from_quaternion, quaternion_from_euler, to_body
+from deploy_kit.sim.task import RACING_TASK, Task
+from deploy_kit.sim.tracks import NUM_GATES, START_CLEARANCE, Track, make_track
+
+_TRACK_STREAM, _AIRFRAME_STREAM, _EPISODE_STREAM, _SENSOR_STREAM = range(4)
+_EPISODE_BITS = 32
+_START_TRIES = 1000
+
+
+@dataclass
+class _Slot:
+    """What one environment keeps between steps besides the arrays.
+
+    `episodes` counts the episodes begun; the generators are the current episode's.
+    """
+
+    track: Track
+    physics: DronePhysics
+    mass: float
+    inertia_factor: float
+    episodes: int
+    episode_rng: np.random.Generator
+    sensor_rng: np.random.Generator
+
+
+class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
+    """The racing task for many drones, each on a track of its own.
+
+    Observation groups: `policy` (N, 6928) with noise, `critic` (N, 6928) without, `auxiliary` (N, 1): whether the step
+    just taken passed a gate, judged before the automatic reset. Dones are int64, 1 where the episode ended.
+
+    `extras` of `step` holds `time_outs` (ended by the clock or by the end of an open track), `log`, and, for the step
+    just taken and before any reset, each of length N: `track_id`, `episode_id`, `episode_step` (from 0), `crashed`
+    (ended otherwise than by time-out), `gates_passed` (so far), `speed` (m/s), `position` (world, m),
+    `quaternion` (w, x, y, z), `fresh_image` (the observation that this step consumed held a new frame), `first_step`.
+
+    Everything random comes from the seed, the environment's index and the episode's number, so that an environment's
+    episodes depend neither on the number of threads nor on the other environments.
+
+    Args:
+        options: options.
+        task: numbers.
+
+    Raises:
+        OptionError: an option is out of range.
+        TaskError: a track kind is unknown.
+    """
+
+    def __init__(self, options: EnvOptions, task: Task = RACING_TASK) -> None:
+        options.check()
+        n = options.num_envs
+        self.options, self.task, self.stage = options, task, task.stages[options.stage]
+        self.num_envs, self.num_actions, self.device = n, 4, options.device
+        self.cfg: dict[str, Any] = {"backend": "mujoco", "options": asdict(options), "task": asdict(task)}
+        # Isaac Lab's rule for the number of steps.
+        self.max_episode_length = math.ceil(self.stage.episode_length_s / task.clock.policy_dt - 1e-9)
+        self.episode_length_buf = torch.zeros(n, dtype=torch.long, device=self.device)
+
+        controller = task.controller
+        self._transform = ActionTransform.from_limits(
+            controller.max_thrust_to_weight, controller.max_body_rate, task.gravity
+        )
+        self._thrust_to_force = np.array([task.airframe.mass, 1.0, 1.0, 1.0])
+        self._pixels = task.camera.width * task.camera.height
+        self._allocate(n)
+        self._workers = WorkerPool(min(options.num_threads or usable_cores(), n))
+        self._cameras = [DepthCamera(task.camera) for _ in range(self._workers.num_threads)]
+        self._noise_buffers = [np.empty(self._pixels + NOISE_SIZE, np.float32) for _ in self._cameras]
+        self._slots = [self._new_slot(index) for index in range(n)]
+        self.reset()
+
+    def _allocate(self, n: int) -> None:
+        self._controller = RateController(n, self.task)
+        self._pending = np.zeros((n, 4))
+        self._command = np.zeros((n, 4))
+        self._drag_linear, self._drag_quadratic = np.zeros((2, n, 3))
+        self._thrust_factor = np.ones(n)
+        self._position, self._velocity = np.zeros((2, n, 3))
+        self._quaternion = np.zeros((n, 4))
+        self._angular_velocity, self._angular_acceleration = np.zeros((2, n, 3))
+        self._rotation = np.zeros((n, 3, 3))
+        self._contact: Flags = np.zeros(n, np.bool_)
+        # Gate centres in flight order, then what follows the last one; one more row than there are gates.
+        self._gates = np.zeros((n, NUM_GATES + 1, 3))
+        self._gate = np.zeros(n, np.int64)
+        self._gate_noise = np.full(n, self.stage.gate_noise)
+        self._target_noise = np.zeros((n, 2, 3))
+        self._open = np.zeros(n, np.bool_)
+        self._gates_passed = np.zeros(n, np.int32)
+        self._episode_step = np.zeros(n, np.int32)
+        self._episode_id, self._track_id = np.zeros((2, n), np.int64)
+        self._captured_at = np.zeros(n)
+        self._fresh: Flags = np.zeros(n, np.bool_)
+        self._depth = np.zeros((n, self._pixels), np.float32)
+        self._critic = np.zeros((n, STATE_SIZE + self._pixels), np.float32)
+        self._state_normals = np.zeros((n, NOISE_SIZE), np.float32)
+
+    def _generator(self, index: int, stream: int, counter: int = 0) -> np.random.Generator:
+        seed = np.random.SeedSequence(self.options.seed, spawn_key=(index, stream, counter))
+        return np.random.Generator(np.random.SFC64(seed))
+
+    def _new_track(self, index: int, counter: int) -> Track:
+        seed = int(self._generator(index, _TRACK_STREAM, counter).integers(0, 2**63))
+        return make_track(seed, self.options.tracks, self.options.difficulty, self.options.obstacles)
+
+    def _new_slot(self, index: int) -> _Slot:
+        rng = self._generator(index, _AIRFRAME_STREAM)
+        ranges = self.task.randomisation
+        mass, inertia_factor = self.task.airframe.mass, 1.0
+        if self.options.randomisation:
+            mass += rng.uniform(-ranges.mass, ranges.mass)
+            inertia_factor = rng.uniform(*ranges.inertia)
+            self._controller.rate_gain[index] *= rng.uniform(*ranges.rate_gain, 3)
+            self._controller.time_constant[index] *= rng.uniform(*ranges.time_constant, 4)
+        track = self._new_track(index, 0)
+        physics = DronePhysics(track, self.task, mass, inertia_factor)
+        self._place_gates(index, track)
+        return _Slot(track, physics, mass, inertia_factor, 0, rng, rng)
+
+    def _place_gates(self, index: int, track: Track) -> None:
+        self._open[index] = not track.closed and self.options.finish == "end"
+        self._gates[index, :NUM_GATES] = track.gate_positions
+        self._gates[index, NUM_GATES] = track.exit_point if self._open[index] else track.gate_positions[0]
+        self._track_id[index] = track.track_id
+
+    def tracks(self) -> list[Track]:
+        """Return the track that each environment is on."""
+        return [slot.track for slot in self._slots]
+
+    def get_observations(self) -> TensorDict:
+        """Return the current observations, those that the last `step` or `reset` returned."""
+        return self._observations
+
+    def reset(self) -> tuple[TensorDict, dict[str, Any]]:
+        """Begin a new episode in every environment and return its first observations."""
+        every = np.ones(self.num_envs, np.bool_)
+        self.episode_length_buf[:] = 0
+        self._observations = self._observe(every, np.zeros(self.num_envs, np.float32))
+        return self._observations, {"log": {}}
+
+    def _reset_slot(self, index: int) -> None:
+        """Begin the next episode of one environment."""
+        slot, per_track = self._slots[index], self.options.episodes_per_track
+        if per_track and slot.episodes and slot.episodes % per_track == 0:
+            slot.track = self._new_track(index, slot.episodes // per_track)
+            slot.physics = DronePhysics(slot.track, self.task, slot.mass, slot.inertia_factor)
+            self._place_gates(index, slot.track)
+        slot.episode_rng = self._generator(index, _EPISODE_STREAM, slot.episodes)
+        slot.sensor_rng = self._generator(index, _SENSOR_STREAM, slot.episodes)
+        self._episode_id[index] = (index << _EPISODE_BITS) + slot.episodes
+        slot.episodes += 1
+        self._randomise_flight(index, slot.episode_rng)
+        self._place_drone(slot)
+        self._controller.reset(index)
+        self._pending[index] = 0.0
+        self._command[index] = self._transform.apply(np.zeros(4))
+        self._gate[index] = self._gates_passed[index] = self._episode_step[index] = 0
+        self._draw_targets(index)
+        self._read_state(index)
+        self._angular_acceleration[index] = 0.0
+        self._rotation[index] = matrix_from_quaternion(self._quaternion[index])
+
+    def _randomise_flight(self, index: int, rng: np.random.Generator) -> None:
+        linear, quadratic = nominal_drag(self.task)
+        if self.options.randomisation:
+            ranges = self.task.randomisation
+            factor = self.task.airframe.drag_z_factor
+            linear[2], quadratic[2] = linear[2] / factor, quadratic[2] / factor
+            linear += rng.uniform(0, ranges.drag_linear, 3)
+            quadratic += rng.uniform(0, ranges.drag_quadratic, 3)
+            linear[2] *= factor + rng.uniform(0, ranges.drag_z_factor)
+            quadratic[2] *= factor + rng.uniform(0, ranges.drag_z_factor)
+            self._thrust_factor[index] = 1.0 + ranges.thrust_error * rng.normal()
+        self._drag_linear[index], self._drag_quadratic[index] = linear, quadratic
+
+    def _place_drone(self, slot: _Slot) -> None:
+        rng, spread = slot.episode_rng, self.task.start
+        for _ in range(_START_TRIES):
+            position = slot.track.start + rng.uniform(-spread.position, spread.position, 3)
+            if slot.track.clearance(position) >= START_CLEARANCE:
+                break
+        else:
+            raise InputError(f"track {slot.track.seed} leaves no free place for the drone at {slot.track.start}")
+        to_gate = slot.track.gate_positions[0] - position
+        yaw = math.atan2(to_gate[1], to_gate[0]) + rng.uniform(-spread.yaw, spread.yaw)
+        roll, pitch = rng.uniform(-spread.tilt, spread.tilt, 2)
+        velocities = rng.uniform(-spread.velocity, spread.velocity, (2, 3))
+        slot.physics.reset(position, quaternion_from_euler(roll, pitch, yaw), *velocities)
+
+    def _draw_targets(self, index: int) -> None:
+        """Draw the noise of the current and the next gate's commanded centre."""
+        draw = self._slots[index].episode_rng.uniform(-1, 1, (2, 3))
+        self._target_noise[index] = self._gate_noise[index] * draw
+
+    def _read_state(self, index: int) -> None:
+        physics = self._slots[index].physics
+        self._position[index] = physics.position
+        self._quaternion[index] = physics.quaternion
+        self._velocity[index] = physics.velocity
+        self._angular_velocity[index] = physics.angular_velocity
+        self._angular_acceleration[index] = physics.angular_acceleration
+
+    def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
+        """Fly one policy step; environments whose episode ends are reset.
+
+        Args:
+            actions: the network's unbounded actions, shape (N, 4). They act in the next step.
+
+        Returns:
+            Observations, rewards (N,), dones (N,), and extras as the class describes.
+
+        Raises:
+            InputError: the actions have another shape, or are not finite.
+        """
+        previous_command = self._command
+        self._command = self._transform.apply(self._pending).astype(np.float64, copy=False)
+        self._pending = self._checked(actions)
+        self._fly()
+        self.episode_length_buf += 1
+        return self._judge(previous_command)
+
+    def _checked(self, actions: torch.Tensor) -> Array:
+        array = actions.detach().to("cpu", torch.float64).numpy().copy()
+        if array.shape != (self.num_envs, 4):
+            raise InputError(f"actions have shape {tuple(array.shape)}, not ({self.num_envs}, 4)")
+        if not np.isfinite(array).all():
+            index = int(np.argwhere(~np.isfinite(array).all(axis=1))[0, 0])
+            raise InputError(
+                f"actions of environment {index} are not finite ({array[index]}); look for NaN in the policy"
+            )
+        return array
+
+    def _fly(self) -> None:
+        body_velocity = to_body(self._rotation, self._velocity)
+        force = self._command * self._thrust_to_force
+        self._controller.update(
+            force[:, 0] * self._thrust_factor, force[:, 1:], self._angular_velocity, self._angular_acceleration
+        )
+        wrench = np.zeros((self.num_envs, 6))
+        wrench[:, 2:] = self._controller.wrench
+        wrench[:, :3] += drag_force(body_velocity, self._drag_linear, self._drag_quadratic)
+
+        def fly(index: int, _: int) -> None:
+            self._contact[index] = self._slots[index].physics.step(wrench[index])
+            self._read_state(index)
+
+        self._workers.run(fly, self.num_envs)
+        self._rotation = matrix_from_quaternion(self._quaternion)
+
+    def _judge(self, previous_command: Array) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
+        """Judge the step just flown, move targets on, reset what has ended, and observe."""
+        stage = self.stage
+        rows = np.arange(self.num_envs)
+        to_gate = self._gates[rows, self._gate] - self._position
+        passed: Flags = np.einsum("ni,ni->n", to_gate, to_gate) < self.task.pass_radius**2
+        flipped: Flags = self._rotation[:, 2, 2] < 0
+        crashed: Flags = self._contact | flipped if stage.ends_on_crash else np.zeros(self.num_envs, np.bool_)
+        if stage.height_range is not None:
+            low, high = stage.height_range
+            crashed = crashed | (self._position[:, 2] < low) | (self._position[:, 2] > high)
+        self._gates_passed += passed
+        finished = passed & self._open & (self._gate == NUM_GATES - 1)
+        timed_out = (self.episode_length_buf.cpu().numpy() >= self.max_episode_length) | finished
+        done = crashed | timed_out
+        outcome = StepOutcome(
+            self._velocity,
+            to_gate,
+            self._rotation[:, :, 0],
+            self._command * self._thrust_to_force,
+            previous_command * self._thrust_to_force,
+            self._contact,
+            flipped,
+            passed,
+        )
+        rewards = total_reward(outcome, stage.rewards, self.task.clock.policy_dt)
+        extras = self._extras(crashed, timed_out & ~crashed, done)
+        self._gate[passed] = (self._gate[passed] + 1) % NUM_GATES
+        for index in np.flatnonzero(passed & ~done):
+            self._draw_targets(int(index))
+        self._adapt_gate_noise(done)
+        self._episode_step += 1
+        self.episode_length_buf[self._tensor(done)] = 0
+        self._observations = self._observe(done, passed.astype(np.float32))
+        return self._observations, self._tensor(rewards.astype(np.float32)), self._tensor(done.astype(np.int64)), extras
+
+    def _adapt_gate_noise(self, done: Flags) -> None:
+        curriculum = self.stage.curriculum
+        if curriculum is None:
+            return
+        self._gate_noise[done & (self._gates_passed >= curriculum.grow_at)] *= curriculum.grow
+        self._gate_noise[done & (self._gates_passed < curriculum.shrink_below)] *= curriculum.shrink
+
+    def _extras(self, crashed: Flags, timed_out: Flags, done: Flags) -> dict[str, Any]:
+        log = {}
+        if done.any():
+            log["/episode/gates_passed"] = float(self._gates_passed[done].mean())
+            log["/episode/crash_rate"] = float(crashed[done].mean())
+        arrays = {
+            "time_outs": timed_out,
+            "track_id": self._track_id,
+            "episode_id": self._episode_id,
+            "episode_step": self._episode_step,
+            "crashed": crashed,
+            "gates_passed": self._gates_passed,
+            "speed": np.linalg.norm(self._velocity, axis=1).astype(np.float32),
+            "position": self._position.astype(np.float32),
+            "quaternion": self._quaternion.astype(np.float32),
+            "fresh_image": self._fresh,
+            "first_step": self._episode_step == 0,
+        }
+        return {"log": log, **{name: self._tensor(array) for name, array in arrays.items()}}
+
+    def _tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(array.copy()).to(self.device)
+
+    def _observe(self, reset: Flags, label: npt.NDArray[np.float32]) -> TensorDict:
+        """Reset the environments marked, then take every environment's observation."""
+        camera, noise = self.task.camera, self.task.noise
+        policy = np.empty((self.num_envs, STATE_SIZE + self._pixels), np.float32)
+
+        def observe(index: int, thread: int) -> None:
+            if reset[index]:
+                self._reset_slot(index)
+            slot = self._slots[index]
+            now = self._episode_step[index] * self.task.clock.policy_dt
+            fresh = bool(reset[index]) or now - self._captured_at[index] >= self.task.clock.camera_period - 1e-6
+            self._fresh[index] = fresh
+            depth = self._depth[index]
+            if fresh:
+                self._captured_at[index] = now
+                physics = slot.physics
+                self._cameras[thread].capture(
+                    physics.model, physics.data, physics.drone_body, self._position[index], self._rotation[index], depth
+                )
+                np.multiply(depth, 1 / camera.max_range, out=self._critic[index, STATE_SIZE:])
+            normals = self._noise_buffers[thread]
+            slot.sensor_rng.standard_normal(dtype=np.float32, out=normals)
+            self._state_normals[index] = normals[:NOISE_SIZE]
+            pixels = normals[NOISE_SIZE:]
+            pixels *= noise.depth
+            pixels += 1.0
+            pixels *= depth
+            np.minimum(pixels, camera.max_range, out=pixels)
+            np.multiply(pixels, 1 / camera.max_range, out=policy[index, STATE_SIZE:])
+
+        self._workers.run(observe, self.num_envs)
+        self._write_states(policy)
+        groups = {"policy": policy, "critic": self._critic.copy(), "auxiliary": label[:, None]}
+        tensors = {name: torch.from_numpy(array).to(self.device) for name, array in groups.items()}
+        return TensorDict(tensors, batch_size=[self.num_envs], device=self.device)
+
+    def _write_states(self, policy: npt.NDArray[np.float32]) -> None:
+        rows = np.arange(self.num_envs)
+        state = FlightState(self._position, self._rotation, self._velocity, self._command)
+        target, following = self._gates[rows, self._gate], self._gates[rows, self._gate + 1]
+        self._critic[:, :STATE_SIZE] = state_terms(state, target, following)
+        noisy = state_terms(state, target + self._target_noise[:, 0], following + self._target_noise[:, 1])
+        add_state_noise(noisy, self._rotation, self._state_normals, self.task.noise)
+        policy[:, :STATE_SIZE] = noisy
+
+    def close(self) -> None:
+        """Stop the threads; the environment cannot be stepped afterwards."""
+        self._workers.close()
+
+    def __enter__(self) -> "MujocoRacingEnv":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

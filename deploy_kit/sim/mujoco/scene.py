@@ -1,0 +1,57 @@
+"""A track and a drone as a MuJoCo model."""
+
+import mujoco
+
+from deploy_kit.sim.primitives import Primitive
+from deploy_kit.sim.task import Task
+from deploy_kit.sim.tracks import Track
+
+DRONE = "drone"
+_GROUND_HALF_SIZE = 60.0
+_SHAPES = {
+    "box": mujoco.mjtGeom.mjGEOM_BOX,
+    "sphere": mujoco.mjtGeom.mjGEOM_SPHERE,
+    "cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER,
+    "capsule": mujoco.mjtGeom.mjGEOM_CAPSULE,
+}
+
+
+def _add_primitive(body: mujoco.MjsBody, primitive: Primitive) -> None:
+    size = [*primitive.size, 0.0, 0.0][:3]
+    body.add_geom(type=_SHAPES[primitive.kind], size=size, pos=primitive.position, quat=primitive.quaternion)
+
+
+def build_model(track: Track, task: Task, mass: float, inertia_factor: float) -> mujoco.MjModel:
+    """Return the model of one environment: ground, the track's solids and one drone.
+
+    The drone is moved by six actuators that apply a body-frame wrench at its centre of mass (forces x y z in N, then
+    torques x y z in N·m), so that a wrench is held over several physics steps without a call in between.
+
+    Args:
+        track: gates and obstacles.
+        task: airframe and physics step.
+        mass: of the drone, kg.
+        inertia_factor: on the airframe's moments.
+    """
+    spec = mujoco.MjSpec()
+    spec.option.timestep = task.clock.physics_dt
+    spec.option.gravity = [0.0, 0.0, -task.gravity]
+    world = spec.worldbody
+    # The ground comes first: geom 0.
+    world.add_geom(type=mujoco.mjtGeom.mjGEOM_PLANE, size=[_GROUND_HALF_SIZE, _GROUND_HALF_SIZE, 1.0])
+    for primitive in track.primitives:
+        _add_primitive(world, primitive)
+    drone = world.add_body(name=DRONE, pos=track.start)
+    drone.add_freejoint()
+    drone.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, size=task.airframe.box, mass=0.0)
+    drone.mass = mass
+    drone.inertia = [moment * inertia_factor for moment in task.airframe.inertia]
+    drone.ipos = [0.0, 0.0, 0.0]
+    drone.explicitinertial = True
+    drone.add_site(name=DRONE)
+    for axis in range(6):
+        gear = [0.0] * 6
+        gear[axis] = 1.0
+        actuator = spec.add_actuator(trntype=mujoco.mjtTrn.mjTRN_SITE, target=DRONE, gear=gear)
+        actuator.set_to_motor()
+    return spec.compile()
