@@ -14,7 +14,7 @@ import numpy.typing as npt
 from deploy_kit.pipeline.metrics import auroc
 from deploy_kit.pipeline.rollout import StepRecord
 
-BOOTSTRAP_SAMPLES = 1000
+BOOTSTRAP_SAMPLES = 300
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,140 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from deploy_kit.policy.checkpoint import Checkpoint
+    from deploy_kit.sim.registry import EnvOptions
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_TASK = "DiffLab-Quadcopter-CTBR-Racing-v0"
+TRACKS = ("circular", "zigzag", "ellipse")
+
+
+class ImageShape(click.ParamType):
+    """Rows by columns, as in ``72x96``."""
+
+    name = "ROWSxCOLUMNS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Parse ``72x96`` into (72, 96)."""
+        if isinstance(value, tuple):
+            return value
+        rows, cross, columns = str(value).partition("x")
+        if not (cross and rows.isdigit() and columns.isdigit()):
+            self.fail(f"{value!r} is not ROWSxCOLUMNS, for example 72x96", param, ctx)
+        return int(rows), int(columns)
+
+
+class Tracks(click.ParamType):
+    """Track kinds, separated by commas, or ``all``."""
+
+    name = "KIND[,KIND]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Parse ``circular,ellipse`` into a tuple of known kinds."""
+        if isinstance(value, tuple):
+            return value
+        kinds = TRACKS if value == "all" else tuple(str(value).split(","))
+        unknown = [kind for kind in kinds if kind not in TRACKS]
+        if unknown:
+            self.fail(f"unknown track kind {unknown[0]!r}; known: {', '.join(TRACKS)}, all", param, ctx)
+        return kinds
+
+
+def _compose(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+network_options = _compose(
+    click.option("--activation", help="Activation of the network, where the run has no params/agent.yaml."),
+    click.option(
+        "--image-shape", type=ImageShape(), help="Shape of the depth image, where the run has no params/agent.yaml."
+    ),
+    click.option("--normalizer-eps", type=float, help="Epsilon of a stored observation normaliser (rsl_rl: 0.01)."),
+)
+
+run_options = _compose(
+    click.option("--checkpoint", help="A checkpoint file or run directory, or with the options below a name or regular expression in the run."),
+    click.option("--experiment-name", help="Experiment folder under the log root."),
+    click.option("--load-run", help="Run folder in the experiment: a name or regular expression. [default: the latest]"),
+    click.option(
+        "--log-root",
+        type=click.Path(path_type=Path),
+        help="Where experiments are kept. [default: logs/rsl_rl, then checkpoints]",
+    ),
+    network_options,
+)
+
+task_options = _compose(
+    click.option(
+        "--task",
+        default=DEFAULT_TASK,
+        help="A registered task, or MODULE:FACTORY that builds an rsl_rl VecEnv.",
+    ),
+    click.option("--backend", type=click.Choice(["mujoco", "isaaclab"]), default="mujoco", help="Simulator."),
+    click.option("--num-envs", type=click.IntRange(min=1), default=16, help="Environments side by side."),
+    click.option("--seed", type=click.IntRange(min=0), default=0, help="Same seed, same tracks, noise and result."),
+    click.option(
+        "--stage",
+        type=click.IntRange(0, 2),
+        default=2,
+        envvar="TRAINING_STAGE",
+        show_envvar=True,
+        help="Stage of the task: noise, terminations, episode length.",
+    ),
+    click.option("--tracks", type=Tracks(), default=",".join(TRACKS), help="Kinds of track to draw from."),
+    click.option("--difficulty", type=click.FloatRange(0, 1), help="Track difficulty. [default: drawn per track]"),
+    click.option("--no-obstacles", is_flag=True, help="Gates and ground only."),
+    click.option("--no-randomisation", is_flag=True, help="Nominal vehicle instead of a randomised one."),
+    click.option("--device", default="cpu", help="Device of the policy, and of the simulator where it has a choice."),
+    click.option("--headless", is_flag=True, help="Accepted for Isaac Lab's sake; nothing here opens a window."),
+    click.option("--threads", type=click.IntRange(min=1), help="Simulator threads. [default: one a core]"),
+)
+
+
+def checkpoint_from(options: dict[str, Any]) -> "Checkpoint":
+    """Take the run and network options out of a command's options and load the checkpoint they name."""
+    from deploy_kit.policy.checkpoint import load_checkpoint
+    from deploy_kit.policy.run_directory import CheckpointQuery, resolve_checkpoint
+
+    query = CheckpointQuery(
+        checkpoint=options.pop("checkpoint"),
+        load_run=options.pop("load_run"),
+        experiment_name=options.pop("experiment_name"),
+        log_root=options.pop("log_root"),
+    )
+    return load_checkpoint(resolve_checkpoint(query), **network_from(options))
+
+
+def network_from(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the network options out of a command's options."""
+    return {name: options.pop(name) for name in ("activation", "image_shape", "normalizer_eps")}
+
+
+def env_from(options: dict[str, Any]) -> "EnvOptions":
+    """Take the simulator options out of a command's options; ``task`` and ``backend`` stay."""
+    from deploy_kit.sim.registry import EnvOptions
+
+    options.pop("headless")
+    return EnvOptions(
+        num_envs=options.pop("num_envs"),
+        seed=options.pop("seed"),
+        stage=options.pop("stage"),
+        tracks=options.pop("tracks"),
+        obstacles=not options.pop("no_obstacles"),
+        randomisation=not options.pop("no_randomisation"),
+        difficulty=options.pop("difficulty"),
+        num_threads=options.pop("threads"),
+        device=options.pop("device"),
+    )

@@ -1,0 +1,431 @@
+"""Collecting: fly the policy, store its fused features with the gate label of the step that followed.
+
+Held-out episodes come first, whole and on tracks of their own, so that a run that is stopped early can still be
+judged; then training rows until both classes are full.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deploy_kit.data.sampling import Reservoir
+from deploy_kit.data.schema import SUFFIX, FeatureFileInfo, KeepReason
+from deploy_kit.data.writer import FeatureFileWriter, check_target
+from deploy_kit.errors import DatasetError
+from deploy_kit.pipeline.progress import Progress, silent
+from deploy_kit.pipeline.rollout import StepRecord, rollout
+from deploy_kit.pipeline.video import DepthVideo
+from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
+from deploy_kit.policy.fingerprint import feature_sha256
+from deploy_kit.sim.registry import make_env
+from deploy_kit.sim.task import RACING_TASK, TASK_ID
+
+if TYPE_CHECKING:
+    from rsl_rl.env import VecEnv
+
+    from deploy_kit.sim.options import EnvOptions
+
+logger = logging.getLogger(__name__)
+
+LABEL_OFFSET_STEPS = 1
+"""A row's label is judged on the state that the step which consumed its observation led to."""
+
+
+@dataclass(frozen=True)
+class CollectOptions:
+    """Options of `collect`.
+
+    Attributes:
+        checkpoint: the policy to fly.
+        dataset: feature file to write, ``.h5``; a bare name goes to ``datasets/``.
+        env: the vector environment's options; its seed is the collection's seed.
+        task: task id, or ``module:factory``.
+        backend: simulator.
+        num_positive: training rows in which a gate is passed.
+        num_negative: training rows in which none is.
+        heldout_episodes: whole episodes on tracks of their own; half of the tracks are test tracks.
+        keep_observations: full observations to keep from held-out episodes, for replay and golden samples.
+        max_steps: stop collecting training rows after this many steps of all environments.
+        overwrite: replace an existing dataset once the new one is whole.
+        video: also write the depth view of environment 0 as an mp4 beside the dataset.
+        video_length: policy steps of video.
+        keep_collecting: go on after the video instead of stopping.
+        activation: see `load_checkpoint`.
+        image_shape: see `load_checkpoint`.
+        normalizer_eps: see `load_checkpoint`.
+    """
+
+    checkpoint: Path
+    dataset: Path
+    env: "EnvOptions"
+    task: str = TASK_ID
+    backend: str = "mujoco"
+    num_positive: int = 1_000_000
+    num_negative: int = 1_000_000
+    heldout_episodes: int = 128
+    keep_observations: int = 256
+    max_steps: int | None = None
+    overwrite: bool = False
+    video: bool = False
+    video_length: int = 200
+    keep_collecting: bool = False
+    activation: str | None = None
+    image_shape: tuple[int, int] | None = None
+    normalizer_eps: float | None = None
+
+    @property
+    def only_video(self) -> bool:
+        """Whether collecting ends with the video."""
+        return self.video and not self.keep_collecting
+
+
+@dataclass
+class CollectResult:
+    """What was collected.
+
+    Attributes:
+        path: the feature file.
+        video: the mp4, if one was asked for.
+        num_positive: positive training rows.
+        num_negative: negative training rows.
+        heldout_episodes: held-out episodes.
+        observations: whole observations kept.
+        complete: whether everything that was asked for is there.
+        stopped_by: "full", "max_steps", "video" or "interrupt".
+        env_steps: environment steps flown.
+        seconds: wall time.
+    """
+
+    path: Path
+    video: Path | None = None
+    num_positive: int = 0
+    num_negative: int = 0
+    heldout_episodes: int = 0
+    observations: int = 0
+    complete: bool = False
+    stopped_by: str = "full"
+    env_steps: int = 0
+    seconds: float = field(default=0.0)
+
+
+def dataset_path(name: Path) -> Path:
+    """Return where a dataset goes: a bare name to ``datasets/``, a path as it is.
+
+    Raises:
+        DatasetError: the name does not end in ``.h5``.
+    """
+    if name.suffix != SUFFIX:
+        raise DatasetError(f"{name}: a dataset's name must end in {SUFFIX}; call it {name.with_suffix(SUFFIX).name}")
+    return Path("datasets") / name if name.parent == Path() and not str(name).startswith("./") else name
+
+
+def collect(options: CollectOptions, progress: Callable[[Progress], None] = silent) -> CollectResult:
+    """Collect a feature file.
+
+    Ctrl-C ends collecting as `max_steps` does: the file is trimmed, valid and in place.
+
+    Args:
+        options: what to fly and how much to store.
+        progress: called about ten times a second.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        DatasetError: the dataset's name is wrong, it exists and `overwrite` is off, or it cannot be written.
+        TaskError: the task is unknown or does not fit the policy.
+    """
+    path = dataset_path(options.dataset)
+    check_target(path, options.overwrite)
+    checkpoint = load_checkpoint(
+        options.checkpoint,
+        activation=options.activation,
+        image_shape=options.image_shape,
+        normalizer_eps=options.normalizer_eps,
+    )
+    result = CollectResult(path=path)
+    started = time.monotonic()
+    writer = FeatureFileWriter(
+        path,
+        _file_info(options, checkpoint),
+        num_positive=options.num_positive,
+        num_negative=options.num_negative,
+        seed=options.env.seed,
+        overwrite=options.overwrite,
+    )
+    with writer:
+        try:
+            if not options.only_video:
+                _collect_heldout(options, checkpoint, writer, result, progress)
+            _collect_training(options, checkpoint, writer, result, progress)
+        except KeyboardInterrupt:
+            result.stopped_by = "interrupt"
+        result.complete = result.stopped_by == "full"
+        writer.finish(complete=result.complete)
+    result.num_positive, result.num_negative = writer.num_positive, writer.num_negative
+    result.heldout_episodes, result.observations = writer.num_heldout_episodes, writer.num_observations
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def _file_info(options: CollectOptions, checkpoint: Checkpoint) -> FeatureFileInfo:
+    if checkpoint.network.aux_decoder is None:
+        logger.info("%s has no gate head; its features can be collected all the same", checkpoint.path)
+    return FeatureFileInfo(
+        feature_size=checkpoint.network.config.feature_size,
+        feature_sha256=feature_sha256(checkpoint.network),
+        policy_sha256=checkpoint.sha256,
+        label_rule=_label_rule(options.task),
+        label_threshold_m=RACING_TASK.pass_radius if options.task == TASK_ID else float("nan"),
+        label_offset_steps=LABEL_OFFSET_STEPS,
+        seed=options.env.seed,
+        stage=options.env.stage,
+        backend=options.backend,
+        env_config={"task": options.task, **asdict(options.env)},
+    )
+
+
+def _label_rule(task: str) -> str:
+    if task == TASK_ID:
+        return "drone's centre within label_threshold_m of the gate's true centre after the step"
+    return f"observation group 'auxiliary' of task {task}"
+
+
+def _make_env(options: CollectOptions, purpose: int) -> "VecEnv":
+    """Build the environment of one purpose (0 held-out, 1 training): tracks from streams of their own, new each episode."""
+    seed = int(np.random.SeedSequence([options.env.seed, purpose]).generate_state(1)[0])
+    env = make_env(replace(options.env, seed=seed, episodes_per_track=1), options.task, options.backend)
+    return env
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """One step of all environments as numpy arrays, each (N, …)."""
+
+    observation: npt.NDArray[np.float32]
+    features: npt.NDArray[np.float32]
+    label: npt.NDArray[np.int8]
+    episode_id: npt.NDArray[np.int64]
+    env_id: npt.NDArray[np.int32]
+    track_id: npt.NDArray[np.int64]
+    step: npt.NDArray[np.int32]
+    reason: npt.NDArray[np.uint8]
+
+    def columns(self, rows: npt.NDArray[np.int64] | slice = slice(None)) -> dict[str, npt.NDArray[Any]]:
+        """Return the columns of a training row for the given environments."""
+        names = ("features", "label", "episode_id", "env_id", "track_id", "step")
+        return {name: getattr(self, name)[rows] for name in names}
+
+
+class _RowMaker:
+    """Turns step records into rows; counts episodes itself where the environment does not report them."""
+
+    def __init__(self, num_envs: int) -> None:
+        self._env_id = np.arange(num_envs, dtype=np.int32)
+        self._episode = np.arange(num_envs, dtype=np.int64)
+        self._step = np.zeros(num_envs, dtype=np.int32)
+        self._next_episode = num_envs
+
+    def rows(self, record: StepRecord) -> _Rows:
+        """Return the rows of one step."""
+        extras = record.extras
+        episode, step = self._episode.copy(), self._step.copy()
+        label = record.label.cpu().numpy()
+        reason = np.where(label, np.uint8(KeepReason.GATE_PASS), np.uint8(0))
+        reason |= np.where(step == 0, np.uint8(KeepReason.FIRST_STEP), np.uint8(0))
+        if "fresh_image" in extras:
+            reason |= np.where(extras["fresh_image"].cpu().numpy(), np.uint8(0), np.uint8(KeepReason.STALE_IMAGE))
+        # An environment that reports no tracks counts as one track for all its life.
+        track = extras["track_id"].cpu().numpy() if "track_id" in extras else self._env_id.astype(np.int64)
+        done = np.flatnonzero(record.done.cpu().numpy())
+        self._step += 1
+        self._step[done] = 0
+        self._episode[done] = self._next_episode + np.arange(done.size)
+        self._next_episode += done.size
+        return _Rows(
+            observation=record.observation.cpu().numpy(),
+            features=record.output.features.cpu().numpy(),
+            label=label.astype(np.int8),
+            episode_id=episode,
+            env_id=self._env_id,
+            track_id=track.copy(),
+            step=step,
+            reason=reason,
+        )
+
+
+class _ObservationSample:
+    """Keeps a seeded uniform sample of whole observations, one share a reason and one of all steps alike."""
+
+    REASONS = (KeepReason.GATE_PASS, KeepReason.STALE_IMAGE, KeepReason.FIRST_STEP, KeepReason.ORDINARY)
+
+    def __init__(self, capacity: int, seed: int) -> None:
+        share, rest = divmod(capacity, len(self.REASONS))
+        rng = np.random.default_rng(seed)
+        self._reservoirs = {
+            reason: Reservoir(share + (index < rest), rng) for index, reason in enumerate(self.REASONS)
+        }
+        self._kept: dict[KeepReason, dict[int, dict[str, npt.NDArray[Any]]]] = {reason: {} for reason in self.REASONS}
+
+    def offer(self, rows: _Rows, envs: npt.NDArray[np.int64]) -> None:
+        """Take in one step of the given environments."""
+        for reason, reservoir in self._reservoirs.items():
+            chosen = envs if reason is KeepReason.ORDINARY else envs[(rows.reason[envs] & reason) != 0]
+            for env, slot in zip(chosen, reservoir.place(chosen.size), strict=True):
+                if slot >= 0:
+                    row = np.array([env])
+                    self._kept[reason][int(slot)] = {
+                        **rows.columns(row),
+                        "observation": rows.observation[row],
+                        "reason": rows.reason[row],
+                    }
+
+    def write(self, writer: FeatureFileWriter) -> None:
+        """Store the sample, each observation once."""
+        unique: dict[tuple[int, int], dict[str, npt.NDArray[Any]]] = {}
+        for kept in self._kept.values():
+            for row in kept.values():
+                unique[int(row["episode_id"][0]), int(row["step"][0])] = row
+        if unique:
+            rows = [unique[key] for key in sorted(unique)]
+            writer.keep_observations(**{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+
+
+def _collect_heldout(
+    options: CollectOptions,
+    checkpoint: Checkpoint,
+    writer: FeatureFileWriter,
+    result: CollectResult,
+    progress: Callable[[Progress], None],
+) -> None:
+    """Store whole episodes.
+
+    Each environment gives a fixed number of its first episodes. Taking the first to finish, whichever they are, would
+    prefer those that crash early.
+    """
+    if options.heldout_episodes == 0:
+        return
+    num_envs = min(options.env.num_envs, options.heldout_episodes)
+    env = _make_env(replace(options, env=replace(options.env, num_envs=num_envs)), purpose=0)
+    quota, rest = divmod(options.heldout_episodes, num_envs)
+    left = quota + (np.arange(num_envs) < rest)
+    steps: list[list[tuple[npt.NDArray[np.float32], np.int8]]] = [[] for _ in range(num_envs)]
+    maker, sample = _RowMaker(num_envs), _ObservationSample(options.keep_observations, options.env.seed)
+    meter = _Meter(num_envs)
+    try:
+        for record in rollout(env, checkpoint.network.to(env.device)):
+            rows = maker.rows(record)
+            active = np.flatnonzero(left > 0)
+            sample.offer(rows, active)
+            for i in active:
+                steps[i].append((rows.features[i], rows.label[i]))
+            for i in active[record.done.cpu().numpy()[active]]:
+                features, labels = zip(*steps[i], strict=True)
+                writer.add_heldout_episode(
+                    np.stack(features), np.array(labels), rows.episode_id[i], rows.env_id[i], rows.track_id[i]
+                )
+                steps[i], left[i] = [], left[i] - 1
+            result.env_steps += num_envs
+            if meter.due():
+                done = writer.num_heldout_episodes
+                progress(Progress("held-out episodes", done, options.heldout_episodes, meter.note()))
+            if not left.any():
+                break
+        progress(Progress("held-out episodes", options.heldout_episodes, options.heldout_episodes, meter.note()))
+    finally:
+        sample.write(writer)
+        _close(env)
+
+
+def _collect_training(
+    options: CollectOptions,
+    checkpoint: Checkpoint,
+    writer: FeatureFileWriter,
+    result: CollectResult,
+    progress: Callable[[Progress], None],
+) -> None:
+    """Store training rows until the file is full or something else ends it."""
+    # Training episodes are numbered after the held-out ones, so that an episode's number is unique in the file.
+    first_episode = 1_000_000_000
+    env = _make_env(options, purpose=1)
+    maker, meter = _RowMaker(env.num_envs), _Meter(env.num_envs)
+    total = options.num_positive + options.num_negative
+    with ExitStack() as stack:
+        stack.callback(_close, env)
+        video = _video(options, checkpoint, result, stack)
+        if writer.full:
+            return
+        for record in rollout(env, checkpoint.network.to(env.device), options.max_steps):
+            rows = maker.rows(record)
+            columns = rows.columns()
+            columns["episode_id"] = columns["episode_id"] + first_episode
+            writer.add_training(**columns)
+            result.env_steps += env.num_envs
+            if video is not None and video.frames < options.video_length:
+                _add_frame(video, record, checkpoint)
+            counts = (writer.num_positive, writer.num_negative)
+            if meter.due():
+                note = f"{counts[0]:,} positive, {counts[1]:,} negative, {meter.note()}"
+                progress(Progress("training rows", sum(counts), total, note))
+            if writer.full:
+                result.stopped_by = "full"
+                break
+            if options.only_video and video is not None and video.frames >= options.video_length:
+                result.stopped_by = "video"
+                break
+        else:
+            result.stopped_by = "max_steps"
+        note = f"{writer.num_positive:,} positive, {writer.num_negative:,} negative, {meter.note()}"
+        progress(Progress("training rows", writer.num_positive + writer.num_negative, total, note))
+
+
+def _video(
+    options: CollectOptions, checkpoint: Checkpoint, result: CollectResult, stack: ExitStack
+) -> DepthVideo | None:
+    if not options.video:
+        return None
+    result.video = result.path.with_suffix(".mp4")
+    return stack.enter_context(DepthVideo(result.video, checkpoint.network.config.layout.image_shape))
+
+
+def _add_frame(video: DepthVideo, record: StepRecord, checkpoint: Checkpoint) -> None:
+    logit = record.output.gate_logit
+    video.add(
+        record.observation[0, checkpoint.network.config.layout.state_size :].cpu().numpy(),
+        None if logit is None else float(logit[0, 0].sigmoid()),
+        bool(record.label[0]),
+    )
+
+
+class _Meter:
+    """Tells when to report progress, and the speed since it began."""
+
+    def __init__(self, num_envs: int) -> None:
+        self._num_envs = num_envs
+        self._started = self._reported = time.monotonic()
+        self._steps = 0
+
+    def due(self) -> bool:
+        """Count one step of all environments; return whether a tenth of a second has passed since the last report."""
+        self._steps += 1
+        now = time.monotonic()
+        if now - self._reported < 0.1:
+            return False
+        self._reported = now
+        return True
+
+    def note(self) -> str:
+        """Return the speed, ready to print."""
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        return f"{self._steps * self._num_envs / seconds:,.0f} env steps/s"
+
+
+def _close(env: "VecEnv") -> None:
+    # rsl_rl's VecEnv has no close of its own.
+    if hasattr(env, "close"):
+        env.close()
