@@ -1,8 +1,8 @@
 """What differs between two sets of outputs, measured in one pass over blocks and judged elsewhere.
 
-Each accumulator keeps what any later verdict needs, whatever its thresholds: of all elements only the Pareto frontier of
-(error, magnitude of the reference) can exceed a tolerance ``absolute + relative * |reference|`` first, and of all
-flipped decisions only the one farthest from the threshold can be outside a band first.
+Each accumulator keeps what any later verdict needs, whatever its thresholds: of all elements, those on the Pareto
+frontier of (error, magnitude of the reference) are the first to exceed any ``absolute + relative * |reference|``, and
+of all flipped decisions the one farthest from the threshold is the first to be outside any band.
 """
 
 from collections.abc import Callable
@@ -156,7 +156,7 @@ class OutputComparison:
 
 
 def _pareto(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the points (n, 4) of columns (error, reference, …) whose error no point of a smaller or equal reference reaches."""
+    """Return those points (n, 4), columns (error, reference, …), whose error exceeds that of all with less reference."""
     if not len(points):
         return points
     ordered = points[np.lexsort((-points[:, 0], points[:, 1]))]
@@ -325,4 +325,3 @@ class PairedDifference:
         """Return what `dataclasses.asdict` wrote."""
         low, high = data["ci95"]
         return cls(**{**data, "ci95": (low, high)})
-

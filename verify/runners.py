@@ -175,7 +175,7 @@ class TorchScriptRunner:
             with warnings.catch_warnings():
                 # torch deprecates torch.jit in favour of torch.export; the artifact is TorchScript all the same.
                 warnings.simplefilter("ignore", DeprecationWarning)
-                self._module = torch.jit.load(io.BytesIO(path.read_bytes()), map_location="cpu")
+                self._module = torch.jit.load(io.BytesIO(path.read_bytes()), map_location="cpu")  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise ArtifactError(f"torch cannot load the module: {one_line(error)}") from error
 
@@ -204,7 +204,9 @@ class TorchScriptRunner:
             raise ArtifactError(f"torch cannot run the module: {one_line(error)}") from error
         values = values if isinstance(values, tuple) else (values,)
         if len(values) != len(self._contract.outputs):
-            raise ArtifactError(f"the module gives {len(values)} outputs, the contract names {len(self._contract.outputs)}")
+            raise ArtifactError(
+                f"the module gives {len(values)} outputs, the contract names {len(self._contract.outputs)}"
+            )
         return {spec.role: value.numpy() for spec, value in zip(self._contract.outputs, values, strict=True)}
 
 

@@ -29,7 +29,9 @@ def _cut(model: onnx.ModelProto, inputs: list[str], outputs: list[str]) -> onnx.
     try:
         part = Extractor(model).extract_model(inputs, outputs)
     except ValueError as error:
-        raise ArtifactError(f"{', '.join(inputs)} → {', '.join(outputs)} cannot be cut from the graph: {error}") from error
+        raise ArtifactError(
+            f"{', '.join(inputs)} → {', '.join(outputs)} cannot be cut from the graph: {error}"
+        ) from error
     known = {*inputs, *(tensor.name for tensor in part.graph.initializer)}
     for node in part.graph.node:
         if unknown := [name for name in node.input if name and name not in known]:

@@ -1,0 +1,323 @@
+"""What a verification found: figures first, verdicts from them, a table and a file to read.
+
+The figures are stored apart from the verdicts, so that a report can be judged again under other thresholds without
+running anything: `VerifyReport.from_json(data).judged(thresholds)`.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from deploy_kit.errors import InputError
+from deploy_kit.verify.metrics import ChannelError, DecisionParity, OutputParity, PairedDifference
+from deploy_kit.verify.thresholds import Thresholds, Tolerance
+
+SCHEMA_VERSION = 1
+"""Version of report.json; raised whenever a field changes its meaning, appears or goes."""
+
+
+class Status(StrEnum):
+    """Outcome of one check."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_RUN = "not run"
+
+
+class Limit(StrEnum):
+    """Which tolerance of `Thresholds` a parity check is judged by."""
+
+    PARITY = "parity"
+    STORED_FEATURES = "stored_features"
+
+
+@dataclass(frozen=True)
+class FactCheck:
+    """Facts that either hold or do not.
+
+    Attributes:
+        name: of the check.
+        compared: what with what.
+        count: how many facts were looked at.
+        problems: those that do not hold, one line each.
+        note: what a reader should know besides.
+    """
+
+    name: str
+    compared: str
+    count: int
+    problems: tuple[str, ...]
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class ParityCheck:
+    """Outputs of an artifact against the checkpoint's.
+
+    Attributes:
+        name: of the check.
+        compared: what with what.
+        rows: how many rows were compared.
+        outputs: figures of each output.
+        commands: largest difference of each physical command, SI units.
+        decisions: flipped gate decisions, None without a gate.
+        limit: which tolerance applies.
+        note: what a reader should know besides.
+    """
+
+    name: str
+    compared: str
+    rows: int
+    outputs: tuple[OutputParity, ...]
+    commands: tuple[ChannelError, ...] = ()
+    decisions: DecisionParity | None = None
+    limit: Limit = Limit.PARITY
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class FlightCheck:
+    """Flights of the artifact against flights of the checkpoint, paired by seed.
+
+    Attributes:
+        name: of the check.
+        compared: what with what.
+        differences: paired differences of gates, crashes and speed.
+        reference: statistics with the checkpoint driving, as `FlightStatistics.to_json` gives them.
+        candidate: the same with the artifact driving.
+        note: what a reader should know besides.
+    """
+
+    name: str
+    compared: str
+    differences: tuple[PairedDifference, ...]
+    reference: dict[str, Any]
+    candidate: dict[str, Any]
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """A check that was not run, and why. It is never counted as passed."""
+
+    name: str
+    reason: str
+
+
+Check = FactCheck | ParityCheck | FlightCheck | NotRun
+
+_KINDS: dict[str, type[Any]] = {
+    "facts": FactCheck,
+    "parity": ParityCheck,
+    "flight": FlightCheck,
+    "not run": NotRun,
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Judgement of one check under given thresholds.
+
+    Attributes:
+        name: of the check.
+        status: passed, failed or not run.
+        limit: the rule that was applied.
+        reasons: what broke it, or why it was not run.
+    """
+
+    name: str
+    status: Status
+    limit: str
+    reasons: tuple[str, ...]
+
+
+def judge(check: Check, thresholds: Thresholds) -> Verdict:
+    """Return the verdict on a check."""
+    if isinstance(check, NotRun):
+        return Verdict(check.name, Status.NOT_RUN, "", (check.reason,))
+    if isinstance(check, FactCheck):
+        limit, reasons = "all hold", check.problems
+    elif isinstance(check, ParityCheck):
+        limit, reasons = _judge_parity(check, thresholds)
+    else:
+        limit, reasons = _judge_flight(check, thresholds)
+    return Verdict(check.name, Status.FAILED if reasons else Status.PASSED, limit, tuple(reasons))
+
+
+def tolerance_of(check: ParityCheck, thresholds: Thresholds) -> Tolerance:
+    """Return the tolerance that applies to a parity check."""
+    return thresholds.parity if check.limit is Limit.PARITY else thresholds.stored_features
+
+
+def _judge_parity(check: ParityCheck, thresholds: Thresholds) -> tuple[str, tuple[str, ...]]:
+    tolerance = tolerance_of(check, thresholds)
+    reasons = [reason for output in check.outputs for reason in _output_problems(output, tolerance)]
+    limit = str(tolerance)
+    if not check.outputs:
+        reasons.append("nothing was compared")
+    if check.decisions is not None:
+        limit += f", no flip beyond {thresholds.decision_band:.0e}"
+        if not check.decisions.passes(thresholds.decision_band):
+            reasons.append(
+                f"{check.decisions.flipped} of {check.decisions.decisions} gate decisions flipped, the farthest "
+                f"{check.decisions.largest_margin:.2g} from the threshold at {check.decisions.where}"
+            )
+    return limit, tuple(reasons)
+
+
+def _output_problems(output: OutputParity, tolerance: Tolerance) -> Iterable[str]:
+    if output.problem is not None:
+        yield f"{output.name}: {output.problem}"
+        return
+    if output.nonfinite:
+        yield f"{output.name}: {output.nonfinite} values are NaN or infinite, the first at {output.nonfinite_where}"
+    worst = output.worst(tolerance)
+    if worst is None:
+        if not output.nonfinite:
+            yield f"{output.name}: nothing was compared"
+        return
+    element, share = worst
+    if share > 1.0:
+        yield (
+            f"{output.name}[{element.channel}] is off by {element.error:.3g} at {element.where}, "
+            f"{share:.3g} times the tolerance"
+        )
+
+
+def _judge_flight(check: FlightCheck, thresholds: Thresholds) -> tuple[str, tuple[str, ...]]:
+    margins = {"gates": thresholds.gates_margin, "crashed": thresholds.crash_margin, "speed": thresholds.speed_margin}
+    reasons = [
+        f"{figure.name}: {figure.reference:.3g} → {figure.candidate:.3g} {_unit(figure.unit)}, the 95 % interval of the "
+        f"paired difference [{figure.ci95[0]:.2g}, {figure.ci95[1]:.2g}] is not within ±{margins[figure.name]:g}"
+        for figure in check.differences
+        if not figure.within(margins[figure.name])
+    ]
+    if not check.differences:
+        reasons.append("nothing was compared")
+    limit = "95 % of difference within " + ", ".join(
+        f"±{margins[figure.name]:g} {_unit(figure.unit)} {figure.name}" for figure in check.differences
+    )
+    return limit, tuple(reasons)
+
+
+def _unit(unit: str) -> str:
+    return "" if unit == "1" else unit
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Everything that a verification found.
+
+    Attributes:
+        subject: what was verified against what: paths and hashes.
+        environment: versions, providers, platform.
+        options: how it was run.
+        checks: figures, in the order of running.
+        thresholds: the limits of the verdicts.
+        elapsed_s: wall time, s.
+        created_utc: when, ISO 8601.
+    """
+
+    subject: dict[str, Any]
+    environment: dict[str, Any]
+    options: dict[str, Any]
+    checks: tuple[Check, ...]
+    thresholds: Thresholds
+    elapsed_s: float
+    created_utc: str
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """Judgements, in the order of the checks."""
+        return tuple(judge(check, self.thresholds) for check in self.checks)
+
+    @property
+    def passed(self) -> bool:
+        """Whether at least one check ran and none failed; checks that were not run are named, not counted."""
+        statuses = [verdict.status for verdict in self.verdicts]
+        return Status.PASSED in statuses and Status.FAILED not in statuses
+
+    def verdict(self, name: str) -> Verdict:
+        """Return the verdict of one check, KeyError if there is no such check."""
+        return {verdict.name: verdict for verdict in self.verdicts}[name]
+
+    def judged(self, thresholds: Thresholds) -> "VerifyReport":
+        """Return the same figures under other thresholds."""
+        return replace(self, thresholds=thresholds)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for JSON: figures under `checks`, verdicts apart from them."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "passed": self.passed,
+            "verdicts": [asdict(verdict) for verdict in self.verdicts],
+            "thresholds": self.thresholds.to_json(),
+            "subject": self.subject,
+            "environment": self.environment,
+            "options": self.options,
+            "created_utc": self.created_utc,
+            "elapsed_s": self.elapsed_s,
+            "checks": [_check_to_json(check) for check in self.checks],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "VerifyReport":
+        """Return the report that `to_json` wrote; verdicts are made afresh.
+
+        Raises:
+            InputError: another schema version.
+        """
+        if data.get("schema_version") != SCHEMA_VERSION:
+            raise InputError(
+                f"report: schema version {data.get('schema_version')!r}, this deploy-kit reads {SCHEMA_VERSION}; "
+                "run `deploy-kit verify` again"
+            )
+        return cls(
+            subject=data["subject"],
+            environment=data["environment"],
+            options=data["options"],
+            checks=tuple(_check_from_json(check) for check in data["checks"]),
+            thresholds=Thresholds.from_json(data["thresholds"]),
+            elapsed_s=data["elapsed_s"],
+            created_utc=data["created_utc"],
+        )
+
+    def write(self, path: Path) -> None:
+        """Write report.json; an interrupted write leaves the old file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            partial = Path(file.name)
+            try:
+                json.dump(self.to_json(), file, indent=2, allow_nan=False, ensure_ascii=False)
+                file.write("\n")
+            except BaseException:
+                partial.unlink()
+                raise
+        partial.chmod(0o644)
+        os.replace(partial, path)
+
+
+def _check_to_json(check: Check) -> dict[str, Any]:
+    kind = next(kind for kind, cls in _KINDS.items() if isinstance(check, cls))
+    return {"kind": kind, **asdict(check)}
+
+
+def _check_from_json(data: dict[str, Any]) -> Check:
+    fields = dict(data)
+    cls = _KINDS[fields.pop("kind")]
+    if cls is FactCheck:
+        fields["problems"] = tuple(fields["problems"])
+    elif cls is ParityCheck:
+        fields["outputs"] = tuple(OutputParity.from_json(output) for output in fields["outputs"])
+        fields["commands"] = tuple(ChannelError(**channel) for channel in fields["commands"])
+        fields["decisions"] = None if fields["decisions"] is None else DecisionParity(**fields["decisions"])
+        fields["limit"] = Limit(fields["limit"])
+    elif cls is FlightCheck:
+        fields["differences"] = tuple(PairedDifference.from_json(figure) for figure in fields["differences"])
+    check: Check = cls(**fields)
+    return check
