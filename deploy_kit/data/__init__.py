@@ -1,0 +1,1 @@
+"""The feature file: what stands in it, how it is written and read."""

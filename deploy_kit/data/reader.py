@@ -1,0 +1,241 @@
+"""Opens feature files: structure, labels and row references are checked then, features whenever they are read."""
+
+import logging
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import h5py
+import numpy as np
+
+from deploy_kit.data.layout import (
+    allocated_rows,
+    check_heldout,
+    read_info,
+    require_stored,
+    stored_dataset,
+    stored_group,
+)
+from deploy_kit.data.memory import require_memory
+from deploy_kit.data.rows import BLOCK_ROWS, KeptObservations, Matrix, Rows, read_rows
+from deploy_kit.data.schema import (
+    HELDOUT,
+    ID_COLUMNS,
+    IS_TEST,
+    OBSERVATIONS,
+    REASON,
+    SUPERVISION,
+    Array,
+    Column,
+    Columns,
+    FeatureFileInfo,
+    features_column,
+)
+from deploy_kit.errors import DatasetError
+from deploy_kit.policy.fingerprint import feature_sha256, file_sha256
+from deploy_kit.policy.network import VisionActorCritic
+
+logger = logging.getLogger(__name__)
+
+Split = Literal["validation", "test"]
+
+
+class FeatureFile:
+    """A feature file, open for reading. Use it as a context manager.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        path: the file.
+        attrs: how its rows came about, None for a file of the origin (two root datasets and nothing else).
+        train: class-balanced training rows.
+        observations: whole observations, None if none were kept.
+
+    Raises:
+        DatasetError: the file is missing, no HDF5, truncated, malformed, or without rows.
+    """
+
+    attrs: FeatureFileInfo | None
+    train: Rows
+    observations: KeptObservations | None
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = _open(path)
+        try:
+            self.attrs = read_info(path, self._file)
+            self.train = self._read_training()
+            self._heldout, self._is_test = self._read_heldout()
+            self.observations = self._read_observations()
+            if not len(self.train) and not self.num_heldout:
+                raise DatasetError(f"{path} holds no rows; collect some with: deploy-kit collect")
+        except BaseException:
+            self._file.close()
+            raise
+
+    @property
+    def feature_size(self) -> int:
+        """Width of the features."""
+        return self.train.feature_size
+
+    @property
+    def num_heldout(self) -> int:
+        """Held-out rows, validation and test together."""
+        return 0 if self._heldout is None else len(self._heldout)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the whole file."""
+        return file_sha256(self.path)
+
+    def heldout(self, split: Split | None = None) -> Rows:
+        """Return the held-out rows, whole consecutive episodes.
+
+        Args:
+            split: "validation" (for thresholds), "test" (for figures), or None for both.
+
+        Raises:
+            DatasetError: the file has none.
+        """
+        if self._heldout is None or not len(self._heldout):
+            raise DatasetError(f"{self.path} has no held-out episodes; collect with --heldout-episodes")
+        if split is None:
+            return self._heldout
+        rows = self._heldout.select(self._is_test if split == "test" else ~self._is_test)
+        if not len(rows):
+            raise DatasetError(f"{self.path} has no held-out {split} episodes; collect more with --heldout-episodes")
+        return rows
+
+    def require_policy(self, network: VisionActorCritic) -> None:
+        """Check that the features are this policy's.
+
+        Args:
+            network: the policy that the rows are used with.
+
+        Raises:
+            DatasetError: their width differs, or they were collected with other weights.
+        """
+        width = network.config.feature_size
+        if self.feature_size != width:
+            raise DatasetError(f"{self.path}: the features have {self.feature_size} columns, the policy's have {width}")
+        if self.attrs is None:
+            logger.warning(
+                "%s does not say which policy its features are from; that they fit is not checked", self.path
+            )
+            return
+        expected = feature_sha256(network)
+        if self.attrs.feature_sha256 != expected:
+            raise DatasetError(
+                f"{self.path}: collected with another policy (feature_sha256 {self.attrs.feature_sha256:.12}…, "
+                f"this policy {expected:.12}…); collect again with this policy, or give the one it was collected with"
+            )
+
+    def close(self) -> None:
+        """Close the file; rows can no longer be read."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read_training(self) -> Rows:
+        features = stored_dataset(self.path, self._file, features_column(0))
+        labels = stored_dataset(self.path, self._file, SUPERVISION, features.shape[0])
+        if self.attrs is not None:
+            return self._rows(self._file)
+        rows = self._written_rows(features)
+        if rows < features.shape[0]:
+            logger.warning(
+                "%s: the last %d of %d rows were never written (all zero) and are left out",
+                self.path,
+                features.shape[0] - rows,
+                features.shape[0],
+            )
+        supervision = self._column(labels, rows)
+        return Rows(Matrix(self.path, features, np.arange(rows)), supervision, None, None, None, None)
+
+    def _written_rows(self, features: h5py.Dataset) -> int:
+        """Rows up to the last one that is not all zero: the origin allocated files whole and stopped anywhere."""
+        stop = allocated_rows(features)
+        while stop:
+            start = max(0, stop - BLOCK_ROWS)
+            used = np.flatnonzero(read_rows(self.path, features, start, stop).any(axis=1))
+            if used.size:
+                return start + int(used[-1]) + 1
+            stop = start
+        return 0
+
+    def _read_heldout(self) -> tuple[Rows | None, Array]:
+        group = stored_group(self.path, self._file, HELDOUT) if self.attrs else None
+        if group is None:
+            return None, np.empty(0, np.bool_)
+        rows = self._rows(group)
+        is_test = self._column(stored_dataset(self.path, group, IS_TEST, len(rows)), len(rows))
+        columns: Columns = {"is_test": is_test}
+        for column in ID_COLUMNS:
+            columns[column.name] = getattr(rows, column.name)
+        assert self.train.track_id is not None
+        check_heldout(self.path, columns, self.train.track_id)
+        return rows, is_test
+
+    def _read_observations(self) -> KeptObservations | None:
+        group = stored_group(self.path, self._file, OBSERVATIONS) if self.attrs else None
+        if group is None:
+            return None
+        rows = self._rows(group)
+        dataset = stored_dataset(self.path, group, Column("observation", np.dtype(np.float32), 0), len(rows))
+        require_stored(self.path, dataset)
+        reason = self._column(stored_dataset(self.path, group, REASON, len(rows)), len(rows))
+        return KeptObservations(Matrix(self.path, dataset, rows.index), rows, reason)
+
+    def _rows(self, group: h5py.Group) -> Rows:
+        assert self.attrs is not None
+        features = stored_dataset(self.path, group, features_column(self.attrs.feature_size))
+        require_stored(self.path, features)
+        count = features.shape[0]
+        columns = [
+            self._column(stored_dataset(self.path, group, column, count), count)
+            for column in (SUPERVISION, *ID_COLUMNS)
+        ]
+        return Rows(Matrix(self.path, features, np.arange(count)), *columns)
+
+    def _column(self, dataset: h5py.Dataset, rows: int) -> Array:
+        if self.attrs is not None:
+            require_stored(self.path, dataset)
+        require_memory(rows * dataset.dtype.itemsize, f"{self.path}: reading {dataset.name}")
+        values = read_rows(self.path, dataset, 0, rows)
+        if dataset.name.rsplit("/", 1)[-1] == SUPERVISION.name:
+            wrong = np.flatnonzero((values != 0) & (values != 1))
+            if wrong.size:
+                raise DatasetError(
+                    f"{self.path}: {dataset.name} is {values[wrong[0], 0]} in row {wrong[0]}; labels are 0 or 1"
+                )
+        return values
+
+
+def open_feature_file(path: Path) -> FeatureFile:
+    """Open a feature file for reading; see `FeatureFile`."""
+    return FeatureFile(path)
+
+
+def _open(path: Path) -> h5py.File:
+    if not path.exists():
+        raise DatasetError(f"{path} does not exist; collect it with: deploy-kit collect")
+    if not path.is_file():
+        raise DatasetError(f"{path} is not a file")
+    try:
+        if not h5py.is_hdf5(path):
+            raise DatasetError(f"{path} is not an HDF5 file, or its beginning is damaged")
+        return h5py.File(path, "r")
+    except PermissionError as error:
+        raise DatasetError(f"{path} cannot be read: no permission") from error
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        hint = "another process writes it" if "lock" in reason else "it is truncated or damaged"
+        raise DatasetError(f"{path} cannot be opened, {hint} ({reason})") from error

@@ -1,0 +1,458 @@
+"""Writes feature files: class-balanced training rows, whole held-out episodes, kept observations.
+
+Rows go to `NAME.h5.partial` beside the target as they come, flushed regularly, so that even a killed process leaves a
+file that opens; the finished file is moved into place.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from deploy_kit.data.sampling import BalancedSampler, Placement
+from deploy_kit.data.schema import (
+    CHUNK_ROWS,
+    HELDOUT,
+    ID_COLUMNS,
+    OBSERVATIONS,
+    REASON,
+    SUFFIX,
+    Array,
+    Column,
+    Columns,
+    FeatureFileInfo,
+    heldout_columns,
+    observation_columns,
+    training_columns,
+)
+from deploy_kit.data.split import TrackSplitter
+from deploy_kit.errors import DatasetError
+
+logger = logging.getLogger(__name__)
+
+SPILL_ROWS = 4 * CHUNK_ROWS
+"""Rows held back in memory, so that appends fill whole chunks."""
+
+FLUSH_SECONDS = 5.0
+"""Longest time that rows stay in memory alone."""
+
+
+def check_target(path: Path, overwrite: bool) -> Path:
+    """Return the partial file's path for a target that may be written.
+
+    Args:
+        path: the feature file to be.
+        overwrite: whether an existing file may be replaced.
+
+    Raises:
+        DatasetError: wrong suffix, the file exists, or an interrupted collection's rows are beside it.
+    """
+    if path.suffix != SUFFIX:
+        raise DatasetError(f"{path}: a feature file's name must end in {SUFFIX}; use {path.with_suffix(SUFFIX).name}")
+    if path.is_dir():
+        raise DatasetError(f"{path} is a directory; give the name of a file")
+    partial = path.with_name(path.name + ".partial")
+    if not overwrite and path.exists():
+        raise DatasetError(f"{path} exists and is kept; pass --overwrite to replace it, or another name")
+    if not overwrite and partial.exists():
+        raise DatasetError(
+            f"{partial} is left from an interrupted collection; rename it to {path.name} to use its rows, "
+            "or pass --overwrite to drop them"
+        )
+    return partial
+
+
+class _Table:
+    """Row-aligned datasets of one group, appended to and overwritten in blocks."""
+
+    def __init__(self, group: h5py.Group, columns: tuple[Column, ...]) -> None:
+        self.columns = columns
+        self.rows = 0
+        self._stored = 0
+        self._appended: list[Columns] = []
+        self._overwritten: list[tuple[npt.NDArray[np.int64], Columns]] = []
+        self._waiting = 0
+        self._datasets = {
+            column.name: group.create_dataset(
+                column.name,
+                shape=column.shape(0),
+                maxshape=(None, *column.shape(0)[1:]),
+                chunks=column.shape(CHUNK_ROWS),
+                dtype=column.dtype,
+            )
+            for column in columns
+        }
+
+    def append(self, rows: Columns) -> npt.NDArray[np.int64]:
+        """Add rows and return their row numbers."""
+        count = len(rows[self.columns[0].name])
+        self._appended.append(rows)
+        self._waiting += count
+        self.rows += count
+        return np.arange(self.rows - count, self.rows)
+
+    def overwrite(self, index: npt.NDArray[np.int64], rows: Columns) -> None:
+        """Replace rows; of two replacements of one row the later wins."""
+        self._overwritten.append((index, rows))
+        self._waiting += index.size
+
+    @property
+    def due(self) -> bool:
+        """Whether enough rows wait in memory to be stored."""
+        return self._waiting >= SPILL_ROWS
+
+    def store(self) -> None:
+        """Write what waits in memory to the datasets."""
+        if self._appended:
+            for name, dataset in self._datasets.items():
+                dataset.resize(self.rows, axis=0)
+                dataset[self._stored :] = np.concatenate([rows[name] for rows in self._appended])
+            self._stored = self.rows
+            self._appended.clear()
+        if self._overwritten:
+            every = np.concatenate([index for index, _ in self._overwritten])
+            index, first_from_end = np.unique(every[::-1], return_index=True)
+            latest = every.size - 1 - first_from_end
+            for name, dataset in self._datasets.items():
+                values = np.concatenate([rows[name] for _, rows in self._overwritten])[latest]
+                for row, value in zip(index, values, strict=True):
+                    dataset[row] = value
+            self._overwritten.clear()
+        self._waiting = 0
+
+
+class FeatureFileWriter:
+    """Writes one feature file. Use it as a context manager.
+
+    Leaving the context by `finish()` or normally moves the file into place. Leaving it by an exception (an interrupt
+    included) does the same with what is there, marked incomplete, unless an older file would be replaced: then
+    the new rows stay beside it as `NAME.h5.partial`.
+
+    Args:
+        path: the file to write; its name ends in `.h5`.
+        info: how the rows come about; the writer fills in counts and rates.
+        num_positive: positive training rows wanted.
+        num_negative: negative training rows wanted.
+        seed: of the sampling and of the split of the held-out tracks.
+        overwrite: replace an existing file, at the end.
+
+    Raises:
+        DatasetError: the file exists, has the wrong suffix, or its folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        info: FeatureFileInfo,
+        num_positive: int,
+        num_negative: int,
+        seed: int,
+        overwrite: bool = False,
+    ) -> None:
+        self.path = path
+        self._partial = check_target(path, overwrite)
+        self._info = replace(info, requested_positive=num_positive, requested_negative=num_negative)
+        self._sampler = BalancedSampler(num_positive, num_negative, seed)
+        self._row_of = (np.empty(num_negative, np.int64), np.empty(num_positive, np.int64))
+        self._splitter = TrackSplitter(seed)
+        self._training_tracks: set[int] = set()
+        self._heldout_tracks: dict[int, bool] = {}
+        self._heldout_episodes: set[int] = set()
+        self._observations: _Table | None = None
+        self._finished = False
+        self._broken = False
+        with self._writing():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Rows are never compressed, so direct access beats a cache of whole chunks for single replaced rows.
+            self._file = h5py.File(self._partial, "w", rdcc_nbytes=0)
+            self._training = _Table(self._file, training_columns(info.feature_size))
+            self._heldout = _Table(self._file.create_group(HELDOUT), heldout_columns(info.feature_size))
+            self._write_attributes(complete=False)
+            self._file.flush()
+        self._flushed = time.monotonic()
+
+    @property
+    def num_positive(self) -> int:
+        """Positive training rows that the file would hold if collecting ended now."""
+        return self._sampler.count(1)
+
+    @property
+    def num_negative(self) -> int:
+        """Negative training rows that the file would hold if collecting ended now."""
+        return self._sampler.count(0)
+
+    @property
+    def num_heldout_episodes(self) -> int:
+        """Held-out episodes so far."""
+        return len(self._heldout_episodes)
+
+    @property
+    def num_observations(self) -> int:
+        """Kept observations so far."""
+        return 0 if self._observations is None else self._observations.rows
+
+    @property
+    def full(self) -> bool:
+        """Whether all training rows wanted are there."""
+        return self._sampler.full
+
+    def add_training(
+        self,
+        features: npt.ArrayLike,
+        label: npt.ArrayLike,
+        episode_id: npt.ArrayLike,
+        env_id: npt.ArrayLike,
+        track_id: npt.ArrayLike,
+        step: npt.ArrayLike,
+    ) -> None:
+        """Offer rows, in the order of time; the writer keeps a balanced, uniform sample of all that it is offered.
+
+        Args:
+            features: (n, F) float32.
+            label: (n,) or (n, 1), 0 or 1.
+            episode_id: (n,) unique number of the episode.
+            env_id: (n,) index of the environment.
+            track_id: (n,) derived from the track's seed.
+            step: (n,) step within the episode, from 0.
+
+        Raises:
+            DatasetError: rows are malformed or not finite, a track is held out already, or the disk is full.
+        """
+        rows = self._rows(features, label, episode_id, env_id, track_id, step)
+        tracks = set(np.unique(rows["track_id"]).tolist())
+        if shared := tracks & self._heldout_tracks.keys():
+            raise DatasetError(f"{self.path}: track {min(shared)} is held out and cannot give training rows too")
+        self._training_tracks |= tracks
+        for placement in self._sampler.offer(rows):
+            self._place(placement)
+        self._store_if_due()
+
+    def add_heldout_episode(
+        self,
+        features: npt.ArrayLike,
+        label: npt.ArrayLike,
+        episode_id: int,
+        env_id: int,
+        track_id: int,
+        is_test: bool | None = None,
+    ) -> None:
+        """Add one whole episode, all its steps from the first on.
+
+        Args:
+            features: (n, F) float32, in the order of time.
+            label: (n,) or (n, 1), 0 or 1.
+            episode_id: unique number of the episode.
+            env_id: index of the environment.
+            track_id: derived from the track's seed; no training row may come from this track.
+            is_test: test or validation; None lets the writer split the tracks half and half, seeded.
+
+        Raises:
+            DatasetError: rows are malformed or not finite, the track is a training track, was on the other side of the
+                split, the episode was added before, or the disk is full.
+        """
+        count = np.shape(label)[0]
+        if count == 0:
+            raise DatasetError(f"{self.path}: held-out episode {episode_id} has no steps")
+        if track_id in self._training_tracks:
+            raise DatasetError(f"{self.path}: track {track_id} gave training rows and cannot be held out too")
+        if episode_id in self._heldout_episodes:
+            raise DatasetError(f"{self.path}: held-out episode {episode_id} was added before")
+        is_test = self._splitter.is_test(track_id) if is_test is None else is_test
+        if self._heldout_tracks.setdefault(track_id, is_test) != is_test:
+            raise DatasetError(f"{self.path}: held-out track {track_id} cannot be both validation and test")
+        rows = self._rows(
+            features,
+            label,
+            np.full(count, episode_id),
+            np.full(count, env_id),
+            np.full(count, track_id),
+            np.arange(count),
+        )
+        self._heldout_episodes.add(episode_id)
+        self._heldout.append({**rows, "is_test": np.full(count, is_test)})
+        self._store_if_due()
+
+    def keep_observations(
+        self,
+        observation: npt.ArrayLike,
+        features: npt.ArrayLike,
+        label: npt.ArrayLike,
+        episode_id: npt.ArrayLike,
+        env_id: npt.ArrayLike,
+        track_id: npt.ArrayLike,
+        step: npt.ArrayLike,
+        reason: npt.ArrayLike,
+    ) -> None:
+        """Keep whole observations beside the features that the policy made of them.
+
+        Args:
+            observation: (n, observation size) float32, what the policy saw.
+            features: (n, F) float32.
+            label: (n,) or (n, 1), 0 or 1.
+            episode_id: (n,) unique number of the episode.
+            env_id: (n,) index of the environment.
+            track_id: (n,) derived from the track's seed.
+            step: (n,) step within the episode, from 0.
+            reason: (n,) bits of `KeepReason`.
+
+        Raises:
+            DatasetError: rows are malformed or not finite, or the disk is full.
+        """
+        rows = self._rows(features, label, episode_id, env_id, track_id, step)
+        count = len(rows["step"])
+        if self._observations is None:
+            with self._writing():
+                columns = observation_columns(self._info.feature_size, np.shape(observation)[-1])
+                self._observations = _Table(self._file.create_group(OBSERVATIONS), columns)
+        seen = self._observations.columns[0]
+        rows[seen.name] = self._array(observation, seen.dtype, seen.name, seen.shape(count))
+        rows[REASON.name] = self._array(reason, REASON.dtype, REASON.name, REASON.shape(count))
+        self._observations.append(rows)
+        self._store_if_due()
+
+    def finish(self, complete: bool) -> Path:
+        """Store everything, mark the file and move it into place, replacing an older one.
+
+        Args:
+            complete: whether all rows that were asked for are there.
+
+        Returns:
+            Path of the finished file.
+
+        Raises:
+            DatasetError: there are no rows at all, or the disk is full.
+        """
+        if self._finished:
+            return self.path
+        self._close(complete)
+        if not self.rows:
+            self._partial.unlink(missing_ok=True)
+            raise DatasetError(f"{self.path}: no rows were collected, so nothing was written")
+        with self._writing():
+            os.replace(self._partial, self.path)
+        return self.path
+
+    @property
+    def rows(self) -> int:
+        """Training and held-out rows that are stored or waiting to be."""
+        return self._training.rows + self._heldout.rows
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._finished:
+            return
+        if self._broken:
+            self._abandon()
+        elif kind is None:
+            self.finish(complete=self.full)
+        elif not self.path.exists():
+            self._finish_interrupted()
+        else:
+            self._close(complete=False)
+            logger.warning("%s is kept; the rows collected before the interruption are in %s", self.path, self._partial)
+
+    def _finish_interrupted(self) -> None:
+        self._close(complete=False)
+        if self.rows:
+            os.replace(self._partial, self.path)
+            logger.warning("%s: interrupted, holds %d rows", self.path, self.rows)
+        else:
+            self._partial.unlink(missing_ok=True)
+
+    def _close(self, complete: bool) -> None:
+        for placement in self._sampler.settle():
+            self._place(placement)
+        with self._writing():
+            self._store(complete)
+            self._file.close()
+            with self._partial.open("rb") as stored:
+                os.fsync(stored.fileno())
+        self._finished = True
+
+    def _abandon(self) -> None:
+        self._finished = True
+        try:
+            self._file.close()
+        except (OSError, RuntimeError) as error:
+            logger.debug("closing %s after a failed write: %s", self._partial, error)
+
+    def _place(self, placement: Placement) -> None:
+        row_of, new = self._row_of[placement.label], placement.new
+        row_of[placement.slots[:new]] = self._training.append({n: v[:new] for n, v in placement.rows.items()})
+        if new < placement.slots.size:
+            self._training.overwrite(row_of[placement.slots[new:]], {n: v[new:] for n, v in placement.rows.items()})
+
+    def _rows(self, features: npt.ArrayLike, label: npt.ArrayLike, *ids: npt.ArrayLike) -> Columns:
+        labels = np.array(label).reshape(-1, 1)
+        count = len(labels)
+        if not np.isin(labels, (0, 1)).all():
+            raise DatasetError(
+                f"{self.path}: label {labels[~np.isin(labels, (0, 1))][0]} to be written is neither 0 nor 1"
+            )
+        rows = {"features": self._array(features, np.float32, "features", (count, self._info.feature_size))}
+        rows["supervision"] = labels.astype(np.int8)
+        for column, values in zip(ID_COLUMNS, ids, strict=True):
+            rows[column.name] = self._array(values, column.dtype, column.name, (count,))
+        return rows
+
+    def _array(self, values: npt.ArrayLike, dtype: npt.DTypeLike, name: str, shape: tuple[int, ...]) -> Array:
+        # A copy, since simulators reuse their buffers and rows wait in memory.
+        array = np.array(values).astype(dtype)
+        if array.shape != shape:
+            raise DatasetError(f"{self.path}: {name} to be written has shape {array.shape}, expected {shape}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            row = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0])
+            raise DatasetError(
+                f"{self.path}: {name} to be written is not finite in row {row} of {len(array)}; check the policy"
+            )
+        return array
+
+    def _store_if_due(self) -> None:
+        tables = [self._training, self._heldout, *([self._observations] if self._observations else [])]
+        if any(table.due for table in tables) or time.monotonic() - self._flushed > FLUSH_SECONDS:
+            with self._writing():
+                self._store(complete=False)
+
+    def _store(self, complete: bool) -> None:
+        for table in (self._training, self._heldout, self._observations):
+            if table is not None:
+                table.store()
+        self._write_attributes(complete)
+        self._file.flush()
+        self._flushed = time.monotonic()
+
+    def _write_attributes(self, complete: bool) -> None:
+        seen = sum(self._sampler.seen)
+        info = replace(
+            self._info,
+            complete=complete,
+            rows_seen=seen,
+            prevalence=self._sampler.seen[1] / seen if seen else float("nan"),
+            positive_rate=self._sampler.rate(1),
+            negative_rate=self._sampler.rate(0),
+        )
+        for name, value in info.to_attributes().items():
+            self._file.attrs.modify(name, value)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as error:
+            # h5py reports a full disk as any of these, depending on where it strikes.
+            self._broken = True
+            reason = str(error).splitlines()[0]
+            raise DatasetError(f"{self._partial}: cannot be written ({reason}); check space and permissions") from error
