@@ -125,7 +125,7 @@ def check_heldout(path: Path, columns: Columns, training_tracks: Array) -> None:
     wrong = np.flatnonzero(step != np.arange(episode.size) - np.repeat(first, lengths))
     if wrong.size:
         raise DatasetError(
-            f"{path}: /heldout/step is {step[wrong[0]]} in row {wrong[0]}; episodes must be whole, in order, from step 0"
+            f"{path}: /heldout/step is {step[wrong[0]]} in row {wrong[0]}; an episode must be whole and in order"
         )
     for name in ("env_id", "track_id", "is_test"):
         mixed = np.flatnonzero(columns[name] != np.repeat(columns[name][first], lengths))
