@@ -156,7 +156,7 @@ class OutputComparison:
 
 
 def _pareto(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return those points (n, 4), columns (error, reference, …), whose error exceeds that of all with less reference."""
+    """Return those points (n, 4), columns (error, reference, …), whose error exceeds that of all of less reference."""
     if not len(points):
         return points
     ordered = points[np.lexsort((-points[:, 0], points[:, 1]))]
@@ -251,15 +251,25 @@ class DecisionComparison:
         self._decisions = self._positive = self._flipped = 0
         self._margin, self._row = 0.0, -1
 
-    def add(self, logit: Array, decision: npt.NDArray[np.bool_], first_row: int) -> None:
-        """Compare a block: the checkpoint's logits (n,) with the artifact's decisions (n,)."""
+    def add(
+        self, logit: Array, decision: npt.NDArray[np.bool_], first_row: int, row_scale: Array | None = None
+    ) -> None:
+        """Compare a block.
+
+        Args:
+            logit: (n,) the checkpoint's logits.
+            decision: (n,) the artifact's decisions.
+            first_row: index of the block's first row.
+            row_scale: (n, 1) what one unit of distance from the threshold is in each row.
+        """
         expected = logit >= self.threshold_logit
         self._decisions += logit.size
         self._positive += int(expected.sum())
         rows = np.flatnonzero(expected != decision)
         self._flipped += rows.size
         if rows.size:
-            margins = np.abs(logit[rows].astype(np.float64) - self.threshold_logit)
+            scale = 1.0 if row_scale is None else row_scale[rows, 0]
+            margins = np.abs(logit[rows].astype(np.float64) - self.threshold_logit) / scale
             worst = int(margins.argmax())
             if margins[worst] > self._margin or self._row < 0:
                 self._margin, self._row = float(margins[worst]), int(rows[worst]) + first_row

@@ -192,8 +192,8 @@ def _output_problems(output: OutputParity, tolerance: Tolerance) -> Iterable[str
 def _judge_flight(check: FlightCheck, thresholds: Thresholds) -> tuple[str, tuple[str, ...]]:
     margins = {"gates": thresholds.gates_margin, "crashed": thresholds.crash_margin, "speed": thresholds.speed_margin}
     reasons = [
-        f"{figure.name}: {figure.reference:.3g} → {figure.candidate:.3g} {_unit(figure.unit)}, the 95 % interval of the "
-        f"paired difference [{figure.ci95[0]:.2g}, {figure.ci95[1]:.2g}] is not within ±{margins[figure.name]:g}"
+        f"{figure.name}: {figure.reference:.3g} → {figure.candidate:.3g} {_unit(figure.unit)}, the 95 % interval of "
+        f"the paired difference [{figure.ci95[0]:.2g}, {figure.ci95[1]:.2g}] is not within ±{margins[figure.name]:g}"
         for figure in check.differences
         if not figure.within(margins[figure.name])
     ]
