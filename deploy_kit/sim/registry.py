@@ -129,5 +129,5 @@ def check_observations(env: "VecEnv", task: str) -> None:
             raise TaskError(f"task {task!r} lacks observation group {group!r} of shape {want}; it offers {offered}")
         if len(shape) != 2 or shape[0] != env.num_envs or (group == "auxiliary" and shape[1] != 1):
             raise TaskError(
-                f"task {task!r}: observation group {group!r} has shape {shape}, not {want} with num_envs = {env.num_envs}"
+                f"task {task!r}: observation group {group!r} has shape {shape}, not {want} ({env.num_envs} envs)"
             )
