@@ -1,0 +1,37 @@
+"""Write the policy as a frozen TorchScript module with the ONNX graph's inputs and outputs."""
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from deploy_kit.export.graph import DeployedPolicy
+
+
+class _Outputs(nn.Module):
+    """The exported outputs without the features: a tensor alone, or action and gate output as a tuple."""
+
+    def __init__(self, policy: DeployedPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        outputs = self.policy(*inputs)[:-1]
+        return outputs[0] if len(outputs) == 1 else outputs
+
+
+def write_torchscript(policy: DeployedPolicy, path: Path) -> None:
+    """Trace, freeze and save a policy; the batch stays free unless the policy fixes it.
+
+    Args:
+        policy: the exported twin.
+        path: target file.
+    """
+    module = _Outputs(policy).eval()
+    with warnings.catch_warnings(), torch.no_grad():
+        # Deprecated in favour of torch.export, but what Isaac Lab's deployment scripts load.
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
+        traced = torch.jit.trace(module, policy.example_inputs())
+        frozen = torch.jit.freeze(traced)
+        torch.jit.save(frozen, path)
