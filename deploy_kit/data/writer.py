@@ -76,7 +76,6 @@ class _Table:
 
     def __init__(self, group: h5py.Group, columns: tuple[Column, ...]) -> None:
         self.columns = columns
-        self.rows = 0
         self._stored = 0
         self._appended: list[Columns] = []
         self._overwritten: list[tuple[npt.NDArray[np.int64], Columns]] = []
@@ -92,42 +91,49 @@ class _Table:
             for column in columns
         }
 
-    def append(self, rows: Columns) -> npt.NDArray[np.int64]:
-        """Add rows and return their row numbers."""
-        count = len(rows[self.columns[0].name])
-        self._appended.append(rows)
-        self._waiting += count
-        self.rows += count
-        return np.arange(self.rows - count, self.rows)
-
-    def overwrite(self, index: npt.NDArray[np.int64], rows: Columns) -> None:
-        """Replace rows; of two replacements of one row the later wins."""
-        self._overwritten.append((index, rows))
-        self._waiting += index.size
+    @property
+    def rows(self) -> int:
+        """Rows stored or waiting to be."""
+        return self._stored + sum(len(rows[self.columns[0].name]) for rows in self._appended)
 
     @property
     def due(self) -> bool:
         """Whether enough rows wait in memory to be stored."""
         return self._waiting >= SPILL_ROWS
 
+    def append(self, rows: Columns) -> npt.NDArray[np.int64]:
+        """Add rows and return their row numbers."""
+        start, count = self.rows, len(rows[self.columns[0].name])
+        self._appended.append(rows)
+        self._waiting += count
+        return np.arange(start, start + count)
+
+    def overwrite(self, index: npt.NDArray[np.int64], rows: Columns) -> None:
+        """Replace rows; of two replacements of one row the later wins."""
+        self._overwritten.append((index, rows))
+        self._waiting += index.size
+
     def store(self) -> None:
-        """Write what waits in memory to the datasets."""
-        if self._appended:
-            for name, dataset in self._datasets.items():
-                dataset.resize(self.rows, axis=0)
-                dataset[self._stored :] = np.concatenate([rows[name] for rows in self._appended])
-            self._stored = self.rows
-            self._appended.clear()
-        if self._overwritten:
-            every = np.concatenate([index for index, _ in self._overwritten])
-            index, first_from_end = np.unique(every[::-1], return_index=True)
-            latest = every.size - 1 - first_from_end
-            for name, dataset in self._datasets.items():
-                values = np.concatenate([rows[name] for _, rows in self._overwritten])[latest]
-                for row, value in zip(index, values, strict=True):
-                    dataset[row] = value
-            self._overwritten.clear()
+        """Write what waits in memory to the datasets; an interrupted call is made good by the next one."""
+        stored = self.rows
+        for name, dataset in self._datasets.items() if self._appended else ():
+            dataset.resize(stored, axis=0)
+            dataset[self._stored :] = np.concatenate([rows[name] for rows in self._appended])
+        self._stored, self._appended = stored, []
+        self._replace()
+        self._overwritten = []
         self._waiting = 0
+
+    def _replace(self) -> None:
+        if not self._overwritten:
+            return
+        every = np.concatenate([index for index, _ in self._overwritten])
+        index, first_from_end = np.unique(every[::-1], return_index=True)
+        latest = every.size - 1 - first_from_end
+        for name, dataset in self._datasets.items():
+            values = np.concatenate([rows[name] for _, rows in self._overwritten])[latest]
+            for row, value in zip(index, values, strict=True):
+                dataset[row] = value
 
 
 class FeatureFileWriter:
