@@ -91,8 +91,8 @@ def read_torch_archive(data: bytes, path: Path) -> dict[str, Any]:
         path: where they come from, for messages.
 
     Raises:
-        CheckpointError: if the archive is truncated, larger inside than outside, a TorchScript module, refers to any function or class
-            beyond tensors and plain containers, or does not hold a dictionary.
+        CheckpointError: if the archive is truncated, larger inside than outside, a TorchScript module, refers to any
+            function or class beyond tensors and plain containers, or does not hold a dictionary.
     """
     _check_globals(_read_table(data, path), path)
     try:
@@ -112,7 +112,8 @@ def read_torch_archive(data: bytes, path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(
-            f"{path} holds a {type(content).__name__}, not the dictionary that a training run saves; save the whole checkpoint"
+            f"{path} holds a {type(content).__name__}, not the dictionary that a training run saves: "
+            "save the whole checkpoint"
         )
     _check_values(content, path)
     return content
@@ -148,7 +149,8 @@ def _read_table(data: bytes, path: Path) -> bytes:
             return archive.read(tables[0])
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path} is damaged or was cut off while it was written or copied ({_first_line(error)}): fetch or save it again"
+            f"{path} is damaged or was cut off while it was written or copied ({_first_line(error)}): "
+            "fetch or save it again"
         ) from error
 
 
@@ -164,7 +166,8 @@ def _check_globals(table: bytes, path: Path) -> None:
             if opcode.name == "GLOBAL" and argument not in _ALLOWED_GLOBALS:
                 name = str(argument).replace(" ", ".")
                 raise CheckpointError(
-                    f"{path} refers to {name}; nothing was executed, since only tensors and plain containers are read: {_RESAVE}"
+                    f"{path} refers to {name}; nothing was executed, since only tensors and plain containers are read: "
+                    f"{_RESAVE}"
                 )
     except (ValueError, UnicodeDecodeError) as error:
         raise CheckpointError(
@@ -178,7 +181,8 @@ def _check_values(content: dict[str, Any], path: Path) -> None:
         stored = tensor.untyped_storage().nbytes()
         if tensor.numel() * tensor.element_size() > stored:
             raise CheckpointError(
-                f"{path} holds a tensor of shape {tuple(tensor.shape)} that stores only {stored} bytes: it is not opened"
+                f"{path} holds a tensor of shape {tuple(tensor.shape)} that stores only {stored} bytes: "
+                "it is not opened"
             )
 
 

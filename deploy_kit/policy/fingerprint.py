@@ -22,8 +22,8 @@ def file_sha256(path: Path) -> str:
 def feature_sha256(network: VisionActorCritic) -> str:
     """Return the SHA-256 of everything the fused features depend on.
 
-    That is the observation layout, the stem's shape, the activation and the normaliser's epsilon, and the tensors of normaliser, stem and
-    state encoder (name, dtype, shape, bytes). Two networks with equal hashes give equal features.
+    That is the observation layout, the stem's shape, the activation and the normaliser's epsilon, and the tensors of
+    normaliser, stem and state encoder (name, dtype, shape, bytes). Two networks with equal hashes give equal features.
     """
     config = asdict(network.config)
     shape = {key: config[key] for key in ("layout", "stem", "feature_size", "activation", "normalizer_eps")}

@@ -1,6 +1,7 @@
 """The ``params/`` folder that Isaac Lab writes beside a run's checkpoints: agent.yaml and env.yaml.
 
-Both hold ``!!python/...`` tags. Tuples become tuples; every other tag becomes an inert `TaggedValue`, and nothing is imported or called.
+Both hold ``!!python/...`` tags. Tuples become tuples, every other tag becomes an inert `TaggedValue`; nothing is
+imported or called.
 """
 
 from dataclasses import dataclass

@@ -36,8 +36,8 @@ def read_safetensors(data: bytes, path: Path) -> dict[str, Any]:
     length = int.from_bytes(data[:8], "little")
     if length > min(MAX_HEADER_BYTES, len(data) - 8):
         raise CheckpointError(
-            f"{path} claims a safetensors header of {length} bytes in a file of {len(data)} (at most {MAX_HEADER_BYTES} are read): "
-            "it is damaged or was cut off"
+            f"{path} claims a safetensors header of {length} bytes in a file of {len(data)} "
+            f"(at most {MAX_HEADER_BYTES} are read): it is damaged or was cut off"
         )
     try:
         tensors = safetensors.torch.load(data)

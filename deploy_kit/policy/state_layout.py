@@ -2,9 +2,9 @@
 
 Canonical names are those of `VisionActorCritic.state_dict`. Facts about rsl_rl, read from its sources:
 
-- 2.x saves ``model_state_dict`` and, with ``empirical_normalization``, the normaliser under ``obs_norm_state_dict`` at the top level.
+- 2.x saves ``model_state_dict`` and, with ``empirical_normalization``, the normaliser as ``obs_norm_state_dict``.
 - 3.x saves the normaliser inside ``model_state_dict`` as ``actor_obs_normalizer.*``.
-- 5.x saves ``actor_state_dict`` and ``critic_state_dict``, with heads named ``mlp.*``, noise ``distribution.*`` and ``obs_normalizer.*``.
+- 5.x saves ``actor_state_dict`` and ``critic_state_dict``, with ``mlp.*``, ``distribution.*`` and ``obs_normalizer.*``.
 """
 
 import math
@@ -36,7 +36,7 @@ class Location(NamedTuple):
 
 
 class _Rule(NamedTuple):
-    """Names of a section that begin with `prefix` become `canonical` plus the rest, or are left aside if that is None."""
+    """Names in a section that begin with `prefix` become `canonical` plus the rest; None leaves them aside."""
 
     section: str
     prefix: str
@@ -62,7 +62,7 @@ def _joint_rules(section: str) -> list[_Rule]:
     ]
 
 
-# The first rule that fits a name applies. A critic's own copy of the shared layers is accepted and left aside.
+# The first rule that fits a name applies.
 _RULES: dict[CheckpointFormat, list[_Rule]] = {
     CheckpointFormat.RSL_RL_JOINT: [
         *_joint_rules("model_state_dict"),
@@ -74,10 +74,7 @@ _RULES: dict[CheckpointFormat, list[_Rule]] = {
         _Rule("actor_state_dict", "distribution.", None),
         _Rule("actor_state_dict", "", ""),
         _Rule("critic_state_dict", "mlp.", "critic."),
-        *(
-            _Rule("critic_state_dict", prefix, None)
-            for prefix in ("stem.", "state_enc.", "aux_decoder.", "obs_normalizer.", "distribution.")
-        ),
+        _Rule("critic_state_dict", "obs_normalizer.", None),
         _Rule("critic_state_dict", "", "critic_state_dict."),
     ],
     CheckpointFormat.SAFETENSORS: _joint_rules("tensors"),
@@ -100,8 +97,8 @@ def detect_torch_format(entries: Mapping[str, Any], path: object) -> CheckpointF
         return CheckpointFormat.RSL_RL_SPLIT
     found = ", ".join(sorted(map(str, entries))[:8]) or "nothing"
     raise CheckpointError(
-        f"{path} has none of rsl_rl's entries (model_state_dict, or actor_state_dict and critic_state_dict); found: {found}; "
-        "see docs/policies.md for the supported files"
+        f"{path} has none of rsl_rl's entries (model_state_dict, or actor_state_dict and critic_state_dict); "
+        f"found: {found}; see docs/policies.md for the supported files"
     )
 
 
@@ -121,6 +118,8 @@ def locate_tensors(
         tensors = entries[section]
         if not isinstance(tensors, Mapping):
             raise CheckpointError(f"{path}: {section} is a {type(tensors).__name__}, not a state dict")
+        if section == "critic_state_dict" and "state_enc.weight" in tensors:
+            continue  # A critic with encoders of its own does not read our features, and nothing of it ships.
         for name, tensor in tensors.items():
             if not isinstance(name, str) or not isinstance(tensor, Tensor):
                 raise CheckpointError(f"{path}: {section}[{name!r}] is a {type(tensor).__name__}, not a tensor")
@@ -159,7 +158,8 @@ def infer_config(
 ) -> NetworkConfig:
     """Read the network's sizes off its weights.
 
-    The stride of a convolution is not stored. In this family it equals the kernel size, which the size after flattening confirms.
+    The stride of a convolution is not stored. In this family it equals the kernel size, which the size after flattening
+    confirms.
 
     Args:
         tensors: weights under canonical names.
@@ -169,7 +169,7 @@ def infer_config(
         path: where the weights come from, for messages.
 
     Raises:
-        CheckpointError: if a tensor that tells a size is missing or has another number of dimensions, or the sizes do not fit together.
+        CheckpointError: if a tensor that tells a size is missing or has another number of dimensions.
         OptionError: if the image shape does not fit the weights.
     """
     if not any(name.startswith("stem.") for name in tensors):
@@ -192,8 +192,9 @@ def infer_config(
     if min(rows, columns) < 1 or math.prod(config.stem_output_shape) != flatten.shape[1]:
         kernels = ", ".join(str(block.kernel) for block in stem)
         raise OptionError(
-            f"image shape {image_shape[0]} x {image_shape[1]} does not fit {path}: with stride = kernel ({kernels}) the stem gives "
-            f"{config.stem_output_shape[0]} x {max(rows, 0)} x {max(columns, 0)} values, the weights expect {flatten.shape[1]}; "
+            f"image shape {image_shape[0]} x {image_shape[1]} does not fit {path}: with stride = kernel ({kernels}) "
+            f"the stem gives {config.stem_output_shape[0]} x {max(rows, 0)} x {max(columns, 0)} values, "
+            f"the weights expect {flatten.shape[1]}; "
             "give the trained image shape with --image-shape (other strides are not supported)"
         )
     return config
@@ -205,7 +206,8 @@ def _weight(tensors: Mapping[str, Tensor], name: str, dimensions: int, path: obj
     tensor = tensors[name]
     if tensor.dim() != dimensions or 0 in tensor.shape:
         raise CheckpointError(
-            f"{path}: tensor {name} should have {dimensions} dimensions, found shape {tuple(tensor.shape)}; {_SUPPORTED}"
+            f"{path}: tensor {name} should have {dimensions} dimensions, found shape {tuple(tensor.shape)}; "
+            f"{_SUPPORTED}"
         )
     return tensor
 
@@ -216,7 +218,8 @@ def _infer_stem(tensors: Mapping[str, Tensor], path: object) -> tuple[ConvSpec, 
         weight = _weight(tensors, name, 4, path)
         if weight.shape[2] != weight.shape[3]:
             raise CheckpointError(
-                f"{path}: tensor {name} has a {weight.shape[2]} x {weight.shape[3]} kernel; only square ones are supported"
+                f"{path}: tensor {name} has a {weight.shape[2]} x {weight.shape[3]} kernel; "
+                "only square ones are supported"
             )
         blocks.append(ConvSpec(weight.shape[0], weight.shape[2], weight.shape[2]))
     if not blocks:
@@ -240,7 +243,7 @@ def build_network(config: NetworkConfig, tensors: Mapping[str, Tensor], path: ob
         path: where the weights come from, for messages.
 
     Raises:
-        CheckpointError: if a tensor is missing, unexpected, wrongly shaped, not finite, or a variance or standard deviation is negative.
+        CheckpointError: if a tensor is missing, unexpected, wrongly shaped or not finite, or a variance is negative.
     """
     with torch.device("meta"):
         network = VisionActorCritic(config)
@@ -273,5 +276,6 @@ def _check_numbers(name: str, weight: Tensor, path: object) -> None:
     if bad.any():
         index = tuple(int(i) for i in bad.nonzero()[0])
         raise CheckpointError(
-            f"{path}: tensor {name} holds {weight[index].item()} at index {index}; the training run has diverged or the file is damaged"
+            f"{path}: tensor {name} holds {weight[index].item()} at index {index}; "
+            "the training run has diverged or the file is damaged"
         )

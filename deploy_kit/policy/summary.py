@@ -1,0 +1,97 @@
+"""Says what a checkpoint holds, as plain JSON values for ``deploy-kit inspect``."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from torch import Tensor, nn
+
+from deploy_kit.policy.checkpoint import Checkpoint, CheckpointFormat
+from deploy_kit.policy.fingerprint import feature_sha256, head_sha256
+
+
+class GateHeadState(StrEnum):
+    """What is known of the gate head's training."""
+
+    ABSENT = "absent"
+    UNTRAINED = "untrained"
+    """The optimizer in the file has state for other parameters, none for the head: it never received a gradient."""
+    TRAINED = "trained"
+    """deploy-kit finetuned it, or the optimizer has state for it."""
+    UNKNOWN = "unknown"
+    """The file does not tell."""
+
+
+def gate_head_state(checkpoint: Checkpoint) -> GateHeadState:
+    """Tell whether the gate head was trained, from the calibration or the optimizer's state."""
+    if checkpoint.network.aux_decoder is None:
+        return GateHeadState.ABSENT
+    if checkpoint.calibration is not None:
+        return GateHeadState.TRAINED
+    if checkpoint.format is not CheckpointFormat.RSL_RL_JOINT:
+        return GateHeadState.UNKNOWN
+    optimizer = checkpoint.entries.get("optimizer_state_dict")
+    state = optimizer.get("state") if isinstance(optimizer, Mapping) else None
+    if not isinstance(state, Mapping) or not state:
+        return GateHeadState.UNKNOWN
+    # Optimizer state is keyed by position. It is only trusted where the shapes of all moments fit the parameters.
+    parameters = _parameters(checkpoint)
+    positions = {name: index for index, name in enumerate(parameters)}
+    for index, moments in state.items():
+        moment = moments.get("exp_avg") if isinstance(moments, Mapping) else None
+        fits = isinstance(index, int) and 0 <= index < len(parameters) and isinstance(moment, Tensor)
+        if not fits or moment.shape != list(parameters.values())[index].shape:
+            return GateHeadState.UNKNOWN
+    return GateHeadState.TRAINED if positions["aux_decoder.weight"] in state else GateHeadState.UNTRAINED
+
+
+def _parameters(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the trained tensors in the optimizer's order: the state dict's, less the buffers."""
+    buffers = {name for name, _ in checkpoint.network.named_buffers()}
+    tensors = checkpoint.entries["model_state_dict"]
+    return {name: t for name, t in tensors.items() if name not in buffers and "_obs_normalizer." not in name}
+
+
+def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what a checkpoint holds: file, network, gate head, normaliser, run.
+
+    Everything is a JSON value. Sizes are numbers of elements; hashes are hexadecimal.
+    """
+    network = checkpoint.network
+    config = network.config
+    calibration = checkpoint.calibration
+    return {
+        "path": str(checkpoint.path),
+        "sha256": checkpoint.sha256,
+        "format": checkpoint.format.value,
+        "iteration": checkpoint.iteration,
+        "network": {
+            "state_size": config.layout.state_size,
+            "image_shape": list(config.layout.image_shape),
+            "observation_size": config.layout.size,
+            "stem": [block._asdict() for block in config.stem],
+            "feature_size": config.feature_size,
+            "actor_hidden": list(config.actor_hidden),
+            "critic_hidden": None if config.critic_hidden is None else list(config.critic_hidden),
+            "num_actions": config.num_actions,
+            "activation": config.activation,
+            "parameters": _count(network),
+            "parameters_to_fly": _count(network) - (_count(network.critic) if config.critic_hidden is not None else 0),
+        },
+        "feature_sha256": feature_sha256(network),
+        "head_sha256": None if network.aux_decoder is None else head_sha256(network),
+        "normalizer_eps": config.normalizer_eps,
+        "gate_head": gate_head_state(checkpoint).value,
+        "calibration": None if calibration is None else calibration.to_json(),
+        "run": {
+            "params": None if checkpoint.params.directory is None else str(checkpoint.params.directory),
+            "agent_yaml": checkpoint.params.agent is not None,
+            "env_yaml": checkpoint.params.env is not None,
+            "experiment_name": checkpoint.params.lookup("agent", "experiment_name"),
+        },
+        "entries": sorted(map(str, checkpoint.entries)),
+    }
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
