@@ -1,16 +1,25 @@
 """The terminal: one console, logging, errors and progress bars in one style."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import click
+import rich.progress
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from deploy_kit.errors import DeployKitError
+from deploy_kit.pipeline.progress import Progress
 
 stdout = Console(highlight=False, soft_wrap=True)
 """Results: what a script may want to read."""
@@ -56,7 +65,8 @@ class Command(click.Command):
             raise _ReportedError(error) from error
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            reported = click.ClickException(f"{where}{error.strerror or error}; check the path, its permissions and the free space")
+            advice = "check the path, its permissions and the free space"
+            reported = click.ClickException(f"{where}{error.strerror or error}; {advice}")
             reported.exit_code = 2
             raise reported from error
 
@@ -66,18 +76,28 @@ def _hyphenate(token: str) -> str:
 
 
 @contextmanager
-def progress_bar(unit: str = "") -> Iterator[Progress]:
-    """Show a progress bar on the error stream while the block runs."""
+def progress_bars() -> Iterator[Callable[[Progress], None]]:
+    """Draw progress on the error stream while the block runs, one bar a phase.
+
+    Yields:
+        The callback that the library's long work takes.
+    """
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=stderr, transient=False) as progress:
-        yield progress
+    with rich.progress.Progress(*columns, console=stderr) as bars:
+        tasks: dict[str, rich.progress.TaskID] = {}
+
+        def show(progress: Progress) -> None:
+            if progress.phase not in tasks:
+                tasks[progress.phase] = bars.add_task(progress.phase, total=progress.total, note="")
+            bars.update(tasks[progress.phase], completed=progress.completed, total=progress.total, note=progress.note)
+
+        yield show

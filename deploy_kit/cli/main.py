@@ -37,9 +37,7 @@ class _LazyGroup(click.Group):
             return super().resolve_command(context, args)
         except click.exceptions.NoSuchCommand as error:
             # click looks for similar names among registered commands only, and ours are not imported yet.
-            raise click.exceptions.NoSuchCommand(
-                error.command_name, possibilities=_COMMANDS, ctx=context
-            ) from None
+            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=_COMMANDS, ctx=context) from None
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands, in the order of the work"):

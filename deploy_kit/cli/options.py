@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from deploy_kit.policy.checkpoint import Checkpoint
     from deploy_kit.sim.registry import EnvOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -65,9 +64,12 @@ network_options = _compose(
 )
 
 run_options = _compose(
-    click.option("--checkpoint", help="A checkpoint file or run directory, or with the options below a name or regular expression in the run."),
+    click.option(
+        "--checkpoint",
+        help="Checkpoint file or run directory; with the three options below, a name or regular expression in the run.",
+    ),
     click.option("--experiment-name", help="Experiment folder under the log root."),
-    click.option("--load-run", help="Run folder in the experiment: a name or regular expression. [default: the latest]"),
+    click.option("--load-run", help="Run in the experiment: a name or regular expression. [default: the latest]"),
     click.option(
         "--log-root",
         type=click.Path(path_type=Path),
@@ -103,23 +105,18 @@ task_options = _compose(
 )
 
 
-def checkpoint_from(options: dict[str, Any]) -> "Checkpoint":
-    """Take the run and network options out of a command's options and load the checkpoint they name."""
-    from deploy_kit.policy.checkpoint import load_checkpoint
+def checkpoint_path_from(options: dict[str, Any]) -> Path:
+    """Take the run options out of a command's options and find the checkpoint they name."""
     from deploy_kit.policy.run_directory import CheckpointQuery, resolve_checkpoint
 
-    query = CheckpointQuery(
-        checkpoint=options.pop("checkpoint"),
-        load_run=options.pop("load_run"),
-        experiment_name=options.pop("experiment_name"),
-        log_root=options.pop("log_root"),
+    return resolve_checkpoint(
+        CheckpointQuery(
+            checkpoint=options.pop("checkpoint"),
+            load_run=options.pop("load_run"),
+            experiment_name=options.pop("experiment_name"),
+            log_root=options.pop("log_root"),
+        )
     )
-    return load_checkpoint(resolve_checkpoint(query), **network_from(options))
-
-
-def network_from(options: dict[str, Any]) -> dict[str, Any]:
-    """Take the network options out of a command's options."""
-    return {name: options.pop(name) for name in ("activation", "image_shape", "normalizer_eps")}
 
 
 def env_from(options: dict[str, Any]) -> "EnvOptions":

@@ -19,6 +19,7 @@ from deploy_kit.data.sampling import Reservoir
 from deploy_kit.data.schema import SUFFIX, FeatureFileInfo, KeepReason
 from deploy_kit.data.writer import FeatureFileWriter, check_target
 from deploy_kit.errors import DatasetError
+from deploy_kit.pipeline.meter import Meter
 from deploy_kit.pipeline.progress import Progress, silent
 from deploy_kit.pipeline.rollout import StepRecord, rollout
 from deploy_kit.pipeline.video import DepthVideo
@@ -197,10 +198,9 @@ def _label_rule(task: str) -> str:
 
 
 def _make_env(options: CollectOptions, purpose: int) -> "VecEnv":
-    """Build the environment of one purpose (0 held-out, 1 training): tracks from streams of their own, new each episode."""
+    """Build the environment of one purpose (0 held-out, 1 training), with tracks of its own, new each episode."""
     seed = int(np.random.SeedSequence([options.env.seed, purpose]).generate_state(1)[0])
-    env = make_env(replace(options.env, seed=seed, episodes_per_track=1), options.task, options.backend)
-    return env
+    return make_env(replace(options.env, seed=seed, episodes_per_track=1), options.task, options.backend)
 
 
 @dataclass(frozen=True)
@@ -267,9 +267,7 @@ class _ObservationSample:
     def __init__(self, capacity: int, seed: int) -> None:
         share, rest = divmod(capacity, len(self.REASONS))
         rng = np.random.default_rng(seed)
-        self._reservoirs = {
-            reason: Reservoir(share + (index < rest), rng) for index, reason in enumerate(self.REASONS)
-        }
+        self._reservoirs = {reason: Reservoir(share + (index < rest), rng) for index, reason in enumerate(self.REASONS)}
         self._kept: dict[KeepReason, dict[int, dict[str, npt.NDArray[Any]]]] = {reason: {} for reason in self.REASONS}
 
     def offer(self, rows: _Rows, envs: npt.NDArray[np.int64]) -> None:
@@ -316,7 +314,7 @@ def _collect_heldout(
     left = quota + (np.arange(num_envs) < rest)
     steps: list[list[tuple[npt.NDArray[np.float32], np.int8]]] = [[] for _ in range(num_envs)]
     maker, sample = _RowMaker(num_envs), _ObservationSample(options.keep_observations, options.env.seed)
-    meter = _Meter(num_envs)
+    meter = Meter(num_envs)
     try:
         for record in rollout(env, checkpoint.network.to(env.device)):
             rows = maker.rows(record)
@@ -353,7 +351,7 @@ def _collect_training(
     # Training episodes are numbered after the held-out ones, so that an episode's number is unique in the file.
     first_episode = 1_000_000_000
     env = _make_env(options, purpose=1)
-    maker, meter = _RowMaker(env.num_envs), _Meter(env.num_envs)
+    maker, meter = _RowMaker(env.num_envs), Meter(env.num_envs)
     total = options.num_positive + options.num_negative
     with ExitStack() as stack:
         stack.callback(_close, env)
@@ -400,29 +398,6 @@ def _add_frame(video: DepthVideo, record: StepRecord, checkpoint: Checkpoint) ->
         None if logit is None else float(logit[0, 0].sigmoid()),
         bool(record.label[0]),
     )
-
-
-class _Meter:
-    """Tells when to report progress, and the speed since it began."""
-
-    def __init__(self, num_envs: int) -> None:
-        self._num_envs = num_envs
-        self._started = self._reported = time.monotonic()
-        self._steps = 0
-
-    def due(self) -> bool:
-        """Count one step of all environments; return whether a tenth of a second has passed since the last report."""
-        self._steps += 1
-        now = time.monotonic()
-        if now - self._reported < 0.1:
-            return False
-        self._reported = now
-        return True
-
-    def note(self) -> str:
-        """Return the speed, ready to print."""
-        seconds = max(time.monotonic() - self._started, 1e-9)
-        return f"{self._steps * self._num_envs / seconds:,.0f} env steps/s"
 
 
 def _close(env: "VecEnv") -> None:

@@ -1,0 +1,214 @@
+"""Flying: a checkpoint or a bundle in simulation, for statistics and pictures."""
+
+import json
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from deploy_kit.errors import OptionError, TaskError
+from deploy_kit.export.bundle import MANIFEST_NAME, open_bundle
+from deploy_kit.pipeline.drivers import ArtifactDriver
+from deploy_kit.pipeline.episodes import FirstEpisodes, FlightStatistics
+from deploy_kit.pipeline.meter import Meter
+from deploy_kit.pipeline.pictures import FlightTrace, draw_actions, draw_probability, draw_track
+from deploy_kit.pipeline.progress import Progress, silent
+from deploy_kit.pipeline.rollout import Driver, rollout
+from deploy_kit.pipeline.video import DepthVideo
+from deploy_kit.policy.checkpoint import load_checkpoint
+from deploy_kit.policy.files import replace_file
+from deploy_kit.policy.interface import ActionTransform, ObservationLayout
+from deploy_kit.policy.vehicle import resolve_vehicle
+from deploy_kit.sim.registry import make_env
+from deploy_kit.sim.task import RACING_TASK, TASK_ID
+
+if TYPE_CHECKING:
+    from deploy_kit.sim.options import EnvOptions
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FlyOptions:
+    """Options of `fly`.
+
+    Attributes:
+        policy: a checkpoint file or a bundle folder.
+        env: the vector environment's options; each environment flies one episode.
+        task: task id, or ``module:factory``.
+        backend: simulator.
+        json_path: where to write the statistics, None to leave them.
+        pictures: folder for the pictures and the video of one environment, None for none.
+        picture_env: environment that the pictures show.
+        overwrite: replace existing pictures and statistics.
+        vehicle_file: vehicle numbers for the actions' units, where neither task nor run has them.
+        activation: see `load_checkpoint`.
+        image_shape: see `load_checkpoint`.
+        normalizer_eps: see `load_checkpoint`.
+    """
+
+    policy: Path
+    env: "EnvOptions"
+    task: str = TASK_ID
+    backend: str = "mujoco"
+    json_path: Path | None = None
+    pictures: Path | None = None
+    picture_env: int = 0
+    overwrite: bool = False
+    vehicle_file: Path | None = None
+    activation: str | None = None
+    image_shape: tuple[int, int] | None = None
+    normalizer_eps: float | None = None
+
+
+@dataclass(frozen=True)
+class FlyResult:
+    """What a flight gave.
+
+    Attributes:
+        statistics: over the first episode of each environment.
+        pictures: files written.
+    """
+
+    statistics: FlightStatistics
+    pictures: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class _Policy:
+    """A driver with what the pictures need to know of it; `threshold` is a probability."""
+
+    driver: Driver
+    layout: ObservationLayout
+    transform: ActionTransform
+    threshold: float | None
+
+
+def fly(options: FlyOptions, progress: Callable[[Progress], None] = silent) -> FlyResult:
+    """Fly the first episode of each environment.
+
+    Args:
+        options: what to fly, and what to write.
+        progress: called about ten times a second with the episodes finished.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        BundleError: the bundle cannot be read.
+        TaskError: the task is unknown or does not fit.
+        OptionError: a file to be written exists and `overwrite` is off.
+    """
+    targets = _targets(options)
+    if not options.overwrite:
+        for path in (*targets.values(), *filter(None, [options.json_path])):
+            if path.exists():
+                raise OptionError(f"{path} exists and is kept; pass --overwrite to replace it, or another name")
+    if not 0 <= options.picture_env < options.env.num_envs:
+        raise OptionError(f"--picture-env {options.picture_env}: there are environments 0 to {options.env.num_envs - 1}")
+    env = make_env(options.env, options.task, options.backend)
+    with ExitStack() as stack:
+        if hasattr(env, "close"):
+            stack.callback(env.close)
+        policy = _load(options, str(env.device))
+        _check_observation(env.get_observations()["policy"], policy.layout, options.task)
+        episodes = FirstEpisodes(env.num_envs)
+        trace = FlightTrace(options.picture_env, RACING_TASK.clock.policy_dt)
+        if hasattr(env, "tracks"):
+            trace.track = env.tracks()[trace.env]
+        video = stack.enter_context(DepthVideo(targets["video"], policy.layout.image_shape)) if targets else None
+        meter = Meter(env.num_envs)
+        for record in rollout(env, policy.driver):
+            if video is not None and not trace.finished:
+                logit = record.output.gate_logit
+                video.add(
+                    record.observation[trace.env, policy.layout.state_size :].cpu().numpy(),
+                    None if logit is None else float(logit[trace.env, 0].sigmoid()),
+                    bool(record.label[trace.env]),
+                )
+            trace.add(record)
+            episodes.add(record)
+            if meter.due():
+                done = int((~episodes.alive).sum())
+                progress(Progress("episodes", done, env.num_envs, meter.note()))
+            if episodes.complete:
+                break
+        progress(Progress("episodes", env.num_envs, env.num_envs, meter.note()))
+    statistics = episodes.statistics(options.env.seed)
+    pictures = _draw(targets, trace, policy) if targets else ()
+    if options.json_path is not None:
+        text = json.dumps(statistics.to_json(), indent=2) + "\n"
+        replace_file(options.json_path, lambda path: path.write_text(text, encoding="utf-8"))
+    return FlyResult(statistics, pictures)
+
+
+def _targets(options: FlyOptions) -> dict[str, Path]:
+    folder = options.pictures
+    if folder is None:
+        return {}
+    return {
+        "probability": folder / "auxiliary_prob.png",
+        "actions": folder / "actions.png",
+        "track": folder / "track.png",
+        "video": folder / "depth.mp4",
+    }
+
+
+def _draw(targets: dict[str, Path], trace: FlightTrace, policy: _Policy) -> tuple[Path, ...]:
+    written = [targets["actions"], targets["video"]]
+    draw_actions(trace, policy.transform, targets["actions"])
+    if trace.probability:
+        draw_probability(trace, policy.threshold, targets["probability"])
+        written.append(targets["probability"])
+    if trace.track is not None and trace.position:
+        draw_track(trace, targets["track"])
+        written.append(targets["track"])
+    return tuple(sorted(written))
+
+
+def _load(options: FlyOptions, device: str) -> _Policy:
+    if options.policy.is_dir() or options.policy.name == MANIFEST_NAME:
+        return _load_bundle(options.policy if options.policy.is_dir() else options.policy.parent)
+    checkpoint = load_checkpoint(
+        options.policy,
+        activation=options.activation,
+        image_shape=options.image_shape,
+        normalizer_eps=options.normalizer_eps,
+    )
+    vehicle = resolve_vehicle(checkpoint.params, task=options.task, vehicle_file=options.vehicle_file)
+    calibration = checkpoint.calibration
+    return _Policy(
+        driver=checkpoint.network.to(device),
+        layout=checkpoint.network.config.layout,
+        transform=vehicle.action_transform,
+        threshold=None if calibration is None else _sigmoid(calibration.threshold_logit),
+    )
+
+
+def _load_bundle(folder: Path) -> _Policy:
+
+    bundle = open_bundle(folder)
+    contract = bundle.contract
+    spec = contract.observation
+    transform = ActionTransform(contract.action.scale, contract.action.offset)
+    threshold = None if contract.gate is None else contract.gate.threshold_logit
+    return _Policy(
+        driver=ArtifactDriver(OnnxRunner(bundle.onnx_path, contract), transform),
+        layout=ObservationLayout(spec.state_size, (spec.depth.rows, spec.depth.columns)),
+        transform=transform,
+        threshold=None if threshold is None else _sigmoid(threshold),
+    )
+
+
+def _check_observation(observation: Tensor, layout: ObservationLayout, task: str) -> None:
+    if observation.shape[1] != layout.size:
+        raise TaskError(
+            f"task {task!r}: observation group 'policy' has {observation.shape[1]} numbers, the policy takes {layout.size}"
+        )
+
+
+def _sigmoid(logit: float) -> float:
+    return float(1.0 / (1.0 + np.exp(-logit)))
