@@ -203,7 +203,7 @@ def _on_ground(rng: np.random.Generator, at: Array) -> Primitive:
 
 def _standing(rng: np.random.Generator, at: Array) -> Primitive:
     half = rng.uniform(1.0, 3.0) / 2
-    radius = rng.uniform(0.025, 0.5)
+    radius = rng.uniform(0.1, 0.3)
     at[2] = half
     quaternion = quaternion_from_euler(0.0, 0.0, rng.uniform(-math.pi, math.pi))
     if rng.random() < 0.5:

@@ -350,10 +350,7 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
             depth = self._depth[index]
             if fresh:
                 self._captured_at[index] = now
-                physics = slot.physics
-                self._cameras[thread].capture(
-                    physics.model, physics.data, physics.drone_body, self._position[index], self._rotation[index], depth
-                )
+                self._cameras[thread].capture(slot.physics.solids, self._position[index], self._rotation[index], depth)
                 np.multiply(depth, 1 / camera.max_range, out=self._critic[index, STATE_SIZE:])
             normals = self._noise_buffers[thread]
             slot.sensor_rng.standard_normal(dtype=np.float32, out=normals)

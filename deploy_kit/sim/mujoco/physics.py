@@ -3,7 +3,8 @@
 import mujoco
 import numpy as np
 
-from deploy_kit.sim.mujoco.scene import DRONE, build_model
+from deploy_kit.sim.mujoco.camera import SolidTable
+from deploy_kit.sim.mujoco.scene import build_model
 from deploy_kit.sim.rotations import Array
 from deploy_kit.sim.task import Task
 from deploy_kit.sim.tracks import Track
@@ -21,7 +22,7 @@ class DronePhysics:
     Attributes:
         model: MuJoCo model.
         data: its state.
-        drone_body: id of the drone's body.
+        solids: what the camera sees.
         position: view of the centre's position, world frame, m, shape (3,).
         quaternion: view of the attitude, body to world, shape (4,).
         velocity: view of the centre's velocity, world frame, m/s, shape (3,).
@@ -32,7 +33,7 @@ class DronePhysics:
     def __init__(self, track: Track, task: Task, mass: float, inertia_factor: float) -> None:
         self.model = build_model(track, task, mass, inertia_factor)
         self.data = mujoco.MjData(self.model)
-        self.drone_body = int(self.model.body(DRONE).id)
+        self.solids = SolidTable.from_model(self.model)
         self._substeps = task.clock.decimation
         self._force_limit_squared = task.contact_force**2
         data = self.data
@@ -47,7 +48,6 @@ class DronePhysics:
         mujoco.mj_resetData(self.model, self.data)
         self.position[:], self.quaternion[:] = position, quaternion
         self.velocity[:], self.angular_velocity[:] = velocity, angular_velocity
-        mujoco.mj_kinematics(self.model, self.data)
 
     def step(self, wrench: Array) -> bool:
         """Hold a body-frame wrench (forces x y z in N, torques x y z in N·m) over one policy step.
