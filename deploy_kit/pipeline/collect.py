@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 LABEL_OFFSET_STEPS = 1
 """A row's label is judged on the state that the step which consumed its observation led to."""
 
+EPISODES_PER_TRACK = 1
+"""A new track each episode: a head that has seen few tracks learns those tracks."""
+
 
 @dataclass(frozen=True)
 class CollectOptions:
@@ -187,7 +190,7 @@ def _file_info(options: CollectOptions, checkpoint: Checkpoint) -> FeatureFileIn
         seed=options.env.seed,
         stage=options.env.stage,
         backend=options.backend,
-        env_config={"task": options.task, **asdict(options.env)},
+        env_config={"task": options.task, **asdict(options.env), "episodes_per_track": EPISODES_PER_TRACK},
     )
 
 
@@ -200,7 +203,7 @@ def _label_rule(task: str) -> str:
 def _make_env(options: CollectOptions, purpose: int) -> "VecEnv":
     """Build the environment of one purpose (0 held-out, 1 training), with tracks of its own, new each episode."""
     seed = int(np.random.SeedSequence([options.env.seed, purpose]).generate_state(1)[0])
-    return make_env(replace(options.env, seed=seed, episodes_per_track=1), options.task, options.backend)
+    return make_env(replace(options.env, seed=seed, episodes_per_track=EPISODES_PER_TRACK), options.task, options.backend)
 
 
 @dataclass(frozen=True)
