@@ -195,10 +195,19 @@ class TimingSpec:
         last_action: what the observation's term `last_action` holds.
     """
 
-    policy_period_s: SourcedValue | None
-    depth_period_s: SourcedValue | None
-    action_latency_steps: SourcedValue | None
+    policy_period_s: SourcedValue
+    depth_period_s: SourcedValue
+    action_latency_steps: SourcedValue
     last_action: str
+
+    def is_valid(self) -> bool:
+        """Return whether periods are positive numbers and the latency is a whole number of steps."""
+        policy, depth, latency = (
+            item.value for item in (self.policy_period_s, self.depth_period_s, self.action_latency_steps)
+        )
+        if isinstance(policy, tuple) or isinstance(depth, tuple) or isinstance(latency, tuple):
+            return False
+        return 0 < policy < math.inf and 0 < depth < math.inf and latency >= 0 and float(latency).is_integer()
 
 
 @dataclass(frozen=True)
@@ -213,7 +222,7 @@ class CameraSpec:
         fy: focal length, pixels.
         cx: principal point, pixels from the left edge.
         cy: principal point, pixels from the top edge.
-        position_m: in the body frame, m.
+        position_m: in the body frame, m; None where the source does not say.
         pitch_up_deg: upward tilt of the optical axis, degrees.
         source: where the numbers came from.
     """
@@ -225,7 +234,7 @@ class CameraSpec:
     fy: float
     cx: float
     cy: float
-    position_m: tuple[float, float, float]
+    position_m: tuple[float, float, float] | None
     pitch_up_deg: float
     source: str
 
@@ -364,6 +373,7 @@ class Contract:
                 and all(low <= high for low, high in zip(term.low, term.high, strict=True))
                 for term in observation.terms
             ),
+            "timing: periods must be positive and the latency whole": self.timing.is_valid(),
             "action: names, units, scale and offset differ in length": len(action.names)
             == len(action.units)
             == len(action.scale)

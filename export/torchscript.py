@@ -17,7 +17,7 @@ class _Outputs(nn.Module):
         self.policy = policy
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        outputs = self.policy(*inputs)[:-1]
+        outputs: tuple[Tensor, ...] = self.policy(*inputs)[:-1]
         return outputs[0] if len(outputs) == 1 else outputs
 
 
@@ -32,6 +32,6 @@ def write_torchscript(policy: DeployedPolicy, path: Path) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         # Deprecated in favour of torch.export, but what Isaac Lab's deployment scripts load.
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
-        traced = torch.jit.trace(module, policy.example_inputs())
+        traced = torch.jit.trace(module, policy.example_inputs())  # type: ignore[no-untyped-call] # torch's own
         frozen = torch.jit.freeze(traced)
         torch.jit.save(frozen, path)
