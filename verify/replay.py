@@ -1,6 +1,6 @@
 """Replay: the same rows through the checkpoint and through an artifact."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, repeat
 
@@ -144,28 +144,23 @@ def replay(
 
 
 def replay_features(
-    read: Callable[[slice], Float32],
-    rows: int,
-    reference: Reference,
-    runner: Runner,
-    comparison: ParityComparison,
-    advance: Advance,
+    blocks: Iterable[Float32], reference: Reference, runner: Runner, comparison: ParityComparison, advance: Advance
 ) -> None:
-    """Run the sub-graph features → outputs on rows of features and compare, without a result yet.
+    """Run the sub-graph features → outputs on rows of features and compare; the caller takes the result.
 
     Args:
-        read: gives the features (n, 192) of a slice of rows.
-        rows: how many there are.
+        blocks: features (n, 192) each.
         reference: the checkpoint.
         runner: the sub-graph.
         comparison: a fresh accumulator.
         advance: told the number of rows after each batch.
     """
     try:
-        for block in batches(rows, FEATURE_BATCH_SIZES):
-            features = read(block)
-            comparison.add(reference.heads(features), runner(features))
-            advance(len(features))
+        for block in blocks:
+            for rows in batches(len(block), FEATURE_BATCH_SIZES):
+                features = block[rows]
+                comparison.add(reference.heads(features), runner(features))
+                advance(len(features))
     except ArtifactError as error:
         comparison.fail(str(error))
 

@@ -5,8 +5,6 @@ running anything: `VerifyReport.from_json(data).judged(thresholds)`.
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy_kit.errors import InputError
+from deploy_kit.policy.files import replace_file
 from deploy_kit.verify.metrics import ChannelError, DecisionParity, OutputParity, PairedDifference
 from deploy_kit.verify.thresholds import Thresholds, Tolerance
 
@@ -289,17 +288,8 @@ class VerifyReport:
 
     def write(self, path: Path) -> None:
         """Write report.json; an interrupted write leaves the old file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            partial = Path(file.name)
-            try:
-                json.dump(self.to_json(), file, indent=2, allow_nan=False, ensure_ascii=False)
-                file.write("\n")
-            except BaseException:
-                partial.unlink()
-                raise
-        partial.chmod(0o644)
-        os.replace(partial, path)
+        text = json.dumps(self.to_json(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _check_to_json(check: Check) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from deploy_kit.errors import CheckFailedError
 from deploy_kit.export.bundle import FEATURES_TENSOR, Contract, InputLayout
 from deploy_kit.policy.interface import ActionTransform
-from deploy_kit.policy.network import VisionActorCritic
+from deploy_kit.policy.network import PolicyOutput, VisionActorCritic
 
 Float32 = npt.NDArray[np.float32]
 Outputs = dict[str, npt.NDArray[Any]]
@@ -70,14 +70,17 @@ class Reference:
         """Return all roles for features (n, 192)."""
         return self._outputs(lambda rows: self.network.heads(rows), features)
 
-    def _outputs(self, forward: Callable[[torch.Tensor], Any], rows: Float32) -> Outputs:
+    def _outputs(self, forward: Callable[[torch.Tensor], PolicyOutput], rows: Float32) -> Outputs:
         with torch.inference_mode():
-            output = forward(torch.from_numpy(np.ascontiguousarray(rows)))
-        action = output.action.numpy()
-        outputs = {"action": action, "command": self.transform.apply(action), "features": output.features.numpy()}
+            return self.roles(forward(torch.from_numpy(np.ascontiguousarray(rows))))
+
+    def roles(self, output: PolicyOutput) -> Outputs:
+        """Return all roles of an output of the network."""
+        action = output.action.cpu().numpy()
+        outputs = {"action": action, "command": self.transform.apply(action), "features": output.features.cpu().numpy()}
         if output.gate_logit is not None:
-            logit = output.gate_logit.numpy()
-            outputs |= {"gate_logit": logit, "gate_probability": torch.sigmoid(output.gate_logit).numpy()}
+            outputs["gate_logit"] = output.gate_logit.cpu().numpy()
+            outputs["gate_probability"] = torch.sigmoid(output.gate_logit).cpu().numpy()
         return outputs
 
 
@@ -179,10 +182,15 @@ class TorchScriptRunner:
         except RuntimeError as error:
             raise ArtifactError(f"torch cannot load the module: {one_line(error)}") from error
 
-    @property
-    def training(self) -> bool:
-        """Whether the module, or one inside it, is in training mode."""
-        return any(getattr(module, "training", False) for module in self._module.modules())
+    def training_operators(self) -> list[str]:
+        """Return the operators that normalise by the batch at hand or drop values at random."""
+        flags = {"aten::batch_norm": 5, "aten::dropout": 2}
+        return [
+            node.kind()
+            for kind, flag in flags.items()
+            for node in self._module.inlined_graph.findAllNodes(kind)
+            if list(node.inputs())[flag].toIValue() is not False
+        ]
 
     def __call__(self, observation: Float32) -> Outputs:
         """Return the outputs by role for flat observations (n, 6928).

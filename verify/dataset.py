@@ -1,0 +1,167 @@
+"""Replay of a feature file: held-out rows through the head, kept observations through everything."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from deploy_kit.data.reader import FeatureFile, open_feature_file
+from deploy_kit.data.rows import Matrix, Rows
+from deploy_kit.data.schema import KeepReason
+from deploy_kit.pipeline.progress import Progress
+from deploy_kit.policy.network import VisionActorCritic
+from deploy_kit.verify.replay import FEATURE_BATCH_SIZES, ParityComparison, reference_outputs, replay_features
+from deploy_kit.verify.report import Check, Limit, NotRun, ParityCheck
+from deploy_kit.verify.runners import Float32, OnnxRunner
+from deploy_kit.verify.samples import SampleSet
+from deploy_kit.verify.subject import Subject
+
+
+@dataclass(frozen=True)
+class KeptSamples:
+    """Kept observations.
+
+    Attributes:
+        samples: the observations, to replay.
+        features: (n, 192) what the policy made of them when they were collected.
+    """
+
+    samples: SampleSet
+    features: Float32
+
+
+class Dataset:
+    """A feature file that fits the policy. Use it as a context manager.
+
+    Args:
+        file: the open file.
+    """
+
+    def __init__(self, file: FeatureFile) -> None:
+        self._file = file
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._file.path
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the file."""
+        return self._file.sha256
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def heldout_checks(
+        self, subject: Subject, head: OnnxRunner | None, max_rows: int | None, progress: Callable[[Progress], None]
+    ) -> Iterator[Check]:
+        """Replay held-out rows through the sub-graph features → outputs of the shipped ONNX.
+
+        A file without held-out rows is replayed on its training rows instead, and the check is named after them.
+
+        Args:
+            subject: what is verified.
+            head: the sub-graph, None if it could not be cut.
+            max_rows: most rows, spread evenly; None for all.
+            progress: told the rows done.
+        """
+        heldout = self._file.num_heldout > 0
+        rows = self._file.heldout() if heldout else self._file.train
+        name = f"replay/{'heldout' if heldout else 'training-rows'}/onnx-head"
+        if head is None:
+            yield NotRun(name, "the ONNX graph cannot be cut at its features")
+            return
+        chosen = spread(len(rows), max_rows)
+        described = f"{'held-out' if heldout else 'training'} rows of {self.path.name}, features → outputs"
+        comparison = ParityComparison(name, described, subject.roles, subject.meaning)
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            progress(Progress("replay held-out rows" if heldout else "replay training rows", done, chosen.size))
+
+        blocks = _select(rows.matrix, chosen).blocks(FEATURE_BATCH_SIZES[-1])
+        replay_features(blocks, subject.reference, head, comparison, advance)
+        yield comparison.result(
+            lambda row: _where("row", rows, int(chosen[row])), self._note(heldout, chosen.size, len(rows))
+        )
+
+    def kept_samples(self, max_observations: int | None) -> KeptSamples | None:
+        """Return kept observations, at most so many, spread evenly; None if the file has none."""
+        kept = self._file.observations
+        if kept is None or not len(kept):
+            return None
+        chosen = spread(len(kept), max_observations)
+
+        def where(row: int) -> str:
+            index = int(chosen[row])
+            tags = "|".join(reason.name or "" for reason in KeepReason(int(kept.reason[index]))).lower()
+            return f"{_where('observation', kept.rows, index)}{f' [{tags}]' if tags else ''}"
+
+        count = f"{chosen.size}" if chosen.size == len(kept) else f"{chosen.size} of {len(kept)}"
+        samples = SampleSet(
+            "kept", f"{count} recorded observations of {self.path.name}", _select(kept.matrix, chosen).load(), where
+        )
+        return KeptSamples(samples, _select(kept.rows.matrix, chosen).load())
+
+    def stored_features_check(self, subject: Subject, kept: KeptSamples) -> ParityCheck:
+        """Return the comparison of stored features with what the checkpoint makes of the same observations."""
+        comparison = ParityComparison(
+            "replay/stored-features",
+            f"features in {self.path.name} against the checkpoint",
+            ("features",),
+            subject.meaning,
+            Limit.STORED_FEATURES,
+        )
+        reference = reference_outputs(subject.reference, kept.samples.observation)
+        comparison.add(reference, {"features": kept.features})
+        return comparison.result(kept.samples.where)
+
+    def _note(self, heldout: bool, chosen: int, total: int) -> str | None:
+        notes = [] if heldout else [f"{self.path.name} has no held-out rows; its training rows were replayed instead"]
+        if chosen < total:
+            notes.append(f"{chosen} of {total} rows, spread evenly")
+        return "; ".join(notes) or None
+
+
+def open_dataset(path: Path, network: VisionActorCritic) -> Dataset:
+    """Open a feature file that was collected with a policy.
+
+    Raises:
+        DatasetError: it cannot be read, or was collected with another policy.
+    """
+    file = open_feature_file(path)
+    try:
+        file.require_policy(network)
+    except BaseException:
+        file.close()
+        raise
+    return Dataset(file)
+
+
+def spread(total: int, limit: int | None) -> np.ndarray:
+    """Return at most `limit` row numbers below `total`, ascending, spread evenly."""
+    if limit is None or limit >= total:
+        return np.arange(total)
+    return np.arange(limit) * total // limit
+
+
+def _select(matrix: Matrix, chosen: np.ndarray) -> Matrix:
+    return Matrix(matrix.path, matrix.dataset, matrix.index[chosen])
+
+
+def _where(what: str, rows: Rows, index: int) -> str:
+    text = f"{what} {int(rows.index[index])}"
+    if rows.episode_id is None or rows.step is None:
+        return text
+    return f"{text} (episode {int(rows.episode_id[index])}, step {int(rows.step[index])})"

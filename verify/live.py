@@ -1,0 +1,127 @@
+"""The live part of a verification: which flights to fly, and the checks that they give."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from deploy_kit.errors import TaskError
+from deploy_kit.pipeline.progress import Progress
+from deploy_kit.policy.interface import ObservationLayout
+from deploy_kit.verify.replay import ParityComparison
+from deploy_kit.verify.report import Check, NotRun
+from deploy_kit.verify.rollouts import (
+    SHADOW,
+    Flight,
+    ShadowComparison,
+    broken_flight,
+    close,
+    driving_check,
+    fly,
+    fly_artifact,
+    reference_driver,
+)
+from deploy_kit.verify.runners import ArtifactError, OnnxRunner
+from deploy_kit.verify.subject import Subject
+
+if TYPE_CHECKING:
+    from rsl_rl.env import VecEnv
+
+    from deploy_kit.sim.options import EnvOptions
+
+LIVE_MODES: tuple[str, ...] = ("shadow", "driving")
+
+
+class LiveTest:
+    """Flies the checkpoint, with onnxruntime in its shadow, then onnxruntime. Use it as a context manager.
+
+    Args:
+        modes: of `LIVE_MODES`.
+        episodes: environments, each of which flies one episode.
+        env: options of the environment, None for the task's defaults with `seed`.
+        seed: where `env` is None.
+        task: task id, or ``module:factory``.
+        backend: simulator.
+    """
+
+    def __init__(
+        self, modes: tuple[str, ...], episodes: int, env: "EnvOptions | None", seed: int, task: str, backend: str
+    ) -> None:
+        self._modes, self._episodes, self._options, self._seed = modes, episodes, env, seed
+        self._task, self._backend = task, backend
+        self._first: VecEnv | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._first is not None:
+            close(self._first)
+
+    def prepare(self, layout: ObservationLayout) -> None:
+        """Make the first environment, so that a wrong task fails before the long work.
+
+        Raises:
+            TaskError: the task is unknown, or its observation does not fit the policy.
+        """
+        self._first = self._make()
+        size = self._first.get_observations()["policy"].shape[1]
+        if size != layout.size:
+            raise TaskError(
+                f"task {self._task!r}: observation group 'policy' has {size} numbers, the policy takes {layout.size}"
+            )
+
+    def run(self, subject: Subject, onnx: OnnxRunner | None, progress: Callable[[Progress], None]) -> Iterator[Check]:
+        """Fly, and yield the checks of the modes asked for."""
+        if onnx is None:
+            yield from (NotRun(f"live/{mode}", "onnxruntime cannot load the graph") for mode in self._modes)
+            return
+        reference, shadow = self._fly_reference(subject, onnx, progress)
+        if shadow is not None:
+            yield shadow.result(subject.note)
+        if "driving" in self._modes:
+            yield self._drive(subject, onnx, reference, progress)
+
+    def _fly_reference(
+        self, subject: Subject, onnx: OnnxRunner, progress: Callable[[Progress], None]
+    ) -> tuple[Flight, ShadowComparison | None]:
+        assert self._first is not None, "prepare() comes first"
+        shadow: ShadowComparison | None = None
+        if "shadow" in self._modes:
+            comparison = ParityComparison(
+                SHADOW, "PyTorch drives, onnxruntime sees the same observations", subject.roles, subject.meaning
+            )
+            shadow = ShadowComparison(onnx, subject.reference, comparison, self._first.num_envs)
+        phase = "flights, PyTorch drives" + (", onnxruntime in its shadow" if shadow else "")
+        advance = partial(_report, progress, phase)
+        try:
+            flight = fly(self._first, reference_driver(subject.reference), shadow or (lambda record: None), advance)
+        finally:
+            close(self._first)
+            self._first = None
+        return flight, shadow
+
+    def _drive(
+        self, subject: Subject, onnx: OnnxRunner, reference: Flight, progress: Callable[[Progress], None]
+    ) -> Check:
+        compared = "onnxruntime drives, against PyTorch from the same seed"
+        advance = partial(_report, progress, "flights, onnxruntime drives")
+        try:
+            flight = fly_artifact(self._make, onnx, subject.reference, advance)
+        except ArtifactError as error:
+            return broken_flight(compared, error)
+        return driving_check(reference, flight, compared)
+
+    def _make(self) -> "VecEnv":
+        from deploy_kit.sim.options import EnvOptions
+        from deploy_kit.sim.registry import make_env
+
+        options = self._options or EnvOptions(seed=self._seed)
+        return make_env(dataclasses.replace(options, num_envs=self._episodes), self._task, self._backend)
+
+
+def _report(progress: Callable[[Progress], None], phase: str, done: int, total: int) -> None:
+    progress(Progress(phase, done, total))

@@ -1,0 +1,188 @@
+"""Live flights: onnxruntime beside PyTorch on the same observations, and onnxruntime in its place.
+
+Shadow: PyTorch drives, onnxruntime sees every observation, each output must agree as in replay. Driving: onnxruntime
+drives the same environments from the same seed. Differences of 1e-6 grow in closed loop until the two flights have
+nothing in common, so single flights are not compared, only the figures of all: the paired difference of each must lie,
+with its whole 95 % interval, within a margin (equivalence, not merely no difference found).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from deploy_kit.errors import TaskError
+from deploy_kit.pipeline.drivers import ArtifactDriver
+from deploy_kit.pipeline.episodes import FirstEpisodes
+from deploy_kit.pipeline.rollout import Driver, StepRecord, rollout
+from deploy_kit.policy.network import PolicyOutput
+from deploy_kit.verify.metrics import PairedDifference
+from deploy_kit.verify.replay import ParityComparison
+from deploy_kit.verify.report import Check, FactCheck, FlightCheck, ParityCheck
+from deploy_kit.verify.runners import ArtifactError, Float32, Outputs, Reference, Runner
+
+if TYPE_CHECKING:
+    from rsl_rl.env import VecEnv
+
+EnvFactory = Callable[[], "VecEnv"]
+Advance = Callable[[int, int], None]
+"""Told (episodes finished, episodes in all)."""
+
+SHADOW = "live/shadow"
+DRIVING = "live/driving"
+
+
+@dataclass(frozen=True)
+class Flight:
+    """First episodes of all environments under one driver.
+
+    Attributes:
+        episodes: what happened in them.
+        speed: (N,) mean speed of each, m/s; None if the environment does not report it.
+        first_observation: (N, 6928) where they began.
+    """
+
+    episodes: FirstEpisodes
+    speed: npt.NDArray[np.float64] | None
+    first_observation: torch.Tensor
+
+
+def fly(env: "VecEnv", driver: Driver, watch: Callable[[StepRecord], None], advance: Advance) -> Flight:
+    """Fly the first episode of each environment.
+
+    Args:
+        env: freshly made; it is not closed.
+        driver: who flies.
+        watch: sees every step.
+        advance: told how many episodes have finished.
+
+    Raises:
+        TaskError: episodes do not end.
+    """
+    episodes = FirstEpisodes(env.num_envs)
+    first: torch.Tensor | None = None
+    speed_sum, has_speed = np.zeros(env.num_envs), True
+    limit = int(env.max_episode_length) + 1
+    for record in rollout(env, driver, limit):
+        if first is None:
+            first = record.observation.cpu().clone()
+        if "speed" in record.extras:
+            speed_sum += np.where(episodes.alive, record.extras["speed"].cpu().numpy(), 0.0)
+        else:
+            has_speed = False
+        watch(record)
+        episodes.add(record)
+        advance(int((~episodes.alive).sum()), env.num_envs)
+        if episodes.complete:
+            break
+    if first is None or not episodes.complete:
+        raise TaskError(
+            f"{int(episodes.alive.sum())} episodes had not ended after {limit} steps; "
+            "the environment's max_episode_length must bound them"
+        )
+    return Flight(episodes, speed_sum / episodes.length if has_speed else None, first)
+
+
+class ShadowComparison:
+    """Runs an artifact on the observations of a flight that another driver flies.
+
+    Args:
+        runner: the artifact.
+        reference: the checkpoint.
+        comparison: a fresh accumulator.
+        num_envs: environments of the flight.
+    """
+
+    def __init__(self, runner: Runner, reference: Reference, comparison: ParityComparison, num_envs: int) -> None:
+        self._runner, self._reference, self._comparison, self._num_envs = runner, reference, comparison, num_envs
+        self._broken = False
+
+    def __call__(self, record: StepRecord) -> None:
+        """Compare the artifact's outputs on this step's observations with what flew."""
+        if self._broken:
+            return
+        observation = np.ascontiguousarray(record.observation.cpu().numpy())
+        try:
+            self._comparison.add(self._reference.roles(record.output), self._runner(observation))
+        except ArtifactError as error:
+            self._broken = True
+            self._comparison.fail(str(error))
+
+    def result(self, note: str | None = None) -> ParityCheck:
+        """Return the check's figures."""
+        return self._comparison.result(self._where, note)
+
+    def _where(self, row: int) -> str:
+        step, env = divmod(row, self._num_envs)
+        return f"step {step}, environment {env}"
+
+
+def reference_driver(reference: Reference) -> Driver:
+    """Return the checkpoint as a driver, on the CPU, wherever the environment lives."""
+
+    def drive(observation: torch.Tensor) -> PolicyOutput:
+        output = reference.network(observation.cpu())
+        logit = None if output.gate_logit is None else output.gate_logit.to(observation.device)
+        return PolicyOutput(output.action.to(observation.device), logit, output.features)
+
+    return drive
+
+
+def fly_artifact(make: EnvFactory, runner: Runner, reference: Reference, advance: Advance) -> Flight:
+    """Fly with an artifact instead of the checkpoint.
+
+    Raises:
+        ArtifactError: it cannot be run, or its action is not finite.
+    """
+    driver = ArtifactDriver(_finite(runner), reference.transform)
+    env = make()
+    try:
+        return fly(env, driver, lambda record: None, advance)
+    finally:
+        close(env)
+
+
+def driving_check(reference: Flight, candidate: Flight, compared: str) -> Check:
+    """Return the comparison of two flights of the same environments from the same seed."""
+    ours, theirs = reference.episodes, candidate.episodes
+    differences = [
+        PairedDifference.of("gates", "1", ours.gates.astype(np.float64), theirs.gates.astype(np.float64)),
+        PairedDifference.of("crashed", "1", ours.crashed.astype(np.float64), theirs.crashed.astype(np.float64)),
+    ]
+    if reference.speed is not None and candidate.speed is not None:
+        differences.append(PairedDifference.of("speed", "m/s", reference.speed, candidate.speed))
+    paired = torch.equal(reference.first_observation, candidate.first_observation)
+    note = None if paired else "the environment did not repeat itself under one seed: episodes are not paired"
+    return FlightCheck(
+        name=DRIVING,
+        compared=compared,
+        differences=tuple(differences),
+        reference=ours.statistics().to_json(),
+        candidate=theirs.statistics().to_json(),
+        note=note,
+    )
+
+
+def broken_flight(compared: str, error: ArtifactError) -> FactCheck:
+    """Return the failed check of an artifact that cannot fly."""
+    return FactCheck(DRIVING, compared, 1, (str(error),))
+
+
+def close(env: "VecEnv") -> None:
+    """Close an environment, if it can be closed."""
+    if hasattr(env, "close"):
+        env.close()
+
+
+def _finite(runner: Runner) -> Runner:
+    def run(observation: Float32) -> Outputs:
+        outputs = runner(observation)
+        for role in ("action", "command"):
+            if role in outputs and not np.isfinite(outputs[role]).all():
+                raise ArtifactError(f"its {role} is not finite in flight")
+        return outputs
+
+    return run
