@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,19 @@ Runner = Callable[[Sequence[FloatArray]], list[FloatArray]]
 """From graph inputs of any number of rows to graph outputs."""
 
 
+def require_onnxruntime() -> None:
+    """Check that onnxruntime is installed: no graph is published without having run.
+
+    Raises:
+        MissingDependencyError: it is not.
+    """
+    if find_spec("onnxruntime") is None:
+        raise MissingDependencyError(
+            "onnxruntime is not installed, and no graph is published without having run: "
+            "pip install 'deploy-kit[cpu]' (or [gpu])"
+        )
+
+
 def cut_head(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the sub-graph from the features to the outputs of a bundle's ONNX model."""
     outputs = [value.name for value in model.graph.output]
@@ -32,13 +46,9 @@ def onnx_runner(model: bytes) -> Runner:
         MissingDependencyError: onnxruntime is not installed.
         CheckFailedError: another provider would run it, or onnxruntime refuses the model.
     """
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            "onnxruntime is not installed, and no graph is published without having run: "
-            "pip install 'deploy-kit[cpu]' (or [gpu])"
-        ) from error
+    require_onnxruntime()
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

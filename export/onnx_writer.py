@@ -71,9 +71,10 @@ def embed_contract(model: onnx.ModelProto, contract: Contract) -> None:
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
     """Hide the exporter's remarks that a user can do nothing about: absent torchvision, torch's own deprecations."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
@@ -81,7 +82,8 @@ def _quiet_exporter() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="# The axis name: batch", category=UserWarning)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _export(policy: DeployedPolicy) -> onnx.ModelProto:

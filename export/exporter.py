@@ -1,0 +1,300 @@
+"""Export a checkpoint as a bundle: write, check by running, then publish in one move."""
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from deploy_kit.data.reader import FeatureFile, open_feature_file
+from deploy_kit.errors import OptionError
+from deploy_kit.export import onnx_writer
+from deploy_kit.export.bundle import (
+    BUNDLE_FILES,
+    CONTRACT_NAME,
+    GOLDEN_NAME,
+    MANIFEST_NAME,
+    ONNX_NAME,
+    SAFETENSORS_NAME,
+    TORCHSCRIPT_NAME,
+    GoldenSamples,
+    file_digest,
+    manifest_text,
+    open_bundle,
+)
+from deploy_kit.export.camera import resolve_camera
+from deploy_kit.export.checks import Comparison, check_execution, check_replay, check_static
+from deploy_kit.export.contract import Contract, GateOutput, InputLayout
+from deploy_kit.export.description import describe
+from deploy_kit.export.execution import require_onnxruntime
+from deploy_kit.export.graph import DeployedPolicy, GraphOptions, input_specs, output_specs
+from deploy_kit.export.samples import choose_recorded, draw_synthetic, make_golden, write_golden
+from deploy_kit.export.torchscript import write_torchscript
+from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint, save_safetensors
+from deploy_kit.policy.vehicle import Vehicle, resolve_vehicle
+
+_logger = logging.getLogger(__name__)
+
+Progress = Callable[[str], None]
+"""Called with what is being done next, in a few words."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export, and how.
+
+    Attributes:
+        checkpoint: the checkpoint file.
+        output: the bundle's folder; `bundles/<checkpoint's stem>` if None.
+        use_auxiliary_head: give the gate head as second output.
+        samples: feature file of this policy, for golden samples and replay; None draws synthetic samples.
+        input_layout: one flat observation, or state and depth apart.
+        input_names: names of the inputs; defaults as in `GraphOptions`.
+        output_names: names of the outputs; defaults as in `GraphOptions`.
+        gate_output: whether the second output is a logit or a probability.
+        opset: of the ONNX graph.
+        batch_size: a fixed size, or "dynamic".
+        physical_actions: put tanh, scale and offset inside the graph.
+        vehicle_file: the vehicle's numbers.
+        task: task id, where it tells the vehicle's numbers.
+        activation: where neither checkpoint nor run says; see `load_checkpoint`.
+        image_shape: (rows, columns); see `load_checkpoint`.
+        normalizer_eps: see `load_checkpoint`.
+        overwrite: replace a bundle that exists.
+        num_golden: how many golden samples.
+        seed: of the synthetic samples.
+    """
+
+    checkpoint: Path
+    output: Path | None = None
+    use_auxiliary_head: bool = False
+    samples: Path | None = None
+    input_layout: InputLayout = InputLayout.SPLIT
+    input_names: tuple[str, ...] | None = None
+    output_names: tuple[str, ...] | None = None
+    gate_output: GateOutput = GateOutput.LOGIT
+    opset: int = onnx_writer.NATIVE_OPSET
+    batch_size: int | str = "dynamic"
+    physical_actions: bool = False
+    vehicle_file: Path | None = None
+    task: str | None = None
+    activation: str | None = None
+    image_shape: tuple[int, int] | None = None
+    normalizer_eps: float | None = None
+    overwrite: bool = False
+    num_golden: int = 64
+    seed: int = 0
+
+    @property
+    def target(self) -> Path:
+        """The bundle's folder."""
+        return Path("bundles") / self.checkpoint.stem if self.output is None else self.output
+
+
+def export_bundle(options: ExportOptions, progress: Progress | None = None) -> Path:
+    """Export a checkpoint.
+
+    The bundle is written into a temporary folder beside the target and moved into place once it has passed static
+    checks, golden samples and, with `samples`, replay. Whatever fails leaves nothing new and an old bundle as it was.
+
+    Args:
+        options: what and how.
+        progress: called before each stage.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        OptionError: an option is wrong, or the target exists.
+        CheckpointError: the checkpoint cannot be read, or lacks the gate head.
+        DatasetError: the feature file cannot be read, or is another policy's.
+        CheckFailedError: an artifact does not give what the checkpoint's network gives.
+        MissingDependencyError: onnxruntime is not installed.
+    """
+    report = progress or (lambda stage: None)
+    target = options.target
+    _require_free(target, options.overwrite)
+    require_onnxruntime()
+    report("reading the checkpoint")
+    source = _read(options)
+    with ExitStack() as stack:
+        samples = None if options.samples is None else stack.enter_context(open_feature_file(options.samples))
+        if samples is not None:
+            samples.require_policy(source.checkpoint.network)
+        staging = stack.enter_context(_staging(target))
+        folder = staging / _NEW
+        folder.mkdir()
+        contract = _write(folder, options, source, samples, report)
+        for comparison in _check(folder, contract, source.checkpoint, samples, report):
+            _logger.info(
+                "%s: %d rows, worst at %.2f of the tolerance", comparison.name, comparison.rows, comparison.worst
+            )
+        report("publishing")
+        _publish(folder, target, staging)
+    return target
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is exported: the checkpoint, the vehicle's numbers, and how the graph is to look."""
+
+    checkpoint: Checkpoint
+    vehicle: Vehicle
+    graph: GraphOptions
+
+
+def _read(options: ExportOptions) -> _Source:
+    batch_size = _batch_size(options.batch_size)
+    if options.num_golden < 1:
+        raise OptionError(f"--num-golden {options.num_golden}: at least one sample is needed")
+    checkpoint = load_checkpoint(
+        options.checkpoint,
+        activation=options.activation,
+        image_shape=options.image_shape,
+        normalizer_eps=options.normalizer_eps,
+    )
+    if options.use_auxiliary_head and checkpoint.network.aux_decoder is not None and checkpoint.calibration is None:
+        _logger.warning(
+            "%s: its gate head was not trained by deploy-kit, so the contract has no threshold; "
+            "run deploy-kit finetune first",
+            checkpoint.path,
+        )
+    vehicle = resolve_vehicle(checkpoint.params, options.task, options.vehicle_file)
+    graph = GraphOptions(
+        layout=InputLayout(options.input_layout),
+        gate_output=GateOutput(options.gate_output) if options.use_auxiliary_head else None,
+        transform=vehicle.action_transform if options.physical_actions else None,
+        batch_size=batch_size,
+        input_names=options.input_names,
+        output_names=options.output_names,
+    )
+    return _Source(checkpoint, vehicle, graph)
+
+
+def _batch_size(batch_size: int | str) -> int | None:
+    if batch_size == "dynamic":
+        return None
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise OptionError(f'--batch-size {batch_size}: give "dynamic" or a whole number of at least 1')
+    return batch_size
+
+
+def _write(
+    folder: Path, options: ExportOptions, source: _Source, samples: FeatureFile | None, report: Progress
+) -> Contract:
+    """Write all files of a bundle and return its contract."""
+    checkpoint, graph = source.checkpoint, source.graph
+    policy = DeployedPolicy(checkpoint.network, graph)
+    report("writing TorchScript and weights")
+    write_torchscript(policy, folder / TORCHSCRIPT_NAME)
+    weights = folder / SAFETENSORS_NAME
+    save_safetensors(weights, checkpoint.network, checkpoint.iteration, checkpoint.calibration)
+    report("writing ONNX")
+    inputs, outputs = input_specs(checkpoint.network, graph), output_specs(checkpoint.network, graph)
+    model = onnx_writer.build_onnx(
+        policy, tuple(spec.name for spec in inputs), tuple(spec.name for spec in outputs), options.opset
+    )
+    contract = describe(
+        checkpoint,
+        source.vehicle,
+        resolve_camera(checkpoint.params, options.task, checkpoint.network.config.layout),
+        graph,
+        opset=options.opset,
+        ir_version=model.ir_version,
+        weights_sha256=file_digest(weights),
+        samples_sha256=None if samples is None else samples.sha256,
+    )
+    onnx_writer.embed_contract(model, contract)
+    onnx.save_model(model, folder / ONNX_NAME)
+    (folder / CONTRACT_NAME).write_text(contract.to_json() + "\n", encoding="utf-8")
+    report("choosing golden samples")
+    write_golden(folder / GOLDEN_NAME, _golden(options, checkpoint, contract, samples))
+    (folder / MANIFEST_NAME).write_text(manifest_text(folder), encoding="utf-8")
+    return contract
+
+
+def _golden(
+    options: ExportOptions, checkpoint: Checkpoint, contract: Contract, samples: FeatureFile | None
+) -> GoldenSamples:
+    layout = checkpoint.network.config.layout
+    if samples is None:
+        observation, reason = draw_synthetic(
+            contract.observation.terms, layout.image_shape, options.num_golden, options.seed
+        )
+    else:
+        observation, reason = choose_recorded(samples, layout.size, options.num_golden)
+    return make_golden(
+        checkpoint.network,
+        observation,
+        reason,
+        "synthetic" if samples is None else "recorded",
+        gate=contract.gate is not None,
+    )
+
+
+def _check(
+    folder: Path, contract: Contract, checkpoint: Checkpoint, samples: FeatureFile | None, report: Progress
+) -> list[Comparison]:
+    report("checking the graph and the golden samples")
+    check_static(folder / ONNX_NAME, contract)
+    bundle = open_bundle(folder)
+    results = check_execution(bundle, checkpoint.network)
+    if samples is not None:
+        report("replaying the feature file")
+        results += check_replay(bundle, checkpoint.network, samples)
+    return results
+
+
+_NEW, _OLD = "new", "old"
+"""Names of the new and, while they are swapped, of the old bundle inside the staging folder."""
+
+
+def _require_free(target: Path, overwrite: bool) -> None:
+    if not target.exists() and not target.is_symlink():
+        return
+    if target.is_symlink() or not target.is_dir():
+        raise OptionError(f"{target} is not a folder; choose another --output")
+    present = {entry.name for entry in target.iterdir()}
+    if not present:
+        return
+    if not overwrite:
+        raise OptionError(f"{target} exists; give --overwrite to replace it, or choose another --output")
+    if MANIFEST_NAME not in present:
+        raise OptionError(f"{target} is no bundle (no {MANIFEST_NAME}) and is not overwritten; choose another --output")
+    # Reports of the old bundle say nothing about the new one and go with it; anything else is the user's.
+    foreign = sorted(name for name in present - {*BUNDLE_FILES, MANIFEST_NAME} if not name.startswith("report"))
+    if foreign:
+        raise OptionError(
+            f"{target} also holds {foreign[0]}, which is no part of a bundle; move it away, or choose another --output"
+        )
+
+
+@contextmanager
+def _staging(target: Path) -> Iterator[Path]:
+    """Give a temporary folder beside the target, and remove it with all that is left in it."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent)
+    except OSError as error:
+        raise OptionError(
+            f"{target.parent} cannot be written: {error.strerror or error}; choose another --output"
+        ) from error
+    with folder as name:
+        yield Path(name)
+
+
+def _publish(folder: Path, target: Path, staging: Path) -> None:
+    """Move a finished bundle into place; an old one is moved aside first, and back if that fails."""
+    old = staging / _OLD
+    replaced = target.exists()
+    if replaced:
+        target.rename(old)
+    try:
+        folder.rename(target)
+    except BaseException:
+        if replaced:
+            old.rename(target)
+        raise
