@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from deploy_kit.errors import DeployKitError
-from deploy_kit.pipeline.progress import Progress
+from deploy_kit.progress import Progress
 
 stdout = Console(highlight=False, soft_wrap=True)
 """Results: what a script may want to read."""

@@ -20,7 +20,7 @@ from deploy_kit.data.schema import SUFFIX, FeatureFileInfo, KeepReason
 from deploy_kit.data.writer import FeatureFileWriter, check_target
 from deploy_kit.errors import DatasetError
 from deploy_kit.pipeline.meter import Meter
-from deploy_kit.pipeline.progress import Progress, silent
+from deploy_kit.progress import Progress, silent
 from deploy_kit.pipeline.rollout import StepRecord, rollout
 from deploy_kit.pipeline.video import DepthVideo
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint

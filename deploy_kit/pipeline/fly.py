@@ -17,7 +17,7 @@ from deploy_kit.pipeline.drivers import ArtifactDriver
 from deploy_kit.pipeline.episodes import FirstEpisodes, FlightStatistics
 from deploy_kit.pipeline.meter import Meter
 from deploy_kit.pipeline.pictures import FlightTrace, draw_actions, draw_probability, draw_track
-from deploy_kit.pipeline.progress import Progress, silent
+from deploy_kit.progress import Progress, silent
 from deploy_kit.pipeline.rollout import Driver, rollout
 from deploy_kit.pipeline.video import DepthVideo
 from deploy_kit.policy.checkpoint import load_checkpoint

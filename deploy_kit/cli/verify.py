@@ -1,0 +1,84 @@
+"""``deploy-kit verify``."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deploy_kit.cli.console import Command, progress_bars, stdout
+from deploy_kit.cli.options import checkpoint_path_from, env_from, run_options, task_options
+
+if TYPE_CHECKING:
+    from deploy_kit.verify.report import VerifyReport
+
+MODES = ("shadow", "driving")
+
+
+@click.command("verify", cls=Command)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@run_options
+@click.option("--h5", type=click.Path(path_type=Path), help="Feature file to replay.")
+@click.option("--no-replay", is_flag=True, help="Go without a feature file; the report says so.")
+@click.option("--no-live", is_flag=True, help="Go without live rollouts; the report says so.")
+@click.option("--episodes", type=click.IntRange(min=2), default=32, help="Live episodes in each mode, side by side.")
+@click.option(
+    "--live-mode",
+    "live_modes",
+    type=click.Choice(MODES),
+    multiple=True,
+    default=MODES,
+    help="shadow: PyTorch drives, onnxruntime sees the same. driving: onnxruntime drives. Repeatable.",
+)
+@task_options
+@click.option("--max-rows", type=click.IntRange(min=1), help="Most held-out rows to replay. [default: all]")
+@click.option("--vehicle", "vehicle_file", type=click.Path(path_type=Path), help="Vehicle numbers given to export.")
+@click.option(
+    "--report", type=click.Path(path_type=Path), help="Where to write the report. [default: BUNDLE/report.json]"
+)
+def verify_command(bundle: Path, **options: Any) -> None:
+    """Prove that BUNDLE does what the checkpoint does: static checks, replay, live rollouts.
+
+    Exits with 0 if every check passed, with 1 if one failed.
+    """
+    from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
+
+    replay, live = not options.pop("no_replay"), not options.pop("no_live")
+    seed, episodes = options["seed"], options["episodes"]
+    options.pop("num_envs")
+    options["num_envs"] = episodes
+    env = replace(env_from(options), seed=seed)
+    settings = VerifyOptions(
+        bundle=bundle,
+        checkpoint=checkpoint_path_from(options),
+        replay=replay,
+        live=live,
+        env=env,
+        seed=seed,
+        **options,
+    )
+    with progress_bars() as progress:
+        report = verify_bundle(settings, progress)
+    _show(report)
+    raise click.exceptions.Exit(0 if report.passed else 1)
+
+
+def _show(report: "VerifyReport") -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from deploy_kit.verify.table import COLUMNS, table_rows
+
+    table = Table()
+    for column in COLUMNS:
+        table.add_column(column, overflow="fold")
+    colours = {"passed": "green", "not run": "yellow"}
+    for row in table_rows(report):
+        cells = [Text(str(getattr(row, column))) for column in COLUMNS]
+        cells[-1].stylize(colours.get(row.verdict, "bold red"))
+        table.add_row(*cells)
+    stdout.print(table)
+    for row in table_rows(report):
+        for reason in row.reasons:
+            stdout.print(Text(f"{row.check}: {reason}"))
+    stdout.print(Text("VERIFIED" if report.passed else "FAILED", style="bold green" if report.passed else "bold red"))
