@@ -1,0 +1,146 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from deploy_kit.errors import InputError
+from deploy_kit.policy.interface import ActionTransform
+from deploy_kit.verify.metrics import PairedDifference
+from deploy_kit.verify.replay import Meaning, ParityComparison
+from deploy_kit.verify.report import FactCheck, FlightCheck, NotRun, Status, VerifyReport
+from deploy_kit.verify.table import format_table, summary, table_rows
+from deploy_kit.verify.thresholds import Thresholds, Tolerance
+
+MEANING = Meaning(
+    ("thrust", "x", "y", "z"),
+    ("m/s²", "rad/s", "rad/s", "rad/s"),
+    ActionTransform((10.0, 6.0, 6.0, 6.0), (10.0, 0.0, 0.0, 0.0)),
+    0.0,
+)
+
+
+def parity(error=0.0, logit_error=0.0, name="replay/random/onnx"):
+    rng = np.random.default_rng(0)
+    action, logit = rng.standard_normal((20, 4)), rng.standard_normal((20, 1))
+    comparison = ParityComparison(name, "random inputs", ("action", "gate_logit"), MEANING)
+    candidate = {"action": action.copy(), "gate_logit": logit + logit_error}
+    candidate["action"][7, 1] += error
+    reference = {"action": action, "command": MEANING.transform.apply(action), "gate_logit": logit}
+    comparison.add(reference, candidate)
+    return comparison.result(lambda row: f"random input {row}")
+
+
+def flight(shift=0.0):
+    gates = np.array([6.0, 7.0, 5.0, 8.0] * 8)
+    figures = (
+        PairedDifference.of("gates", "1", gates, gates + shift),
+        PairedDifference.of("crashed", "1", np.zeros(32), np.zeros(32)),
+        PairedDifference.of("speed", "m/s", gates, gates),
+    )
+    return FlightCheck("live/driving", "onnxruntime drives", figures, {"episodes": 32}, {"episodes": 32})
+
+
+def report(*checks, thresholds=None):
+    return VerifyReport(
+        subject={"bundle": "b"},
+        environment={},
+        options={},
+        checks=checks,
+        thresholds=thresholds or Thresholds(),
+        elapsed_s=1.5,
+        created_utc="2026-01-01T00:00:00+00:00",
+    )
+
+
+def test_good_checks_pass():
+    good = report(FactCheck("onnx/opset", "x", 1, ()), parity(1e-6), flight())
+    assert good.passed
+    assert [verdict.status for verdict in good.verdicts] == [Status.PASSED] * 3
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (FactCheck("onnx/opset", "x", 1, ("opset 17, the contract says 18",)), "opset 17"),
+        (parity(1e-3), r"action\[1\] is off by 0.001 at random input 7"),
+        (parity(np.nan), "1 values are NaN or infinite, the first at random input 7"),
+        (parity(logit_error=0.5), "gate decisions flipped"),
+        (flight(-1.0), "gates: 6.5 → 5.5"),
+        (flight(+1.0), "gates: 6.5 → 7.5"),
+    ],
+)
+def test_one_bad_check_fails_all(bad, reason):
+    failed = report(FactCheck("fine", "x", 1, ()), bad)
+    assert not failed.passed
+    verdict = failed.verdict(bad.name)
+    assert verdict.status is Status.FAILED
+    assert __import__("re").search(reason, " ".join(verdict.reasons))
+
+
+def test_check_that_was_not_run_is_not_passed():
+    partial = report(NotRun("live/driving", "--no-live"), FactCheck("fine", "x", 1, ()))
+    assert partial.passed
+    verdict = partial.verdict("live/driving")
+    assert (verdict.status, verdict.reasons) == (Status.NOT_RUN, ("--no-live",))
+    row = table_rows(partial)[0]
+    assert (row.verdict, row.reasons) == ("not run", ("--no-live",))
+    assert "1 passed, 0 failed, 1 not run" in summary(partial)
+
+
+def test_nothing_run_does_not_pass():
+    assert not report().passed
+    assert not report(NotRun("live/driving", "--no-live")).passed
+
+
+def test_report_survives_json_and_is_judged_afresh():
+    original = report(
+        FactCheck("onnx/opset", "x", 1, (), "a note"), parity(1e-4), flight(-1.0), NotRun("live/shadow", "--no-live")
+    )
+    read = VerifyReport.from_json(json.loads(json.dumps(original.to_json())))
+    assert read == original
+    assert not read.passed
+    loose = Thresholds(parity=Tolerance(1e-3, 0.0), gates_margin=2.0)
+    assert read.judged(loose).passed
+    assert not read.judged(Thresholds(parity=Tolerance(1e-3, 0.0))).passed
+
+
+def test_json_keeps_figures_apart_from_verdicts():
+    data = report(parity(1e-3)).to_json()
+    assert data["passed"] is False
+    assert data["verdicts"][0]["status"] == "failed"
+    assert not {"passed", "status", "verdict"} & set(data["checks"][0])
+    assert data["checks"][0]["commands"][1]["unit"] == "rad/s"
+
+
+def test_other_schema_is_refused():
+    data = {**report().to_json(), "schema_version": 99}
+    with pytest.raises(InputError, match="schema version 99"):
+        VerifyReport.from_json(data)
+
+
+def test_written_report_is_whole(tmp_path):
+    target = tmp_path / "deep" / "report.json"
+    report(parity()).write(target)
+    assert VerifyReport.from_json(json.loads(target.read_text())) == report(parity())
+    assert [path.name for path in target.parent.iterdir()] == ["report.json"]
+
+
+def test_failed_write_keeps_the_old_report(tmp_path):
+    target = tmp_path / "report.json"
+    target.write_text("old")
+    broken = dataclasses.replace(report(parity()), subject={"x": float("nan")})
+    with pytest.raises(ValueError, match="JSON"):
+        broken.write(target)
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_table_names_worst_element_limit_and_verdict():
+    text = format_table(report(parity(1e-3), flight()))
+    line = next(line for line in text.splitlines() if line.startswith("replay/random/onnx"))
+    assert "action[1] 1.0e-03" in line
+    assert "at random input 7" in line
+    assert "0 of 20" in line
+    assert "FAILED" in line
+    assert text.splitlines()[-1].startswith("FAILED: of 2 checks 1 passed, 1 failed, 0 not run")
