@@ -39,12 +39,12 @@ class ReliabilityBins(NamedTuple):
     Attributes:
         confidence: (b,) mean predicted probability.
         frequency: (b,) share of positives.
-        count: (b,) rows.
+        rows: (b,) rows in the bin.
     """
 
     confidence: npt.NDArray[np.float64]
     frequency: npt.NDArray[np.float64]
-    count: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,17 @@ def brier(logit: Logits, label: Labels) -> float:
     return float(brier_score_loss(label, sigmoid(logit)))
 
 
+def mean_loss(logit: Logits, label: Labels) -> float:
+    """Return the mean binary cross-entropy, nats a row.
+
+    Raises:
+        DatasetError: a logit is not finite, or there are no rows.
+    """
+    _check(logit, label)
+    # -log sigmoid(±z) without overflow
+    return float(np.logaddexp(0.0, np.where(label, -logit, logit)).mean())
+
+
 def reliability(logit: Logits, label: Labels, bins: int = CALIBRATION_BINS) -> ReliabilityBins:
     """Return predicted probability against frequency in equal-width bins; a bin holds its upper edge only at 1.
 
@@ -141,7 +152,7 @@ def expected_calibration_error(logit: Logits, label: Labels, bins: int = CALIBRA
         DatasetError: a logit is not finite, or there are no rows.
     """
     found = reliability(logit, label, bins)
-    return float(np.abs(found.confidence - found.frequency) @ found.count / found.count.sum())
+    return float(np.abs(found.confidence - found.frequency) @ found.rows / found.rows.sum())
 
 
 def decisions(logit: Logits, label: Labels, threshold: float) -> Decisions:
