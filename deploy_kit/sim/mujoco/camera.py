@@ -121,7 +121,7 @@ class TileCaster:
         hits: Array,
         cutoff: float,
     ) -> None:
-        """Cast rays (3 · M,) from one point against a run of solids; writes ray parameters to hits (M,), -1 for none."""
+        """Cast rays (3 · M,) from one point against a run of solids; ray parameters go to hits (M,), -1 for none."""
         self.model.body_geomadr[0] = first
         self.model.body_geomnum[0] = count
         mujoco.mj_multiRay(self.model, self.data, origin, rays, None, True, -1, ids, hits, None, len(hits), cutoff)
@@ -214,4 +214,5 @@ class DepthCamera:
         # The ground has no bounding box; a tile sees it if any of its corners looks down.
         downwards = self._corners @ axes[2] < 0
         seen[:, :, 0] = downwards[:-1, :-1] | downwards[:-1, 1:] | downwards[1:, :-1] | downwards[1:, 1:]
-        return seen.reshape(down * across, -1)
+        flat: npt.NDArray[np.bool_] = seen.reshape(down * across, -1)
+        return flat
