@@ -3,6 +3,7 @@
 import io
 import pickle
 import pickletools
+import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,20 @@ _ALLOWED_GLOBALS = frozenset(
         f"torch {name}"
         for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
     }
+)
+
+
+# What zipfile, pickletools and torch raise on bytes that their formats do not allow.
+_PARSE_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
 )
 
 
@@ -97,16 +112,7 @@ def read_torch_archive(data: bytes, path: Path) -> dict[str, Any]:
     _check_globals(_read_table(data, path), path)
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (
-        RuntimeError,
-        pickle.UnpicklingError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        IndexError,
-        AttributeError,
-    ) as error:
+    except (*_PARSE_ERRORS, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"{path} is damaged: torch cannot read it ({_first_line(error)}); fetch or save it again"
         ) from error
@@ -120,7 +126,13 @@ def read_torch_archive(data: bytes, path: Path) -> dict[str, Any]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).split("\n", 1)[0][:200] or type(error).__name__
+    line = str(error).split("\n", 1)[0][:200]
+    return printable(line) or type(error).__name__
+
+
+def printable(text: object) -> str:
+    """Return text from a file with line breaks and control characters escaped, for a message."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def _read_table(data: bytes, path: Path) -> bytes:
@@ -146,8 +158,12 @@ def _read_table(data: bytes, path: Path) -> bytes:
                 raise CheckpointError(
                     f"{path} is a zip file, but torch.save did not write it: it has no single data.pkl"
                 )
+            if (broken := archive.testzip()) is not None:
+                raise CheckpointError(
+                    f"{path} is damaged: {printable(broken)} fails its checksum; fetch or save it again"
+                )
             return archive.read(tables[0])
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (*_PARSE_ERRORS, zipfile.BadZipFile, OSError) as error:
         raise CheckpointError(
             f"{path} is damaged or was cut off while it was written or copied ({_first_line(error)}): "
             "fetch or save it again"
@@ -164,12 +180,12 @@ def _check_globals(table: bytes, path: Path) -> None:
                     f"{path} uses the pickle instruction {opcode.name}, which torch.save does not write: {_RESAVE}"
                 )
             if opcode.name == "GLOBAL" and argument not in _ALLOWED_GLOBALS:
-                name = str(argument).replace(" ", ".")
+                name = printable(argument).replace(" ", ".")
                 raise CheckpointError(
                     f"{path} refers to {name}; nothing was executed, since only tensors and plain containers are read: "
                     f"{_RESAVE}"
                 )
-    except (ValueError, UnicodeDecodeError) as error:
+    except _PARSE_ERRORS as error:
         raise CheckpointError(
             f"{path} is damaged: its table of contents cannot be read ({_first_line(error)})"
         ) from error

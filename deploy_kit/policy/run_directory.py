@@ -1,7 +1,7 @@
 """Finds a checkpoint the way Isaac Lab users name it: experiment, run, file, each by name, by pattern, or the latest.
 
-As in Isaac Lab's ``get_checkpoint_path``, the run whose name sorts last is the latest, and of its files the one with the
-highest number. A name that exists as it is written wins; otherwise it is a regular expression for the whole name.
+As in Isaac Lab's ``get_checkpoint_path``, the run whose name sorts last is the latest, and of its files the one with
+the highest number. A name that exists as it is written wins; otherwise it is a regular expression for the whole name.
 """
 
 import difflib

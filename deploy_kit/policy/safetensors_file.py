@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from deploy_kit.errors import CheckpointError
+from deploy_kit.policy.archive import printable
 
 MAX_HEADER_BYTES = 16 * 2**20
 """Largest header that is read; the library allows 100 MB."""
@@ -43,7 +44,9 @@ def read_safetensors(data: bytes, path: Path) -> dict[str, Any]:
         tensors = safetensors.torch.load(data)
         header = json.loads(data[8 : 8 + length])
     except (SafetensorError, ValueError, RecursionError, KeyError) as error:
-        raise CheckpointError(f"{path} is a damaged safetensors file ({error}): fetch or save it again") from error
+        raise CheckpointError(
+            f"{path} is a damaged safetensors file ({printable(error)}): fetch or save it again"
+        ) from error
     return {"tensors": tensors, "metadata": header.get("__metadata__", {})}
 
 

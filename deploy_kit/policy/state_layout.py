@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from deploy_kit.errors import CheckpointError, OptionError
+from deploy_kit.policy.archive import printable
 from deploy_kit.policy.interface import ObservationLayout
 from deploy_kit.policy.network import ConvSpec, NetworkConfig, VisionActorCritic
 
@@ -95,7 +96,7 @@ def detect_torch_format(entries: Mapping[str, Any], path: object) -> CheckpointF
         return CheckpointFormat.RSL_RL_JOINT
     if "actor_state_dict" in entries and "critic_state_dict" in entries:
         return CheckpointFormat.RSL_RL_SPLIT
-    found = ", ".join(sorted(map(str, entries))[:8]) or "nothing"
+    found = ", ".join(sorted(map(printable, entries))[:8]) or "nothing"
     raise CheckpointError(
         f"{path} has none of rsl_rl's entries (model_state_dict, or actor_state_dict and critic_state_dict); "
         f"found: {found}; see docs/policies.md for the supported files"
@@ -121,7 +122,7 @@ def locate_tensors(
         if section == "critic_state_dict" and "state_enc.weight" in tensors:
             continue  # A critic with encoders of its own does not read our features, and nothing of it ships.
         for name, tensor in tensors.items():
-            if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            if not isinstance(name, str) or not name.isprintable() or not isinstance(tensor, Tensor):
                 raise CheckpointError(f"{path}: {section}[{name!r}] is a {type(tensor).__name__}, not a tensor")
             canonical = _canonical_name(rules, section, name)
             if canonical is None:

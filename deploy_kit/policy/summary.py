@@ -36,13 +36,13 @@ def gate_head_state(checkpoint: Checkpoint) -> GateHeadState:
         return GateHeadState.UNKNOWN
     # Optimizer state is keyed by position. It is only trusted where the shapes of all moments fit the parameters.
     parameters = _parameters(checkpoint)
-    positions = {name: index for index, name in enumerate(parameters)}
+    shapes = {index: tensor.shape for index, tensor in enumerate(parameters.values())}
     for index, moments in state.items():
         moment = moments.get("exp_avg") if isinstance(moments, Mapping) else None
-        fits = isinstance(index, int) and 0 <= index < len(parameters) and isinstance(moment, Tensor)
-        if not fits or moment.shape != list(parameters.values())[index].shape:
+        if not isinstance(moment, Tensor) or shapes.get(index) != moment.shape:
             return GateHeadState.UNKNOWN
-    return GateHeadState.TRAINED if positions["aux_decoder.weight"] in state else GateHeadState.UNTRAINED
+    position = list(parameters).index("aux_decoder.weight")
+    return GateHeadState.TRAINED if position in state else GateHeadState.UNTRAINED
 
 
 def _parameters(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -60,6 +60,7 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     network = checkpoint.network
     config = network.config
     calibration = checkpoint.calibration
+    experiment = checkpoint.params.lookup("agent", "experiment_name")
     return {
         "path": str(checkpoint.path),
         "sha256": checkpoint.sha256,
@@ -87,7 +88,7 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
             "params": None if checkpoint.params.directory is None else str(checkpoint.params.directory),
             "agent_yaml": checkpoint.params.agent is not None,
             "env_yaml": checkpoint.params.env is not None,
-            "experiment_name": checkpoint.params.lookup("agent", "experiment_name"),
+            "experiment_name": experiment if isinstance(experiment, str) else None,
         },
         "entries": sorted(map(str, checkpoint.entries)),
     }

@@ -1,0 +1,356 @@
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deploy_kit.errors import CheckpointError, OptionError
+from deploy_kit.policy import checkpoint as checkpoint_module
+from deploy_kit.policy.checkpoint import (
+    CheckpointFormat,
+    GateCalibration,
+    load_checkpoint,
+    save_checkpoint,
+    save_safetensors,
+)
+from deploy_kit.policy.fingerprint import feature_sha256, file_sha256, head_sha256
+from deploy_kit.policy.interface import ObservationLayout
+from deploy_kit.policy.network import ACTIVATIONS, ConvSpec
+
+CALIBRATION = GateCalibration(
+    threshold_logit=1.25,
+    rule="best F1 on validation episodes",
+    base_rate=0.02,
+    label_rule="within 0.35 m of the gate's centre",
+    label_offset_steps=1,
+    dataset_sha256="ab" * 32,
+    metrics={"auroc": 0.97},
+    tool_version="0.1",
+    training={"epochs": 5, "lr": 3e-4, "epsilon": 0.1},
+)
+
+
+def same_outputs(a, b, layout):
+    observation = torch.rand(3, layout.size, generator=torch.Generator().manual_seed(1)) * 4 - 2
+    first, second = a(observation), b(observation)
+    assert torch.equal(first.action, second.action)
+    assert torch.equal(first.features, second.features)
+    if first.gate_logit is None:
+        assert second.gate_logit is None
+    else:
+        assert torch.equal(first.gate_logit, second.gate_logit)
+
+
+def write(kit, folder, network, kind):
+    if kind == "safetensors":
+        path = folder / "model.safetensors"
+        save_safetensors(path, network, 123)
+        return path
+    entries = kit.split(network) if kind == "split" else kit.joint(network, 2 if kind == "joint-2" else 3)
+    return kit.write_run(folder, entries, network)
+
+
+KINDS = ["joint-2", "joint-3", "split", "safetensors"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("eps", [None, 1e-2])
+@pytest.mark.parametrize("gate_head", [True, False])
+def test_a_written_checkpoint_gives_the_same_outputs(kit, tmp_path, kind, eps, gate_head):
+    network = kit.tiny(normalizer_eps=eps, gate_head=gate_head, activation="elu")
+    loaded = load_checkpoint(write(kit, tmp_path, network, kind))
+    assert loaded.network.config == network.config
+    assert loaded.iteration == (77 if kind == "split" else 123)
+    assert not loaded.network.training
+    assert not any(p.requires_grad for p in loaded.network.parameters())
+    same_outputs(network, loaded.network, network.config.layout)
+    save_checkpoint(tmp_path / "again" / loaded.path.name, loaded, loaded.network)
+    again = load_checkpoint(tmp_path / "again" / loaded.path.name)
+    assert again.format == loaded.format
+    assert again.iteration == loaded.iteration
+    same_outputs(network, again.network, network.config.layout)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    channels=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 3)), min_size=1, max_size=3),
+    extra=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    sizes=st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5)),
+    actor=st.lists(st.integers(1, 6), max_size=3),
+    critic=st.none() | st.lists(st.integers(1, 6), max_size=3),
+    activation=st.sampled_from(sorted(ACTIVATIONS)),
+    eps=st.none() | st.just(1e-2),
+    gate_head=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_any_widths_round_trip(kit, kind, channels, extra, sizes, actor, critic, activation, eps, gate_head, seed):
+    stem = tuple(ConvSpec(width, kernel, kernel) for width, kernel in channels)
+    rows = columns = 1
+    for block in reversed(stem):
+        rows, columns = rows * block.kernel, columns * block.kernel
+    rows, columns = rows * 2 + extra[0], columns + extra[1]
+    network = kit.tiny(
+        seed,
+        layout=ObservationLayout(sizes[0], (rows, columns)),
+        stem=stem,
+        feature_size=sizes[1],
+        num_actions=sizes[2],
+        actor_hidden=tuple(actor),
+        critic_hidden=None if critic is None else tuple(critic),
+        activation=activation,
+        gate_head=gate_head,
+        normalizer_eps=eps,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = load_checkpoint(write(kit, Path(folder), network, kind))
+        assert loaded.network.config == network.config
+        same_outputs(network, loaded.network, network.config.layout)
+        save_checkpoint(Path(folder) / "out" / loaded.path.name, loaded, loaded.network, CALIBRATION)
+        again = load_checkpoint(Path(folder) / "out" / loaded.path.name)
+        same_outputs(network, again.network, network.config.layout)
+        assert again.calibration == CALIBRATION
+
+
+@pytest.mark.parametrize("kind", ["joint-2", "joint-3", "split"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_only_the_gate_head_changes(kit, tmp_path, kind, dtype):
+    network = kit.tiny(normalizer_eps=1e-2)
+    path = write(kit, tmp_path / "run", network, kind)
+    entries = torch.load(path, weights_only=True)
+    section = "actor_state_dict" if kind == "split" else "model_state_dict"
+    for name, tensor in entries[section].items():
+        if tensor.is_floating_point():
+            entries[section][name] = tensor.to(dtype) * (1 + 1e-9)
+    torch.save(entries, path)
+    source = load_checkpoint(path)
+    tuned = load_checkpoint(path).network
+    tuned.aux_decoder.weight.copy_(tuned.aux_decoder.weight * 2 + 1)
+    target = tmp_path / "out" / "policy_finetune_epoch-0.pt"
+    save_checkpoint(target, source, tuned, CALIBRATION)
+
+    after = torch.load(target, weights_only=True)
+    assert json.loads(after.pop("deploy_kit"))["calibration"] == CALIBRATION.to_json()
+    head = after[section]["aux_decoder.weight"]
+    assert head.dtype == dtype
+    assert torch.equal(head.float(), tuned.aux_decoder.weight.to(dtype).float())
+    assert not torch.equal(head, entries[section]["aux_decoder.weight"])
+    after[section]["aux_decoder.weight"] = entries[section]["aux_decoder.weight"]
+    assert kit.equal(after, entries)
+    for name in ("agent.yaml", "env.yaml"):
+        assert (target.parent / "params" / name).read_bytes() == (path.parent / "params" / name).read_bytes()
+    loaded = load_checkpoint(target)
+    assert loaded.calibration == CALIBRATION
+    assert feature_sha256(loaded.network) == feature_sha256(source.network)
+    assert head_sha256(loaded.network) != head_sha256(source.network)
+
+
+def test_safetensors_keep_everything_but_the_head(kit, tmp_path):
+    network = kit.tiny(normalizer_eps=1e-2)
+    path = tmp_path / "a.safetensors"
+    save_safetensors(path, network, 9)
+    with_extra = safetensors.torch.load_file(path) | {"std": torch.full((4,), 0.25, dtype=torch.float64)}
+    record = load_checkpoint(path).entries["metadata"]["deploy_kit"]
+    safetensors.torch.save_file(with_extra, path, {"deploy_kit": record, "author": "someone"})
+    source = load_checkpoint(path)
+    tuned = kit.copy(source.network)
+    tuned.aux_decoder.bias.add_(1)
+    save_checkpoint(tmp_path / "b.safetensors", source, tuned, CALIBRATION)
+    after = load_checkpoint(tmp_path / "b.safetensors")
+    assert after.entries["metadata"]["author"] == "someone"
+    assert after.calibration == CALIBRATION
+    assert after.iteration == 9
+    tensors = dict(after.entries["tensors"])
+    assert torch.equal(tensors["aux_decoder.bias"], tuned.aux_decoder.bias)
+    tensors["aux_decoder.bias"] = with_extra["aux_decoder.bias"]
+    assert {k: v.tolist() for k, v in tensors.items()} == {k: v.tolist() for k, v in with_extra.items()}
+    assert tensors["std"].dtype == torch.float64
+
+
+def test_rsl_rl_loads_what_was_written(kit, tmp_path):
+    """The state dict is strict-loaded into the trainer's module and the optimizer continues, as `runner.load` does."""
+    network = kit.tiny()
+    source = load_checkpoint(kit.write_run(tmp_path, kit.joint(network), network))
+    tuned = kit.copy(source.network)
+    tuned.aux_decoder.bias.add_(1)
+    save_checkpoint(tmp_path / "tuned.pt", source, tuned, CALIBRATION)
+    content = torch.load(tmp_path / "tuned.pt", weights_only=True, map_location="cpu")
+    trainer = kit.tiny(5).requires_grad_(True)
+    trainer.std = torch.nn.Parameter(torch.ones(4))
+    trainer.load_state_dict(content["model_state_dict"], strict=True)
+    assert torch.equal(trainer.aux_decoder.bias, tuned.aux_decoder.bias)
+    assert torch.equal(trainer.std, torch.full((4,), 0.3))
+    optimizer = torch.optim.Adam(
+        [
+            trainer.get_parameter(name)
+            for name in content["model_state_dict"]
+            if name in dict(trainer.named_parameters())
+        ]
+    )
+    optimizer.load_state_dict(content["optimizer_state_dict"])
+    assert content["iter"] == 123
+
+
+def test_unchanged_network_adds_no_entry(kit, tmp_path):
+    network = kit.tiny()
+    source = load_checkpoint(kit.write_run(tmp_path, kit.joint(network), network))
+    save_checkpoint(tmp_path / "same.pt", source, source.network)
+    assert kit.equal(torch.load(tmp_path / "same.pt", weights_only=True), dict(source.entries))
+
+
+def test_calibration_stays_with_its_head_and_leaves_with_it(kit, tmp_path):
+    network = kit.tiny()
+    source = load_checkpoint(kit.write_run(tmp_path, kit.joint(network), network))
+    save_checkpoint(tmp_path / "one.pt", source, source.network, CALIBRATION)
+    one = load_checkpoint(tmp_path / "one.pt")
+    save_checkpoint(tmp_path / "two.pt", one, one.network)
+    assert load_checkpoint(tmp_path / "two.pt").calibration == CALIBRATION
+    other = kit.copy(one.network)
+    other.aux_decoder.bias.add_(1)
+    save_checkpoint(tmp_path / "three.pt", one, other)
+    assert load_checkpoint(tmp_path / "three.pt").calibration is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gate_head_can_be_added(kit, tmp_path, kind):
+    source = load_checkpoint(write(kit, tmp_path, kit.tiny(gate_head=False), kind))
+    grown = kit.tiny(gate_head=True)
+    save_checkpoint(tmp_path / "out" / source.path.name, source, grown, CALIBRATION)
+    again = load_checkpoint(tmp_path / "out" / source.path.name)
+    assert torch.equal(again.network.aux_decoder.weight, grown.aux_decoder.weight)
+
+
+def test_another_networks_tensors_are_not_saved(kit, tmp_path):
+    network = kit.tiny()
+    source = load_checkpoint(kit.write_run(tmp_path, kit.joint(network), network))
+    with pytest.raises(CheckpointError, match=r"tensor state_enc\.weight has shape \(8, 6\), in .* \(8, 5\)"):
+        save_checkpoint(tmp_path / "x.pt", source, kit.tiny(layout=ObservationLayout(6, (9, 12))))
+    with pytest.raises(CheckpointError, match=r"has no aux_decoder\.weight"):
+        save_checkpoint(tmp_path / "x.pt", source, kit.tiny(gate_head=False))
+    with pytest.raises(CheckpointError, match=r"has no tensor normalizer\.mean: only a gate head"):
+        save_checkpoint(tmp_path / "x.pt", source, kit.tiny(normalizer_eps=1e-2))
+    diverged = kit.copy(source.network)
+    diverged.aux_decoder.bias.fill_(float("nan"))
+    with pytest.raises(CheckpointError, match=r"aux_decoder\.bias is not finite.*nothing was saved"):
+        save_checkpoint(tmp_path / "x.pt", source, diverged)
+    assert not (tmp_path / "x.pt").exists()
+
+
+def test_an_interrupted_save_leaves_the_old_file(kit, tmp_path, monkeypatch):
+    network = kit.tiny()
+    source = load_checkpoint(kit.write_run(tmp_path, kit.joint(network), network))
+    before = file_sha256(source.path)
+
+    def half(entries, path):
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint_module.torch, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(source.path, source, kit.copy(source.network))
+    assert file_sha256(source.path) == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model_123.pt", "params"]
+
+
+def test_another_runs_params_are_not_overwritten(kit, tmp_path):
+    network = kit.tiny()
+    source = load_checkpoint(kit.write_run(tmp_path / "a", kit.joint(network), network))
+    (tmp_path / "b" / "params").mkdir(parents=True)
+    (tmp_path / "b" / "params" / "agent.yaml").write_text("seed: 1\n")
+    with pytest.raises(CheckpointError, match=r"belongs to another run"):
+        save_checkpoint(tmp_path / "b" / "model.pt", source, source.network)
+    assert (tmp_path / "b" / "params" / "agent.yaml").read_text() == "seed: 1\n"
+    assert not (tmp_path / "b" / "model.pt").exists()
+
+
+def test_unwritable_target_is_one_line(kit, tmp_path):
+    network = kit.tiny()
+    source = load_checkpoint(kit.write_run(tmp_path / "a", kit.joint(network), network))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"cannot be written"):
+        save_checkpoint(tmp_path / "file" / "model.pt", source, source.network)
+
+
+def test_a_critic_with_its_own_encoders_is_left_aside(kit, tmp_path):
+    network = kit.tiny()
+    entries = kit.split(network)
+    for name in ("stem.0.weight", "state_enc.weight", "state_enc.bias"):
+        entries["critic_state_dict"][name] = entries["actor_state_dict"][name] + 1
+    loaded = load_checkpoint(kit.write_run(tmp_path, entries, network))
+    assert loaded.network.config.critic_hidden is None
+    same_outputs(network, loaded.network, network.config.layout)
+    save_checkpoint(tmp_path / "b.pt", loaded, loaded.network)
+    assert kit.equal(torch.load(tmp_path / "b.pt", weights_only=True), entries | {})
+
+
+@pytest.mark.parametrize(
+    "generation",
+    [2, 3],
+)
+def test_normaliser_is_applied_with_rsl_rls_epsilon(kit, tmp_path, generation):
+    network = kit.tiny(normalizer_eps=1e-2)
+    path = kit.write_run(tmp_path, kit.joint(network, generation), network)
+    loaded = load_checkpoint(path)
+    assert loaded.network.config.normalizer_eps == 1e-2
+    assert torch.equal(loaded.network.normalizer.mean, network.normalizer.mean)
+    assert torch.equal(loaded.network.normalizer.std, network.normalizer.std)
+    other = load_checkpoint(path, normalizer_eps=1e-5)
+    assert other.network.config.normalizer_eps == 1e-5
+    observation = torch.rand(1, network.config.layout.size)
+    assert not torch.equal(loaded.network(observation).action, other.network(observation).action)
+    save_checkpoint(tmp_path / "b.pt", other, other.network, CALIBRATION)
+    assert load_checkpoint(tmp_path / "b.pt").network.config.normalizer_eps == 1e-5
+    for bad in (-1.0, float("nan")):
+        with pytest.raises(OptionError, match="--normalizer-eps"):
+            load_checkpoint(path, normalizer_eps=bad)
+
+
+def test_two_normalisers_are_refused(kit, tmp_path):
+    network = kit.tiny(normalizer_eps=1e-2)
+    entries = kit.joint(network, 3) | {"obs_norm_state_dict": kit.joint(network, 2)["obs_norm_state_dict"]}
+    with pytest.raises(CheckpointError, match=r"holds normalizer\.mean twice"):
+        load_checkpoint(kit.write_run(tmp_path, entries, network))
+
+
+def test_calibration_refuses_what_json_cannot_hold():
+    with pytest.raises(CheckpointError, match="auroc is nan"):
+        GateCalibration.from_json({**CALIBRATION.to_json(), "metrics": {"auroc": float("nan")}})
+    with pytest.raises(CheckpointError, match="should have the fields"):
+        GateCalibration.from_json({"threshold_logit": 0.0})
+    assert GateCalibration.from_json(json.loads(json.dumps(CALIBRATION.to_json()))) == CALIBRATION
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "is not JSON text"), (5, "is not JSON text"), ('{"schema": 99}', "schema 99"), ("[1]", "schema None")],
+)
+def test_an_unreadable_record_is_refused(kit, tmp_path, text, message):
+    network = kit.tiny()
+    path = kit.write_run(tmp_path, kit.joint(network) | {"deploy_kit": text}, network)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(path)
+
+
+@pytest.mark.reference
+def test_reference_checkpoint(reference_run, kit, tmp_path):
+    loaded = load_checkpoint(reference_run / "model_7998.pt")
+    assert loaded.sha256 == "3bae2bcdd7965589fe0b723d762699c39ebc77bc98cab5305207cfbea79ccfcd"
+    assert loaded.format is CheckpointFormat.RSL_RL_JOINT
+    assert loaded.iteration == 7998
+    assert loaded.network.config.layout == ObservationLayout(16, (72, 96))
+    assert loaded.network.config.activation == "lrelu"
+    tuned = kit.copy(loaded.network)
+    tuned.aux_decoder.bias.add_(1)
+    save_checkpoint(tmp_path / "tuned.pt", loaded, tuned, CALIBRATION)
+    after = torch.load(tmp_path / "tuned.pt", weights_only=True)
+    before = torch.load(loaded.path, weights_only=True, map_location="cpu")
+    assert torch.equal(
+        after["model_state_dict"]["aux_decoder.bias"], before["model_state_dict"]["aux_decoder.bias"] + 1
+    )
+    after["model_state_dict"]["aux_decoder.bias"] = before["model_state_dict"]["aux_decoder.bias"]
+    del after["deploy_kit"]
+    assert kit.equal(after, before)
