@@ -1,6 +1,7 @@
 """The terminal: one console, logging, errors and progress bars in one style."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from deploy_kit.errors import DeployKitError
+from deploy_kit.errors import CheckFailedError, DeployKitError
 from deploy_kit.progress import Progress
 
 stdout = Console(highlight=False, soft_wrap=True)
@@ -37,38 +38,41 @@ def set_up_logging(verbose: bool) -> None:
     root.propagate = False
 
 
-class _ReportedError(click.ClickException):
-    """A deliberate error on its way to the terminal, with its own exit code."""
+class _InputRejected(click.ClickException):
+    """What the user gave cannot be used: one line, exit code 2."""
 
-    def __init__(self, error: DeployKitError) -> None:
-        super().__init__(str(error))
-        self.exit_code = error.exit_code
+    exit_code = 2
+
+
+class _CheckFailed(click.ClickException):
+    """A check failed: one line, exit code 1."""
+
+    exit_code = 1
 
 
 class Command(click.Command):
     """A command that reports deploy-kit's errors as one line and takes hyphens and underscores alike."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, name: str | None, **kwargs: Any) -> None:
         settings = {
             "token_normalize_func": _hyphenate,
             "help_option_names": ["-h", "--help"],
             "show_default": True,
-            **kwargs.pop("context_settings", {}),
         }
-        super().__init__(*args, context_settings=settings, **kwargs)
+        super().__init__(name, context_settings=settings, **kwargs)
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command; turn deliberate errors and operating-system refusals into one line."""
         try:
             return super().invoke(context)
+        except CheckFailedError as error:
+            raise _CheckFailed(str(error)) from error
         except DeployKitError as error:
-            raise _ReportedError(error) from error
+            raise _InputRejected(str(error)) from error
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             advice = "check the path, its permissions and the free space"
-            reported = click.ClickException(f"{where}{error.strerror or error}; {advice}")
-            reported.exit_code = 2
-            raise reported from error
+            raise _InputRejected(f"{where}{error.strerror or error}; {advice}") from error
 
 
 def _hyphenate(token: str) -> str:
@@ -77,11 +81,14 @@ def _hyphenate(token: str) -> str:
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[Progress], None]]:
-    """Draw progress on the error stream while the block runs, one bar a phase.
+    """Draw progress on the error stream while the block runs, one bar at a time; plain lines where it is no terminal.
 
     Yields:
         The callback that the library's long work takes.
     """
+    if not stderr.is_terminal:
+        yield _progress_lines()
+        return
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -92,12 +99,31 @@ def progress_bars() -> Iterator[Callable[[Progress], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with rich.progress.Progress(*columns, console=stderr) as bars:
-        tasks: dict[str, rich.progress.TaskID] = {}
+    with rich.progress.Progress(*columns, console=stderr, transient=True) as bars:
+        current: dict[str, rich.progress.TaskID] = {}
 
         def show(progress: Progress) -> None:
-            if progress.phase not in tasks:
-                tasks[progress.phase] = bars.add_task(progress.phase, total=progress.total, note="")
-            bars.update(tasks[progress.phase], completed=progress.completed, total=progress.total, note=progress.note)
+            if progress.phase not in current:
+                for task in current.values():
+                    bars.remove_task(task)
+                current.clear()
+                current[progress.phase] = bars.add_task(progress.phase, total=None, note="")
+            bars.update(current[progress.phase], completed=progress.completed, total=progress.total, note=progress.note)
 
         yield show
+
+
+def _progress_lines() -> Callable[[Progress], None]:
+    """Return a callback that prints a line when a phase begins and every ten seconds."""
+    phase, last = "", 0.0
+
+    def show(progress: Progress) -> None:
+        nonlocal phase, last
+        now = time.monotonic()
+        if progress.phase == phase and now - last < 10:
+            return
+        phase, last = progress.phase, now
+        share = f" {progress.completed / progress.total:.0%}" if progress.total else ""
+        stderr.print(f"{progress.phase}{share}{' · ' if progress.note else ''}{progress.note}", markup=False)
+
+    return show

@@ -9,19 +9,19 @@ from deploy_kit.cli.console import Command, progress_bars, stdout
 from deploy_kit.cli.options import checkpoint_path_from, run_options
 
 
-class _BatchSize(click.ParamType):
+class _BatchSize(click.ParamType[int | str]):
     name = "N|dynamic"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         """Parse a positive number or the word ``dynamic``."""
-        if value == "dynamic" or isinstance(value, int):
-            return value
+        if value == "dynamic":
+            return "dynamic"
         if not str(value).isdigit() or int(value) < 1:
             self.fail(f"{value!r} is neither a positive number nor 'dynamic'", param, ctx)
         return int(value)
 
 
-class _Names(click.ParamType):
+class _Names(click.ParamType[tuple[str, ...]]):
     name = "NAME,NAME"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
@@ -39,8 +39,8 @@ class _Names(click.ParamType):
     help="Feature file for golden samples and replay. [default: synthetic samples]",
 )
 @click.option("--input-layout", type=click.Choice(["split", "flat"]), default="split", help="State and depth, or one.")
-@click.option("--input-names", type=_Names(), help="Input names, e.g. state,img. [default: state,depth or obs]")
-@click.option("--output-names", type=_Names(), help="Output names, e.g. actions,auxiliary. [default: action,gate_logit]")
+@click.option("--input-names", type=_Names(), help="Input names. [default: state,depth or obs]")
+@click.option("--output-names", type=_Names(), help="Output names. [default: action,gate_logit]")
 @click.option("--gate-output", type=click.Choice(["logit", "probability"]), default="logit", help="Second output.")
 @click.option("--opset", type=int, default=18, help="ONNX opset; what was written is asserted.")
 @click.option("--batch-size", type=_BatchSize(), default="dynamic", help="Fixed or dynamic batch.")

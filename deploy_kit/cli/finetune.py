@@ -49,7 +49,11 @@ def _show(result: "FinetuneResult") -> None:
     for name in ("figure", "before", "after"):
         table.add_column(name, justify="left" if name == "figure" else "right")
     for name, after in result.after.items():
-        table.add_row(name.replace("_", " "), f"{result.before[name]:.4f}", f"{after:.4f}")
+        table.add_row(name.replace("_", " "), _figure(result.before[name]), _figure(after))
     stdout.print(table)
     stdout.print(f"Wrote {result.checkpoint} ({len(result.epochs)} epochs; best: epoch {result.best_epoch})")
     stdout.print(f"Figures: {result.metrics_path}")
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() and value > 1 else f"{value:.4f}"

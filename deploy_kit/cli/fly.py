@@ -60,7 +60,7 @@ def _show(statistics: "FlightStatistics") -> None:
     table.add_column("figure")
     table.add_column("mean", justify="right")
     table.add_column("95 % interval", justify="right")
-    rows: tuple[tuple[str, "Estimate | None"], ...] = (
+    rows: tuple[tuple[str, Estimate | None], ...] = (
         ("gates per episode", statistics.gates_per_episode),
         ("crash rate", statistics.crash_rate),
         ("mean speed (m/s)", statistics.mean_speed),

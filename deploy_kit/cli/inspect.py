@@ -65,7 +65,7 @@ def _show(kind: str, path: Path, content: dict[str, Any]) -> None:
 
     tree = Tree(f"[bold]{kind}[/bold] {path}")
     _grow(tree, content)
-    stdout.print(tree)
+    stdout.print(tree, soft_wrap=False)
 
 
 def _grow(tree: Any, content: dict[str, Any]) -> None:

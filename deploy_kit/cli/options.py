@@ -15,7 +15,7 @@ DEFAULT_TASK = "DiffLab-Quadcopter-CTBR-Racing-v0"
 TRACKS = ("circular", "zigzag", "ellipse")
 
 
-class ImageShape(click.ParamType):
+class ImageShape(click.ParamType[tuple[int, int]]):
     """Rows by columns, as in ``72x96``."""
 
     name = "ROWSxCOLUMNS"
@@ -30,7 +30,7 @@ class ImageShape(click.ParamType):
         return int(rows), int(columns)
 
 
-class Tracks(click.ParamType):
+class Tracks(click.ParamType[tuple[str, ...]]):
     """Track kinds, separated by commas, or ``all``."""
 
     name = "KIND[,KIND]"

@@ -67,18 +67,24 @@ def _show(report: "VerifyReport") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from deploy_kit.verify.table import COLUMNS, table_rows
+    from deploy_kit.verify.table import table_rows
 
-    table = Table()
-    for column in COLUMNS:
-        table.add_column(column, overflow="fold")
+    rows = table_rows(report)
     colours = {"passed": "green", "not run": "yellow"}
-    for row in table_rows(report):
-        cells = [Text(str(getattr(row, column))) for column in COLUMNS]
-        cells[-1].stylize(colours.get(row.verdict, "bold red"))
-        table.add_row(*cells)
-    stdout.print(table)
-    for row in table_rows(report):
-        for reason in row.reasons:
-            stdout.print(Text(f"{row.check}: {reason}"))
-    stdout.print(Text("VERIFIED" if report.passed else "FAILED", style="bold green" if report.passed else "bold red"))
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for options in ({}, {"no_wrap": True}, {"justify": "right"}, {"overflow": "fold"}):
+        table.add_column(**options)
+    for row in rows:
+        colour = colours.get(row.verdict, "bold red")
+        measured = row.compared if row.worst in ("none", "") else f"worst {row.worst}"
+        lines = [Text(line) for line in filter(None, [measured, row.flipped and f"decisions flipped: {row.flipped}"])]
+        lines += [Text(reason, style=colour) for reason in row.reasons]
+        table.add_row(Text(row.verdict, style=colour), row.check, row.count, Text("\n").join(lines))
+    stdout.print(table, soft_wrap=False)
+    for limit in dict.fromkeys(row.limit for row in rows if row.limit not in ("", "all hold")):
+        checks = ", ".join(dict.fromkeys(row.check.split("/")[0] for row in rows if row.limit == limit))
+        stdout.print(Text(f"limit of {checks}: {limit}"))
+    skipped = sum(row.verdict == "not run" for row in rows)
+    note = f", {skipped} checks not run" if skipped else ""
+    verdict = "VERIFIED" if report.passed else "FAILED"
+    stdout.print(Text(verdict + note, style="bold green" if report.passed else "bold red"))

@@ -20,11 +20,11 @@ from deploy_kit.data.schema import SUFFIX, FeatureFileInfo, KeepReason
 from deploy_kit.data.writer import FeatureFileWriter, check_target
 from deploy_kit.errors import DatasetError
 from deploy_kit.pipeline.meter import Meter
-from deploy_kit.progress import Progress, silent
 from deploy_kit.pipeline.rollout import StepRecord, rollout
 from deploy_kit.pipeline.video import DepthVideo
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
 from deploy_kit.policy.fingerprint import feature_sha256
+from deploy_kit.progress import Progress, silent
 from deploy_kit.sim.registry import make_env
 from deploy_kit.sim.task import RACING_TASK, TASK_ID
 
@@ -166,7 +166,8 @@ def collect(options: CollectOptions, progress: Callable[[Progress], None] = sile
         try:
             if not options.only_video:
                 _collect_heldout(options, checkpoint, writer, result, progress)
-            _collect_training(options, checkpoint, writer, result, progress)
+            if not writer.full:
+                _collect_training(options, checkpoint, writer, result, progress)
         except KeyboardInterrupt:
             result.stopped_by = "interrupt"
         result.complete = result.stopped_by == "full"
@@ -203,7 +204,8 @@ def _label_rule(task: str) -> str:
 def _make_env(options: CollectOptions, purpose: int) -> "VecEnv":
     """Build the environment of one purpose (0 held-out, 1 training), with tracks of its own, new each episode."""
     seed = int(np.random.SeedSequence([options.env.seed, purpose]).generate_state(1)[0])
-    return make_env(replace(options.env, seed=seed, episodes_per_track=EPISODES_PER_TRACK), options.task, options.backend)
+    env_options = replace(options.env, seed=seed, episodes_per_track=EPISODES_PER_TRACK)
+    return make_env(env_options, options.task, options.backend)
 
 
 @dataclass(frozen=True)
@@ -359,8 +361,6 @@ def _collect_training(
     with ExitStack() as stack:
         stack.callback(_close, env)
         video = _video(options, checkpoint, result, stack)
-        if writer.full:
-            return
         for record in rollout(env, checkpoint.network.to(env.device), options.max_steps):
             rows = maker.rows(record)
             columns = rows.columns()

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -22,20 +21,12 @@ from deploy_kit.pipeline.metrics import (
     reliability,
     sigmoid,
 )
+from deploy_kit.pipeline.plot_style import plot_style
 from deploy_kit.policy.files import replace_file
 
 if TYPE_CHECKING:
     from deploy_kit.pipeline.finetune import EpochRecord
 
-_STYLE: Any = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "font.size": 10,
-    "figure.dpi": 120,
-    "savefig.bbox": "tight",
-}
 _COLOURS = {"before": "#9aa3ad", "after": "#1d6fb8"}
 _PASS, _OTHER = "#2a9d5c", "#c2410c"
 
@@ -81,7 +72,7 @@ def write_plots(
         "probabilities.png": partial(_probabilities, label, heads, rows),
     }
     for name, draw in drawings.items():
-        with mpl.rc_context(_STYLE):
+        with plot_style():
             replace_file(folder / name, draw().savefig)
     return [folder / name for name in drawings]
 

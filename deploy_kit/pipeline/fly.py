@@ -17,13 +17,13 @@ from deploy_kit.pipeline.drivers import ArtifactDriver
 from deploy_kit.pipeline.episodes import FirstEpisodes, FlightStatistics
 from deploy_kit.pipeline.meter import Meter
 from deploy_kit.pipeline.pictures import FlightTrace, draw_actions, draw_probability, draw_track
-from deploy_kit.progress import Progress, silent
 from deploy_kit.pipeline.rollout import Driver, rollout
 from deploy_kit.pipeline.video import DepthVideo
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.policy.files import replace_file
 from deploy_kit.policy.interface import ActionTransform, ObservationLayout
 from deploy_kit.policy.vehicle import resolve_vehicle
+from deploy_kit.progress import Progress, silent
 from deploy_kit.sim.registry import make_env
 from deploy_kit.sim.task import RACING_TASK, TASK_ID
 
@@ -108,7 +108,8 @@ def fly(options: FlyOptions, progress: Callable[[Progress], None] = silent) -> F
             if path.exists():
                 raise OptionError(f"{path} exists and is kept; pass --overwrite to replace it, or another name")
     if not 0 <= options.picture_env < options.env.num_envs:
-        raise OptionError(f"--picture-env {options.picture_env}: there are environments 0 to {options.env.num_envs - 1}")
+        last = options.env.num_envs - 1
+        raise OptionError(f"--picture-env {options.picture_env}: there are environments 0 to {last}")
     env = make_env(options.env, options.task, options.backend)
     with ExitStack() as stack:
         if hasattr(env, "close"):
@@ -189,6 +190,7 @@ def _load(options: FlyOptions, device: str) -> _Policy:
 
 
 def _load_bundle(folder: Path) -> _Policy:
+    from deploy_kit.verify.runners import OnnxRunner  # here, since flying a checkpoint needs no onnxruntime
 
     bundle = open_bundle(folder)
     contract = bundle.contract
@@ -206,7 +208,8 @@ def _load_bundle(folder: Path) -> _Policy:
 def _check_observation(observation: Tensor, layout: ObservationLayout, task: str) -> None:
     if observation.shape[1] != layout.size:
         raise TaskError(
-            f"task {task!r}: observation group 'policy' has {observation.shape[1]} numbers, the policy takes {layout.size}"
+            f"task {task!r}: observation group 'policy' has {observation.shape[1]} numbers, "
+            f"the policy takes {layout.size}"
         )
 
 

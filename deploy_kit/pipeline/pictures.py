@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -12,21 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Polygon
 from scipy.spatial import ConvexHull
 
+from deploy_kit.pipeline.plot_style import plot_style
 from deploy_kit.pipeline.rollout import StepRecord
 from deploy_kit.policy.interface import ACTION_NAMES, ACTION_UNITS, ActionTransform
 from deploy_kit.sim.primitives import Primitive
 from deploy_kit.sim.rotations import matrix_from_quaternion
 from deploy_kit.sim.tracks import Track
 
-_STYLE = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "font.size": 10,
-    "figure.dpi": 120,
-    "savefig.bbox": "tight",
-}
 _PASS, _GATE, _OBSTACLE = "#2a9d5c", "#c2410c", "#9aa3ad"
 
 
@@ -74,12 +65,13 @@ class FlightTrace:
     @property
     def time(self) -> npt.NDArray[np.float64]:
         """Time of each step's start, s."""
-        return np.arange(len(self.action)) * self.policy_period
+        return np.arange(len(self.action), dtype=np.float64) * self.policy_period
 
     @property
     def pass_times(self) -> npt.NDArray[np.float64]:
         """Times at which gates were passed, s."""
-        return self.time[np.asarray(self.passed, dtype=bool)]
+        times: npt.NDArray[np.float64] = self.time[np.asarray(self.passed, dtype=bool)]
+        return times
 
 
 def _mark_passes(axes: Axes, trace: FlightTrace) -> None:
@@ -89,7 +81,7 @@ def _mark_passes(axes: Axes, trace: FlightTrace) -> None:
 
 def draw_probability(trace: FlightTrace, threshold: float | None, path: Path) -> None:
     """Write the gate probability over time, with the passages and the decision threshold (a probability)."""
-    with mpl.rc_context(_STYLE):
+    with plot_style():
         figure = Figure(figsize=(9, 3))
         axes = figure.subplots()
         _mark_passes(axes, trace)
@@ -104,7 +96,7 @@ def draw_probability(trace: FlightTrace, threshold: float | None, path: Path) ->
 def draw_actions(trace: FlightTrace, transform: ActionTransform, path: Path) -> None:
     """Write the four commands over time, in physical units."""
     command = transform.apply(np.stack(trace.action))
-    with mpl.rc_context(_STYLE):
+    with plot_style():
         figure = Figure(figsize=(9, 6.5))
         rows = figure.subplots(4, 1, sharex=True)
         colours = ("#111827", "#b91c1c", "#15803d", "#1d4ed8")
@@ -129,12 +121,13 @@ def draw_track(trace: FlightTrace, path: Path) -> None:
     if track is None or not trace.position:
         raise ValueError("a track picture needs a track and positions")
     points = np.stack(trace.position)[:, :2]
-    with mpl.rc_context(_STYLE):
+    with plot_style():
         figure = Figure(figsize=(8, 7))
         axes = figure.subplots()
         for role, colour, alpha in (("obstacle", _OBSTACLE, 0.75), ("gate", _GATE, 0.95)):
             shapes = [_outline(primitive) for primitive in track.primitives if primitive.role == role]
-            axes.add_collection(PatchCollection(shapes, facecolor=colour, edgecolor="none", alpha=alpha, zorder=2))
+            patches = PatchCollection(shapes, facecolor=colour, edgecolor=colour, linewidth=1.5, alpha=alpha, zorder=2)
+            axes.add_collection(patches)
         for index, position in enumerate(track.gate_positions):
             axes.annotate(
                 str(index + 1),
@@ -158,7 +151,7 @@ def draw_track(trace: FlightTrace, path: Path) -> None:
         axes.set(xlabel="x (m)", ylabel="y (m)", title=_title(trace, track), aspect="equal")
         axes.autoscale_view()
         axes.margins(0.06)
-        axes.legend(loc="upper right", frameon=True, framealpha=0.9)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, frameon=False)
         figure.savefig(path)
 
 
@@ -182,6 +175,7 @@ def _outline(primitive: Primitive) -> Polygon | Circle:
         radius, half = primitive.size
         angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
         ring = np.stack([radius * np.cos(angle), radius * np.sin(angle), np.zeros_like(angle)], axis=1)
-        corners = np.vstack([ring + (0, 0, half), ring - (0, 0, half)])
+        up = np.array([0.0, 0.0, half])
+        corners = np.vstack([ring + up, ring - up])
     flat = (corners @ rotation.T + centre)[:, :2]
     return Polygon(flat[ConvexHull(flat).vertices])
