@@ -11,8 +11,8 @@ import numpy as np
 from deploy_kit.data.reader import FeatureFile, open_feature_file
 from deploy_kit.data.rows import Matrix, Rows
 from deploy_kit.data.schema import KeepReason
-from deploy_kit.pipeline.progress import Progress
 from deploy_kit.policy.network import VisionActorCritic
+from deploy_kit.progress import Progress
 from deploy_kit.verify.replay import FEATURE_BATCH_SIZES, ParityComparison, reference_outputs, replay_features
 from deploy_kit.verify.report import Check, Limit, NotRun, ParityCheck
 from deploy_kit.verify.runners import Float32, OnnxRunner

@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from deploy_kit.errors import TaskError
-from deploy_kit.pipeline.progress import Progress
 from deploy_kit.policy.interface import ObservationLayout
+from deploy_kit.progress import Progress
 from deploy_kit.verify.replay import ParityComparison
 from deploy_kit.verify.report import Check, NotRun
 from deploy_kit.verify.rollouts import (

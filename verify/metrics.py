@@ -311,8 +311,12 @@ class PairedDifference:
     pairs: int
 
     def within(self, margin: float) -> bool:
-        """Return whether the whole interval lies within ± margin."""
+        """Return whether the whole interval lies within ± margin: the figures are equal, to that margin."""
         return -margin <= self.ci95[0] and self.ci95[1] <= margin
+
+    def reaches(self, margin: float) -> bool:
+        """Return whether the interval reaches into ± margin and is at most four margins wide: no difference shows."""
+        return self.ci95[0] <= margin and self.ci95[1] >= -margin and self.ci95[1] - self.ci95[0] <= 4.0 * margin
 
     @classmethod
     def of(cls, name: str, unit: str, reference: Array, candidate: Array) -> "PairedDifference":

@@ -7,6 +7,7 @@ from itertools import chain, repeat
 import numpy as np
 import numpy.typing as npt
 
+from deploy_kit.export.bundle import FEATURES_TENSOR
 from deploy_kit.policy.interface import ActionTransform
 from deploy_kit.verify.metrics import CommandComparison, DecisionComparison, Locate, OutputComparison
 from deploy_kit.verify.report import Limit, ParityCheck
@@ -75,7 +76,8 @@ class ParityComparison:
             if role not in reference or role not in candidate:
                 output.fail(f"missing in the {'artifact' if role in reference else 'checkpoint'}")
                 continue
-            output.add(reference[role], candidate[role], first, row_scale)
+            scale = row_scale if role != FEATURES_TENSOR else _features_unit(reference[role], row_scale)
+            output.add(reference[role], candidate[role], first, scale)
         if self._commands is not None and (command := self._command(candidate)) is not None:
             self._commands.add(reference["command"], command, first)
         decision = None if self._decisions is None else self._decision(candidate)
@@ -163,6 +165,15 @@ def replay_features(
                 advance(len(features))
     except ArtifactError as error:
         comparison.fail(str(error))
+
+
+def _features_unit(features: npt.NDArray[np.floating], row_scale: Float32 | None) -> npt.NDArray[np.floating]:
+    """Return one unit of features in each row, (n, 1): at least 1, and at least the row's largest feature.
+
+    Any feature may be the small difference of terms as large as the largest one, and has their rounding errors.
+    """
+    unit: npt.NDArray[np.floating] = np.maximum(1.0, np.abs(features).max(axis=1, keepdims=True))
+    return unit if row_scale is None else np.maximum(unit, row_scale)
 
 
 def reference_outputs(reference: Reference, observation: Float32) -> Outputs:

@@ -89,6 +89,7 @@ class FlightCheck:
         differences: paired differences of gates, crashes and speed.
         reference: statistics with the checkpoint driving, as `FlightStatistics.to_json` gives them.
         candidate: the same with the artifact driving.
+        paired: whether the environment repeated itself, so that each pair of episodes began alike.
         note: what a reader should know besides.
     """
 
@@ -97,6 +98,7 @@ class FlightCheck:
     differences: tuple[PairedDifference, ...]
     reference: dict[str, Any]
     candidate: dict[str, Any]
+    paired: bool
     note: str | None = None
 
 
@@ -190,18 +192,20 @@ def _output_problems(output: OutputParity, tolerance: Tolerance) -> Iterable[str
 
 def _judge_flight(check: FlightCheck, thresholds: Thresholds) -> tuple[str, tuple[str, ...]]:
     margins = {"gates": thresholds.gates_margin, "crashed": thresholds.crash_margin, "speed": thresholds.speed_margin}
-    reasons = [
-        f"{figure.name}: {figure.reference:.3g} → {figure.candidate:.3g} {_unit(figure.unit)}, the 95 % interval of "
-        f"the paired difference [{figure.ci95[0]:.2g}, {figure.ci95[1]:.2g}] is not within ±{margins[figure.name]:g}"
-        for figure in check.differences
-        if not figure.within(margins[figure.name])
-    ]
+    reasons = []
+    for figure in check.differences:
+        margin = margins[figure.name]
+        if not (figure.within(margin) if check.paired else figure.reaches(margin)):
+            low, high = figure.ci95
+            reasons.append(
+                f"{figure.name}: {figure.reference:.3g} → {figure.candidate:.3g} {_unit(figure.unit)}, the 95 % "
+                f"interval of the difference [{low:.2g}, {high:.2g}] {'leaves' if check.paired else 'does not fit'} ±{margin:g}"
+            )
     if not check.differences:
         reasons.append("nothing was compared")
-    limit = "95 % of difference within " + ", ".join(
-        f"±{margins[figure.name]:g} {_unit(figure.unit)} {figure.name}" for figure in check.differences
-    )
-    return limit, tuple(reasons)
+    rule = "95 % of difference within" if check.paired else "95 % of difference reaches, and is no wider than twice,"
+    bounds = (f"{figure.name} ±{margins[figure.name]:g} {_unit(figure.unit)}".rstrip() for figure in check.differences)
+    return f"{rule} {', '.join(bounds)}", tuple(reasons)
 
 
 def _unit(unit: str) -> str:

@@ -18,9 +18,9 @@ import torch
 from deploy_kit import __version__
 from deploy_kit.errors import OptionError
 from deploy_kit.export.bundle import Bundle, open_bundle
-from deploy_kit.pipeline.progress import Progress, silent
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
 from deploy_kit.policy.vehicle import RACING_TASK
+from deploy_kit.progress import Progress, silent
 from deploy_kit.verify.artifacts import Artifacts, open_artifacts
 from deploy_kit.verify.dataset import Dataset, open_dataset
 from deploy_kit.verify.live import LIVE_MODES, LiveTest

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -25,7 +27,7 @@ def test_batches_tile_the_rows():
     assert [part.stop - part.start for part in slices] == [1, 2, 5, 5, 5, 2]
     assert slices[0].start == 0
     assert slices[-1].stop == 20
-    assert all(before.stop == after.start for before, after in zip(slices, slices[1:], strict=False))
+    assert all(before.stop == after.start for before, after in itertools.pairwise(slices))
 
 
 def test_replay_runs_every_row_in_several_batch_sizes():

@@ -31,14 +31,14 @@ def parity(error=0.0, logit_error=0.0, name="replay/random/onnx"):
     return comparison.result(lambda row: f"random input {row}")
 
 
-def flight(shift=0.0):
+def flight(shift=0.0, paired=True):
     gates = np.array([6.0, 7.0, 5.0, 8.0] * 8)
     figures = (
         PairedDifference.of("gates", "1", gates, gates + shift),
         PairedDifference.of("crashed", "1", np.zeros(32), np.zeros(32)),
         PairedDifference.of("speed", "m/s", gates, gates),
     )
-    return FlightCheck("live/driving", "onnxruntime drives", figures, {"episodes": 32}, {"episodes": 32})
+    return FlightCheck("live/driving", "onnxruntime drives", figures, {"episodes": 32}, {"episodes": 32}, paired)
 
 
 def report(*checks, thresholds=None):
@@ -76,6 +76,22 @@ def test_one_bad_check_fails_all(bad, reason):
     verdict = failed.verdict(bad.name)
     assert verdict.status is Status.FAILED
     assert __import__("re").search(reason, " ".join(verdict.reasons))
+
+
+def test_unpaired_flights_need_only_show_no_difference():
+    rng = np.random.default_rng(0)
+
+    def unpaired(shift, episodes, paired=False):
+        ours, theirs = rng.normal(5.0, 1.8, episodes), rng.normal(5.0 + shift, 1.8, episodes)
+        figures = (PairedDifference.of("gates", "1", ours, theirs),)
+        return report(FlightCheck("live/driving", "x", figures, {}, {}, paired)).passed
+
+    assert all(unpaired(0.0, 32) for _ in range(50))
+    assert not any(unpaired(-4.0, 32) for _ in range(50))
+    # Too few episodes to tell.
+    assert not any(unpaired(0.0, 4) for _ in range(5))
+    # The rule for pairs would not let a right policy pass where luck differs.
+    assert not all(unpaired(0.0, 32, paired=True) for _ in range(50))
 
 
 def test_check_that_was_not_run_is_not_passed():
