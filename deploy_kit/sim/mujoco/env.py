@@ -63,6 +63,13 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         options: options.
         task: numbers.
 
+    Attributes:
+        options: as given.
+        task: as given.
+        stage: numbers of the training stage.
+        gate_noise: half width of each environment's noise on commanded gate positions, m, shape (N,); stage 1 changes
+            it from episode to episode.
+
     Raises:
         OptionError: an option is out of range.
         TaskError: a track kind is unknown.
@@ -105,7 +112,7 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         # Gate centres in flight order, then what follows the last one; one more row than there are gates.
         self._gates = np.zeros((n, NUM_GATES + 1, 3))
         self._gate = np.zeros(n, np.int64)
-        self._gate_noise = np.full(n, self.stage.gate_noise)
+        self.gate_noise = np.full(n, self.stage.gate_noise)
         self._target_noise = np.zeros((n, 2, 3))
         self._open = np.zeros(n, np.bool_)
         self._gates_passed = np.zeros(n, np.int32)
@@ -212,7 +219,7 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
     def _draw_targets(self, index: int) -> None:
         """Draw the noise of the current and the next gate's commanded centre."""
         draw = self._slots[index].episode_rng.uniform(-1, 1, (2, 3))
-        self._target_noise[index] = self._gate_noise[index] * draw
+        self._target_noise[index] = self.gate_noise[index] * draw
 
     def _read_state(self, index: int) -> None:
         physics = self._slots[index].physics
@@ -309,8 +316,8 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         curriculum = self.stage.curriculum
         if curriculum is None:
             return
-        self._gate_noise[done & (self._gates_passed >= curriculum.grow_at)] *= curriculum.grow
-        self._gate_noise[done & (self._gates_passed < curriculum.shrink_below)] *= curriculum.shrink
+        self.gate_noise[done & (self._gates_passed >= curriculum.grow_at)] *= curriculum.grow
+        self.gate_noise[done & (self._gates_passed < curriculum.shrink_below)] *= curriculum.shrink
 
     def _extras(self, crashed: Flags, timed_out: Flags, done: Flags) -> dict[str, Any]:
         log = {}

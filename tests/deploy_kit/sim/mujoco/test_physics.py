@@ -1,0 +1,130 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from deploy_kit.sim.mujoco.physics import DronePhysics
+from deploy_kit.sim.primitives import Primitive
+from deploy_kit.sim.rotations import matrix_from_quaternion, quaternion_from_euler
+from deploy_kit.sim.task import RACING_TASK
+from tests.deploy_kit.sim.conftest import track_of
+
+LEVEL = np.array([1.0, 0.0, 0.0, 0.0])
+ZERO = np.zeros(3)
+WEIGHT = 0.5 * 9.81
+
+
+def physics(*primitives, mass=0.5, inertia_factor=1.0):
+    return DronePhysics(track_of(*primitives), RACING_TASK, mass, inertia_factor)
+
+
+def integrate(position, quaternion, velocity, rate, wrench, steps, mass, inertia):
+    """Integrate a free rigid body in float64, semi-implicit Euler, without any engine."""
+    force, torque = wrench[:3], wrench[3:]
+    for _ in range(steps):
+        acceleration = matrix_from_quaternion(quaternion) @ force / mass - np.array([0, 0, 9.81])
+        rate_change = (torque - np.cross(rate, inertia * rate)) / inertia
+        velocity = velocity + 0.01 * acceleration
+        rate = rate + 0.01 * rate_change
+        position = position + 0.01 * velocity
+        angle = np.linalg.norm(rate) * 0.01
+        turn = np.concatenate([[np.cos(angle / 2)], np.sin(angle / 2) * rate / np.linalg.norm(rate)])
+        w, v = quaternion[0], quaternion[1:]
+        quaternion = np.concatenate([[w * turn[0] - v @ turn[1:]], w * turn[1:] + turn[0] * v + np.cross(v, turn[1:])])
+    return position, quaternion, velocity, rate, rate_change
+
+
+@pytest.mark.parametrize(("mass", "factor"), [(0.5, 1.0), (0.52, 0.9)])
+def test_a_known_wrench_gives_a_known_motion(mass, factor):
+    drone = physics(mass=mass, inertia_factor=factor)
+    start = (
+        np.array([1.0, 2.0, 20.0]),
+        quaternion_from_euler(0.3, -0.2, 1.0),
+        np.array([1.0, -2.0, 0.5]),
+        np.array([1.0, 2.0, -1.5]),
+    )
+    wrench = np.array([0.3, -0.2, 6.0, 0.002, -0.003, 0.004])
+    inertia = factor * np.array(RACING_TASK.airframe.inertia)
+    drone.reset(*start)
+    for _ in range(10):
+        assert not drone.step(wrench)
+    position, quaternion, velocity, rate, acceleration = integrate(*start, wrench, 30, mass, inertia)
+    np.testing.assert_allclose(drone.position, position, atol=1e-9)
+    np.testing.assert_allclose(drone.quaternion, quaternion, atol=1e-9)
+    np.testing.assert_allclose(drone.velocity, velocity, atol=1e-9)
+    np.testing.assert_allclose(drone.angular_velocity, rate, atol=1e-9)
+    np.testing.assert_allclose(drone.angular_acceleration, acceleration, atol=1e-7)
+
+
+def test_the_wrench_is_held_in_the_body_frame():
+    drone = physics()
+    # Rolled by 90°: body z points along world -y.
+    drone.reset(np.array([0.0, 0.0, 20.0]), quaternion_from_euler(np.pi / 2, 0.0, 0.0), ZERO, ZERO)
+    drone.step(np.array([0.0, 0.0, 5.0, 0.0, 0.0, 0.0]))
+    np.testing.assert_allclose(drone.velocity, [0.0, -0.03 * 10.0, -0.03 * 9.81], atol=1e-12)
+
+
+def test_reset_forgets_the_last_wrench_and_acceleration():
+    drone = physics()
+    drone.reset(np.array([0.0, 0.0, 20.0]), LEVEL, ZERO, ZERO)
+    drone.step(np.array([0.0, 0.0, 9.0, 0.1, 0.0, 0.0]))
+    drone.reset(np.array([0.0, 0.0, 20.0]), LEVEL, ZERO, ZERO)
+    drone.step(np.zeros(6))
+    np.testing.assert_allclose(drone.velocity, [0.0, 0.0, -0.03 * 9.81], atol=1e-12)
+    np.testing.assert_allclose(drone.angular_velocity, 0.0, atol=1e-15)
+
+
+@pytest.mark.parametrize(("load", "crashed"), [(0.5, False), (0.9, False), (1.1, True), (4.0, True)])
+def test_contact_counts_above_one_newton(load, crashed):
+    drone = physics()
+    drone.reset(np.array([0.0, 0.0, 0.0295]), LEVEL, ZERO, ZERO)
+    wrench = np.array([0.0, 0.0, WEIGHT - load, 0.0, 0.0, 0.0])
+    for _ in range(60):
+        drone.step(wrench)
+    assert drone.step(wrench) is crashed
+
+
+def test_contact_in_any_of_the_physics_steps_counts():
+    # 1 m/s towards a wall 3 mm away, pushed back by 60 m/s²: 4 mm after one physics step, at most 2 mm after two.
+    wall = Primitive("box", (0.5, 5.0, 5.0), (0.583, 0.0, 20.0))
+    drone = physics(wall)
+    drone.reset(np.array([0.0, 0.0, 20.0]), LEVEL, np.array([1.0, 0.0, 0.0]), ZERO)
+    assert drone.step(np.array([-30.0, 0.0, 0.0, 0.0, 0.0, 0.0]))
+    assert drone.data.ncon == 0
+
+
+@pytest.mark.parametrize(
+    "primitive",
+    [
+        Primitive("box", (0.5, 0.5, 0.5), (0.0, 0.0, 0.5)),
+        Primitive("sphere", (0.5,), (0.0, 0.0, 0.5)),
+        Primitive("cylinder", (0.3, 0.5), (0.0, 0.0, 0.5)),
+        Primitive("capsule", (0.3, 0.2), (0.0, 0.0, 0.5)),
+    ],
+    ids=lambda primitive: primitive.kind,
+)
+def test_a_fall_onto_every_solid_ends_on_its_surface(primitive):
+    # 1 m falls in 0.45 s, so in the 16th policy step.
+    drone = physics(primitive)
+    drone.reset(np.array([0.0, 0.0, 2.03]), LEVEL, ZERO, ZERO)
+    hits = [drone.step(np.zeros(6)) for _ in range(17)]
+    assert hits.index(True) in (15, 16)
+
+
+def test_the_collision_box_is_the_tasks():
+    box = np.array(RACING_TASK.airframe.box)
+    for axis, sign in ((0, 1), (1, -1)):
+        for gap, touching in ((-0.002, True), (0.002, False)):
+            centre, extent = np.array([0.0, 0.0, 20.0]), np.full(3, 2.0)
+            centre[axis] = sign * (box[axis] + gap + 2.0)
+            drone = physics(Primitive("box", tuple(extent), tuple(centre)))
+            drone.reset(np.array([0.0, 0.0, 20.0]), LEVEL, ZERO, ZERO)
+            assert drone.step(np.array([0.0, 0.0, WEIGHT, 0.0, 0.0, 0.0])) is touching
+
+
+def test_gravity_and_step_come_from_the_task():
+    task = dataclasses.replace(RACING_TASK, gravity=2.0, clock=dataclasses.replace(RACING_TASK.clock, decimation=5))
+    drone = DronePhysics(track_of(), task, 0.5, 1.0)
+    drone.reset(np.array([0.0, 0.0, 20.0]), LEVEL, ZERO, ZERO)
+    drone.step(np.zeros(6))
+    np.testing.assert_allclose(drone.velocity, [0.0, 0.0, -0.05 * 2.0], atol=1e-12)
