@@ -315,8 +315,8 @@ class PairedDifference:
         return -margin <= self.ci95[0] and self.ci95[1] <= margin
 
     def reaches(self, margin: float) -> bool:
-        """Return whether the interval reaches into ± margin and is at most four margins wide: no difference shows."""
-        return self.ci95[0] <= margin and self.ci95[1] >= -margin and self.ci95[1] - self.ci95[0] <= 4.0 * margin
+        """Return whether the interval reaches into ± margin and is at most three times as wide: no difference shows."""
+        return self.ci95[0] <= margin and self.ci95[1] >= -margin and self.ci95[1] - self.ci95[0] <= 6.0 * margin
 
     @classmethod
     def of(cls, name: str, unit: str, reference: Array, candidate: Array) -> "PairedDifference":

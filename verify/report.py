@@ -197,13 +197,18 @@ def _judge_flight(check: FlightCheck, thresholds: Thresholds) -> tuple[str, tupl
         margin = margins[figure.name]
         if not (figure.within(margin) if check.paired else figure.reaches(margin)):
             low, high = figure.ci95
+            verb = "leaves" if check.paired else "does not fit"
             reasons.append(
                 f"{figure.name}: {figure.reference:.3g} → {figure.candidate:.3g} {_unit(figure.unit)}, the 95 % "
-                f"interval of the difference [{low:.2g}, {high:.2g}] {'leaves' if check.paired else 'does not fit'} ±{margin:g}"
+                f"interval of the difference [{low:.2g}, {high:.2g}] {verb} ±{margin:g}"
             )
     if not check.differences:
         reasons.append("nothing was compared")
-    rule = "95 % of difference within" if check.paired else "95 % of difference reaches, and is no wider than twice,"
+    rule = (
+        "95 % of difference within"
+        if check.paired
+        else "95 % of difference reaches, and is at most three times as wide as,"
+    )
     bounds = (f"{figure.name} ±{margins[figure.name]:g} {_unit(figure.unit)}".rstrip() for figure in check.differences)
     return f"{rule} {', '.join(bounds)}", tuple(reasons)
 

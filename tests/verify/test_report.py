@@ -86,12 +86,14 @@ def test_unpaired_flights_need_only_show_no_difference():
         figures = (PairedDifference.of("gates", "1", ours, theirs),)
         return report(FlightCheck("live/driving", "x", figures, {}, {}, paired)).passed
 
-    assert all(unpaired(0.0, 32) for _ in range(50))
-    assert not any(unpaired(-4.0, 32) for _ in range(50))
+    assert all(unpaired(0.0, 32) for _ in range(300))
+    assert not any(unpaired(-4.0, 32) for _ in range(300))
     # Too few episodes to tell.
-    assert not any(unpaired(0.0, 4) for _ in range(5))
+    few = PairedDifference.of("gates", "1", np.array([6.0, 3.0, 6.0, 3.0]), np.array([3.0, 6.0, 3.0, 6.0]))
+    assert few.difference == 0.0
+    assert not report(FlightCheck("live/driving", "x", (few,), {}, {}, False)).passed
     # The rule for pairs would not let a right policy pass where luck differs.
-    assert not all(unpaired(0.0, 32, paired=True) for _ in range(50))
+    assert not all(unpaired(0.0, 32, paired=True) for _ in range(300))
 
 
 def test_check_that_was_not_run_is_not_passed():
