@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from deploy_kit.policy.interface import ObservationLayout
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "crelu": nn.CELU,
     "elu": nn.ELU,
     "gelu": nn.GELU,
+    "identity": nn.Identity,
     "lrelu": nn.LeakyReLU,
     "mish": nn.Mish,
     "relu": nn.ReLU,
     "selu": nn.SELU,
     "sigmoid": nn.Sigmoid,
-    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
     "swish": nn.SiLU,
     "tanh": nn.Tanh,
 }

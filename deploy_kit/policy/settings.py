@@ -45,10 +45,13 @@ def resolve_activation(option: str | None, params: RunParams, record: dict[str, 
         ),
     ]
     names = ", ".join(sorted(ACTIVATIONS))
+    known: list[tuple[str, Any]] = []
     for source, value in candidates:
-        if value is not None and (not isinstance(value, str) or value not in ACTIVATIONS):
+        name = value.lower() if isinstance(value, str) else value
+        if value is not None and name not in ACTIVATIONS:
             raise OptionError(f"activation {value!r} of {path}, from {source}, is not supported; known are {names}")
-    activation = _agree("activation", candidates, path)
+        known.append((source, name))
+    activation = _agree("activation", known, path)
     if activation is None:
         raise OptionError(
             f"{path} does not say its activation and there is no params/agent.yaml beside it that does: "

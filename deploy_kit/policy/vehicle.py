@@ -135,15 +135,13 @@ def _missing_message(missing: list[str], task: str | None) -> str:
 
 
 def _overridden(name: str, value: Any, params: RunParams, of_task: Mapping[str, Any]) -> str | None:
-    """Say what else is known of a number that a file gives, None if nothing differs."""
+    """Say what would be used without the file's number, None if it is the same or nothing."""
     try:
         of_run = None if params.env is None else env_number(params.env, name)
     except CheckpointError as error:
         return f"could not be read ({error})"
-    for source, other in ((ENV_FILE, of_run), ("the task", of_task.get(name))):
-        if other is not None and not same_number(other, value):
-            return f"{source} says: {other}"
-    return None
+    source, other = (ENV_FILE, of_run) if of_run is not None else ("the task", of_task.get(name))
+    return None if other is None or same_number(other, value) else f"{source} says: {other}"
 
 
 def _read_vehicle_file(path: Path) -> dict[str, Any]:

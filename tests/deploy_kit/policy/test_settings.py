@@ -20,7 +20,7 @@ def run(kit, tmp_path):
     "agent",
     [
         "policy: {activation: elu, img_res: !!python/tuple [9, 12]}",
-        "policy: {activation: elu, image_shape: [9, 12]}",
+        "policy: {activation: ELU, image_shape: [9, 12]}",
         "actor: {activation: elu, img_res: [9, 12]}\ncritic: {activation: elu}",
         "policy: {}\nactor: {activation: elu, image_shape: [9, 12]}",
     ],
@@ -61,9 +61,9 @@ def test_a_record_in_the_file_tells_too(kit, tmp_path):
         load_checkpoint(path, activation="relu")
 
 
-@pytest.mark.parametrize("activation", ["crelu", 5, "!!python/name:torch.nn.ELU ''"])
+@pytest.mark.parametrize("activation", ["cosine", 5, "!!python/name:torch.nn.ELU ''"])
 def test_unknown_activations_are_refused(run, activation):
-    with pytest.raises(OptionError, match="is not supported; known are elu"):
+    with pytest.raises(OptionError, match="is not supported; known are crelu"):
         load_checkpoint(run(f"policy: {{activation: {activation}, img_res: [9, 12]}}"))
 
 
@@ -79,5 +79,5 @@ def test_bad_image_shapes_are_refused(run, shape):
 )
 def test_a_normaliser_that_got_lost_is_noticed(run, switch):
     path = run(switch)
-    with pytest.raises(CheckpointError, match="holds no observation normaliser, but its params/agent.yaml"):
+    with pytest.raises(CheckpointError, match=r"holds no observation normaliser, but its params/agent\.yaml"):
         load_checkpoint(path, activation="elu", image_shape=(9, 12))
