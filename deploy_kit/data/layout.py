@@ -4,6 +4,8 @@ A file may come from anywhere. Links out of it are not followed, and a shape is 
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,29 @@ import numpy as np
 
 from deploy_kit.data.schema import SCHEMA_VERSION, Array, Column, Columns, FeatureFileInfo
 from deploy_kit.errors import DatasetError
+
+
+@contextmanager
+def damage_reported(path: Path) -> Iterator[None]:
+    """Turn what h5py raises on a damaged file, which may be nearly anything, into one clear error.
+
+    Raises:
+        DatasetError: the file is damaged.
+    """
+    try:
+        yield
+    except (
+        AttributeError,
+        KeyError,
+        MemoryError,
+        OSError,
+        OverflowError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = " ".join(str(error).split())
+        raise DatasetError(f"{path} is damaged ({reason}); copy it again, or collect again") from error
 
 
 def stored_group(path: Path, parent: h5py.Group, name: str) -> h5py.Group | None:
@@ -143,27 +168,28 @@ def _own_node(path: Path, parent: h5py.Group, name: str) -> h5py.Group | h5py.Da
         raise DatasetError(
             f"{path}: {parent.name.rstrip('/')}/{name} is a link; links are not followed, copy the data in"
         )
-    try:
-        return parent[name]
-    except (KeyError, OSError, RuntimeError, ValueError, TypeError) as error:
-        raise DatasetError(f"{path}: {name} cannot be opened, the file is damaged ({error})") from error
+    return parent[name]
 
 
 def _attribute(path: Path, file: h5py.File, name: str, kind: Any) -> Any:
     if name not in file.attrs:
         raise DatasetError(f"{path}: attribute {name} is missing; collect again with this deploy-kit")
-    try:
-        value = file.attrs[name]
-        if kind is str and isinstance(value, str):
-            return value
-        if kind is bool and isinstance(value, np.bool_):
-            return bool(value)
-        if kind is int and isinstance(value, np.integer):
-            return int(value)
-        if kind is float and isinstance(value, np.floating):
-            return float(value)
-        if kind == dict[str, Any] and isinstance(value, str) and isinstance(decoded := json.loads(value), dict):
-            return decoded
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise DatasetError(f"{path}: attribute {name} cannot be read ({error})") from error
+    value = file.attrs[name]
+    if kind is str and isinstance(value, str):
+        return value
+    if kind is bool and isinstance(value, np.bool_):
+        return bool(value)
+    if kind is int and isinstance(value, np.integer):
+        return int(value)
+    if kind is float and isinstance(value, np.floating):
+        return float(value)
+    if kind == dict[str, Any] and isinstance(value, str) and isinstance(decoded := _json(path, name, value), dict):
+        return decoded
     raise DatasetError(f"{path}: attribute {name} has the wrong type ({type(value).__name__})")
+
+
+def _json(path: Path, name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path}: attribute {name} is not JSON ({error})") from error

@@ -12,6 +12,7 @@ import numpy as np
 from deploy_kit.data.layout import (
     allocated_rows,
     check_heldout,
+    damage_reported,
     read_info,
     require_stored,
     stored_dataset,
@@ -65,10 +66,11 @@ class FeatureFile:
         self.path = path
         self._file = _open(path)
         try:
-            self.attrs = read_info(path, self._file)
-            self.train = self._read_training()
-            self._heldout, self._is_test = self._read_heldout()
-            self.observations = self._read_observations()
+            with damage_reported(path):
+                self.attrs = read_info(path, self._file)
+                self.train = self._read_training()
+                self._heldout, self._is_test = self._read_heldout()
+                self.observations = self._read_observations()
             if not len(self.train) and not self.num_heldout:
                 raise DatasetError(f"{path} holds no rows; collect some with: deploy-kit collect")
         except BaseException:
@@ -237,5 +239,5 @@ def _open(path: Path) -> h5py.File:
         raise DatasetError(f"{path} cannot be read: no permission") from error
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        hint = "another process writes it" if "lock" in reason else "it is truncated or damaged"
+        hint = "another process writes it" if "lock file" in reason else "it is truncated or damaged"
         raise DatasetError(f"{path} cannot be opened, {hint} ({reason})") from error

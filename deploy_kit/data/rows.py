@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from deploy_kit.data.layout import damage_reported
 from deploy_kit.data.memory import require_memory
 from deploy_kit.data.schema import Array
 from deploy_kit.errors import DatasetError
@@ -24,12 +25,8 @@ def read_rows(path: Path, dataset: h5py.Dataset, start: int, stop: int) -> Array
     Raises:
         DatasetError: the file is damaged there, or a number is not finite.
     """
-    try:
+    with damage_reported(path):
         block: Array = dataset[start:stop]
-    except (OSError, RuntimeError) as error:
-        raise DatasetError(
-            f"{path}: {dataset.name} rows {start} to {stop} cannot be read, the file is damaged ({error})"
-        ) from error
     if block.dtype.kind == "f":
         finite = np.isfinite(block).reshape(len(block), -1).all(axis=1)
         if not finite.all():

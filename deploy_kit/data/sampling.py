@@ -147,9 +147,11 @@ class BalancedSampler:
         # One key decides for ever: lowering the rate keeps exactly the rows it would have kept from the start.
         self._rate = rate
         keep = self._pilot_keys < rate
-        ends = np.cumsum([len(rows["supervision"]) for rows in self._pilot[0]])
-        kept = np.split(keep, ends[:-1])
-        self._pilot[0] = [_take(rows, part) for rows, part in zip(self._pilot[0], kept, strict=True)]
+        start = 0
+        for block, rows in enumerate(self._pilot[0]):
+            stop = start + len(rows["supervision"])
+            self._pilot[0][block] = _take(rows, keep[start:stop])
+            start = stop
         self._pilot_keys = self._pilot_keys[keep]
 
     def _place(self, label: int, rows: Columns) -> Iterator[Placement]:

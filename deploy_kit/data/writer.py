@@ -131,9 +131,7 @@ class _Table:
         index, first_from_end = np.unique(every[::-1], return_index=True)
         latest = every.size - 1 - first_from_end
         for name, dataset in self._datasets.items():
-            values = np.concatenate([rows[name] for _, rows in self._overwritten])[latest]
-            for row, value in zip(index, values, strict=True):
-                dataset[row] = value
+            dataset[index] = np.concatenate([rows[name] for _, rows in self._overwritten])[latest]
 
 
 class FeatureFileWriter:

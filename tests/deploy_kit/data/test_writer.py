@@ -1,0 +1,350 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from deploy_kit.data import writer as writer_module
+from deploy_kit.data.reader import open_feature_file
+from deploy_kit.data.schema import KeepReason
+from deploy_kit.data.writer import FeatureFileWriter
+from deploy_kit.errors import DatasetError
+
+
+@pytest.fixture
+def start(tmp_path: Path, tools):
+    def build(name: str = "features.h5", positive: int = 40, negative: int = 40, **changes) -> FeatureFileWriter:
+        return FeatureFileWriter(tmp_path / name, tools["info"](), positive, negative, seed=1, **changes)
+
+    return build
+
+
+def test_what_is_written_is_read_back(tmp_path: Path, tools, start) -> None:
+    with start() as writer:
+        tools["episode"](writer, 1000, 100, is_test=False)
+        tools["episode"](writer, 1001, 101, is_test=True, length=30)
+        observation = tools["keep"](writer)
+        tools["feed"](writer, 400)
+        assert (writer.num_positive, writer.num_negative, writer.full) == (40, 40, True)
+        assert (writer.num_heldout_episodes, writer.num_observations) == (2, 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["features.h5"]
+    with open_feature_file(tmp_path / "features.h5") as file:
+        rows, label = file.train, file.train.label
+        assert len(rows) == 80
+        assert label.sum() == 40
+        features = rows.features
+        assert features.dtype == np.float32
+        assert (features[:, 0] == label).all()
+        assert (features[:, 1] % 50 == rows.step).all()
+        assert (features[:, 2] == rows.env_id).all()
+        assert (rows.track_id == rows.env_id).all()
+        assert (rows.episode_id == features[:, 1] // 50 * 4 + rows.env_id).all()
+        assert len(np.unique(features[:, 3])) == 80
+        validation, test = file.heldout("validation"), file.heldout("test")
+        assert validation.step.tolist() == list(range(20))
+        assert test.step.tolist() == list(range(30))
+        assert set(test.track_id.tolist()) == {101}
+        assert test.label.tolist() == [False] * 29 + [True]
+        np.testing.assert_array_equal(
+            test.features[:, 1:], np.random.default_rng(1001).standard_normal((30, 8)).astype(np.float32)[:, 1:]
+        )
+        assert len(file.heldout()) == 50
+        kept = file.observations
+        np.testing.assert_array_equal(kept.observation, observation)
+        assert kept.reason.tolist() == [KeepReason.GATE_PASS | KeepReason.STALE_IMAGE, KeepReason.FIRST_STEP, 0]
+        assert (kept.features == 0.5).all()
+
+
+def test_attributes_are_kept_exactly(feature_file: Path, tools) -> None:
+    with open_feature_file(feature_file) as file:
+        found = file.attrs
+    assert found.label_threshold_m == 0.1 + 0.2
+    assert found.env_config == {"num_envs": 4, "difficulty": 0.1 + 0.7, "tracks": ["circular"]}
+    filled = ("rows_seen", "prevalence", "positive_rate", "negative_rate")
+    assert found == replace(
+        tools["info"](),
+        complete=True,
+        requested_positive=40,
+        requested_negative=40,
+        **{name: getattr(found, name) for name in filled},
+    )
+
+
+def test_counts_and_rates_are_recorded(tmp_path: Path, tools, start) -> None:
+    labels = []
+    rng = np.random.default_rng(0)
+    with start(positive=10_000, negative=10_000) as writer:
+        for step in range(2000):
+            rows = tools["step"](rng, step, 16, 0.05)
+            labels.append(rows["label"])
+            writer.add_training(**rows)
+    every = np.concatenate(labels)
+    with open_feature_file(tmp_path / "features.h5") as file:
+        info, label = file.attrs, file.train.label
+        assert info.rows_seen == every.size
+        assert info.prevalence == every.mean()
+        assert info.positive_rate == 1.0
+        assert label.sum() == every.sum()
+        assert info.negative_rate == (~label).sum() / (every == 0).sum()
+        assert info.complete is False
+        negative = file.train.select(~label)
+        assert np.bincount(negative.env_id, minlength=16).min() > 0.6 * len(negative) / 16
+
+
+def test_rows_of_a_full_class_are_replaced_in_place(tmp_path: Path, tools, start) -> None:
+    with start(positive=50, negative=2000) as writer:
+        tools["feed"](writer, 300, envs=16, prevalence=0.1, seed=1)
+        tools["feed"](writer, 2500, envs=16, prevalence=0.1, seed=2, start=300)
+        assert writer.full
+    with open_feature_file(tmp_path / "features.h5") as file:
+        positive = file.train.select(file.train.label)
+        assert len(positive) == 50
+        assert (positive.features[:, 0] == 1).all()
+        assert len(np.unique(positive.features[:, 3])) == 50
+        # Uniform over 2800 steps: the chance that none of 50 rows is from the last third is 1e-9.
+        assert (positive.features[:, 1] > 1900).sum() > 5
+        assert (positive.features[:, 1] % 50 == positive.step).all()
+        assert file.attrs.positive_rate == pytest.approx(50 / (0.1 * 2800 * 16), rel=0.1)
+
+
+def test_the_same_seed_writes_the_same_bytes(tmp_path: Path, tools) -> None:
+    paths = [tools["write"](tmp_path / name) for name in ("a.h5", "b.h5")]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_chunks_are_row_wise_and_not_compressed(feature_file: Path) -> None:
+    with h5py.File(feature_file) as file:
+        for name in ("features", "heldout/features", "observations/observation"):
+            assert file[name].chunks == (256, file[name].shape[1])
+            assert file[name].compression is None
+        assert file.libver[0] == "earliest"
+
+
+@pytest.mark.parametrize("name", ["features.hdf5", "features", "features.h5.gz"])
+def test_another_suffix_is_refused(start, tmp_path: Path, name: str) -> None:
+    with pytest.raises(DatasetError, match=r"must end in \.h5"):
+        start(name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_file_is_kept_without_overwrite(feature_file: Path, start) -> None:
+    before = feature_file.read_bytes()
+    with pytest.raises(DatasetError, match="exists and is kept; pass --overwrite"):
+        start()
+    assert feature_file.read_bytes() == before
+
+
+def test_overwrite_replaces_only_at_the_end(feature_file: Path, tools, start) -> None:
+    before = feature_file.read_bytes()
+    with start(overwrite=True, positive=7, negative=7) as writer:
+        tools["feed"](writer, 200)
+        assert feature_file.read_bytes() == before
+    with open_feature_file(feature_file) as file:
+        assert len(file.train) == 14
+
+
+def interrupt(writer: FeatureFileWriter, tools, error: BaseException) -> None:
+    with writer:
+        tools["feed"](writer, 100)
+        raise error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("the simulator died")])
+def test_an_interruption_leaves_a_valid_trimmed_file(tmp_path: Path, tools, start, error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        interrupt(start(positive=5000, negative=5000), tools, error)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["features.h5"]
+    with open_feature_file(tmp_path / "features.h5") as file:
+        assert file.attrs.complete is False
+        assert file.train.label.sum() == file.attrs.prevalence * 400 > 0
+        assert np.abs(file.train.features).sum(axis=1).min() > 0
+
+
+def test_an_interruption_keeps_the_older_file_and_the_new_rows(feature_file: Path, tools, start) -> None:
+    before = feature_file.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(start(overwrite=True), tools, KeyboardInterrupt())
+    assert feature_file.read_bytes() == before
+    with open_feature_file(feature_file.with_name("features.h5.partial")) as file:
+        assert len(file.train) > 0
+        assert file.attrs.complete is False
+
+
+def test_finishing_on_purpose_replaces_the_older_file(feature_file: Path, tools, start) -> None:
+    with start(overwrite=True, positive=5000, negative=5000) as writer:
+        tools["feed"](writer, 10)
+        assert writer.finish(complete=False) == feature_file
+    with open_feature_file(feature_file) as file:
+        assert file.attrs.requested_positive == 5000
+
+
+def test_an_interruption_before_any_row_leaves_nothing(tmp_path: Path, start) -> None:
+    with pytest.raises(KeyboardInterrupt), start():
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_finishing_without_rows_is_an_error(tmp_path: Path, start) -> None:
+    with pytest.raises(DatasetError, match="no rows were collected"), start():
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_partial_file_of_a_killed_run_is_not_dropped(tmp_path: Path, start) -> None:
+    (tmp_path / "features.h5.partial").write_bytes(b"rows")
+    with pytest.raises(DatasetError, match=r"rename it to features\.h5"):
+        start()
+    assert (tmp_path / "features.h5.partial").read_bytes() == b"rows"
+
+
+def test_heldout_tracks_and_training_tracks_stay_apart(tools, start) -> None:
+    with start() as writer:
+        tools["feed"](writer, 3)
+        with pytest.raises(DatasetError, match="track 2 gave training rows"):
+            tools["episode"](writer, 1000, 2)
+        tools["episode"](writer, 1000, 200)
+        rows = tools["step"](np.random.default_rng(0), 4, 4, 0.1)
+        rows["track_id"][1] = 200
+        with pytest.raises(DatasetError, match="track 200 is held out"):
+            writer.add_training(**rows)
+
+
+def test_a_heldout_track_is_on_one_side_only(tools, start) -> None:
+    with start() as writer:
+        tools["episode"](writer, 1000, 200, is_test=True)
+        with pytest.raises(DatasetError, match="both validation and test"):
+            tools["episode"](writer, 1001, 200, is_test=False)
+        with pytest.raises(DatasetError, match="episode 1000 was added before"):
+            tools["episode"](writer, 1000, 200, is_test=True)
+
+
+def test_the_writer_splits_tracks_half_and_half_itself(tmp_path: Path, tools, start) -> None:
+    with start() as writer:
+        for number in range(10):
+            tools["episode"](writer, number, 100 + number)
+    with open_feature_file(tmp_path / "features.h5") as file:
+        assert len(file.heldout("test")) == len(file.heldout("validation")) == 100
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("features", np.full((4, 8), np.nan), "features to be written is not finite in row 0 of 4"),
+        ("features", np.zeros((4, 7)), r"shape \(4, 7\), expected \(4, 8\)"),
+        ("label", np.array([0, 1, 2, 0]), "label 2 to be written is neither 0 nor 1"),
+        ("step", np.zeros(3), r"step to be written has shape \(3,\), expected \(4,\)"),
+    ],
+)
+def test_malformed_rows_are_refused(tools, start, name: str, value: np.ndarray, message: str) -> None:
+    with start() as writer:
+        tools["feed"](writer, 1)
+        with pytest.raises(DatasetError, match=message):
+            writer.add_training(**{**tools["step"](np.random.default_rng(0), 4, 4, 0.1), name: value})
+
+
+def test_the_callers_buffer_may_be_reused(tmp_path: Path, tools, start) -> None:
+    rows = tools["step"](np.random.default_rng(0), 0, 4, 0.5)
+    with start() as writer:
+        writer.add_training(**rows)
+        for values in rows.values():
+            values[...] = 0
+    with open_feature_file(tmp_path / "features.h5") as file:
+        assert np.abs(file.train.features[:, 3:]).min() > 0
+
+
+SETUP = """
+    import sys, time
+    sys.path.insert(0, {folder!r})
+    from pathlib import Path
+    import conftest
+    from deploy_kit.data import writer
+    from deploy_kit.errors import DatasetError
+"""
+
+
+def run_script(body: str) -> subprocess.Popen:
+    setup = textwrap.dedent(SETUP.format(folder=str(Path(__file__).parent)))
+    return subprocess.Popen(
+        [sys.executable, "-c", setup + textwrap.dedent(body)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_killed_process_leaves_a_file_that_opens(tmp_path: Path) -> None:
+    process = run_script(f"""
+    writer.FLUSH_SECONDS = 0.05
+    w = writer.FeatureFileWriter(Path({str(tmp_path / "features.h5")!r}), conftest.make_info(), 10**6, 10**6, 0)
+    conftest.add_episode(w, 10**6, 10**6)
+    step = 0
+    while True:
+        conftest.feed(w, 50, envs=64, prevalence=0.3, seed=step, start=50 * step)
+        step += 1
+        if step == 30:
+            print("going", flush=True)
+    """)
+    assert process.stdout.readline() == "going\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    partial = tmp_path / "features.h5.partial"
+    partial.rename(tmp_path / "features.h5")
+    with open_feature_file(tmp_path / "features.h5") as file:
+        label = file.train.label
+        assert len(label) > 10_000
+        assert 0.4 < label.mean() < 0.6
+        assert (file.train.features[:, 0] == label).all()
+        assert file.attrs.complete is False
+        assert file.num_heldout == 20
+
+
+def test_a_full_disk_is_one_clear_error_and_keeps_the_older_file(feature_file: Path) -> None:
+    before = feature_file.read_bytes()
+    process = run_script(f"""
+    import resource
+    path = Path({str(feature_file)!r})
+    try:
+        with writer.FeatureFileWriter(path, conftest.make_info(), 10**5, 10**5, 0, overwrite=True) as w:
+            conftest.feed(w, 100, envs=64, prevalence=0.3)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+            conftest.feed(w, 1000, envs=64, prevalence=0.3)
+    except DatasetError as error:
+        print(error)
+    """)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert len(output.splitlines()) == 1, output
+    assert "features.h5.partial: cannot be written" in output
+    assert "check space and permissions" in output
+    assert feature_file.read_bytes() == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, start) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(DatasetError, match=r"features\.h5\.partial: cannot be written"):
+        start()
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path: Path, start) -> None:
+    (tmp_path / "folder").write_text("")
+    with pytest.raises(DatasetError, match="cannot be written"):
+        start("folder/features.h5")
+
+
+def test_rows_reach_the_disk_in_time(tmp_path: Path, tools, start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "FLUSH_SECONDS", 0.0)
+    with start() as writer:
+        tools["episode"](writer, 1000, 100)
+        size = (tmp_path / "features.h5.partial").stat().st_size
+        tools["episode"](writer, 1001, 101, length=2000)
+        assert (tmp_path / "features.h5.partial").stat().st_size > size
