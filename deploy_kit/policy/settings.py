@@ -47,10 +47,11 @@ def resolve_activation(option: str | None, params: RunParams, record: dict[str, 
     names = ", ".join(sorted(ACTIVATIONS))
     known: list[tuple[str, Any]] = []
     for source, value in candidates:
-        name = value.lower() if isinstance(value, str) else value
-        if value is not None and name not in ACTIVATIONS:
+        if value is None:
+            continue
+        if not isinstance(value, str) or value.lower() not in ACTIVATIONS:
             raise OptionError(f"activation {value!r} of {path}, from {source}, is not supported; known are {names}")
-        known.append((source, name))
+        known.append((source, value.lower()))
     activation = _agree("activation", known, path)
     if activation is None:
         raise OptionError(
