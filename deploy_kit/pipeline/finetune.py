@@ -4,9 +4,11 @@ import copy
 import json
 import logging
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,9 +32,9 @@ from deploy_kit.pipeline.metrics import (
     mean_loss,
     sigmoid,
 )
-from deploy_kit.progress import Progress, silent
 from deploy_kit.policy.checkpoint import Checkpoint, CheckpointFormat, GateCalibration, load_checkpoint, save_checkpoint
 from deploy_kit.policy.files import replace_file
+from deploy_kit.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
 
@@ -182,15 +184,18 @@ def finetune(options: FinetuneOptions, progress: Callable[[Progress], None] = si
         file.require_policy(source.network)
         progress(Progress("reading rows", 0, None))
         rows = load_rows(file, options.seed, device)
-        run = _Run(options, source, file, rows)
-    _remove(earlier)
+        run = _Run(options, source, file, rows, earlier)
     return run.train(progress)
 
 
 def _earlier_results(options: FinetuneOptions) -> list[Path]:
     folder = options.save_path
-    if folder.exists() and not folder.is_dir():
-        raise OptionError(f"--save_path {folder} is a file; give a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"--save_path {folder} cannot be made a folder ({error.strerror}); give another") from error
+    if not os.access(folder, os.W_OK):
+        raise OptionError(f"--save_path {folder} cannot be written to; give another folder")
     names = (METRICS_NAME, TENSORBOARD_NAME, PLOTS_NAME)
     found = sorted([*folder.glob(f"{CHECKPOINT_STEM}*"), *(folder / n for n in names if (folder / n).exists())])
     if found and not options.overwrite:
@@ -215,9 +220,17 @@ def _remove(paths: list[Path]) -> None:
 class _Run:
     """One finetuning: the head being trained, and what is known of it so far."""
 
-    def __init__(self, options: FinetuneOptions, source: Checkpoint, file: FeatureFile, rows: FinetuneRows) -> None:
+    def __init__(
+        self,
+        options: FinetuneOptions,
+        source: Checkpoint,
+        file: FeatureFile,
+        rows: FinetuneRows,
+        earlier: list[Path],
+    ) -> None:
         assert source.network.aux_decoder is not None
         self.options = options
+        self.earlier = earlier
         self.source = source
         self.rows = rows
         self.info = file.attrs
@@ -243,13 +256,17 @@ class _Run:
         optimizer = torch.optim.Adam(self.head.parameters(), lr=options.lr)
         generator = torch.Generator().manual_seed(options.seed)
         interrupted = False
-        with SummaryWriter(str(options.save_path / TENSORBOARD_NAME)) as board:
+        with ExitStack() as stack:
             try:
                 for epoch in range(1, options.epochs + 1):
                     reporter = _Reporter(progress, epoch, options.epochs, count, self._note())
                     loss = train_epoch(
                         self.head, optimizer, self.rows.train, self.attack, options.batch_size, generator, reporter
                     )
+                    if epoch == 1:
+                        # Only now is there something to put in the place of an earlier finetuning's results.
+                        _remove(self.earlier)
+                        board = stack.enter_context(SummaryWriter(str(options.save_path / TENSORBOARD_NAME)))
                     self._finish_epoch(epoch, loss, reporter.speed(count))
                     self._log(board)
             except KeyboardInterrupt:

@@ -130,7 +130,9 @@ def _reliability(label: Labels, heads: Sequence[HeadScores], rows: str) -> Figur
         name = f"{head.name}: expected calibration error {expected_calibration_error(head.logit, label):.3f}"
         axes.plot(bins.confidence, bins.frequency, color=_COLOURS[head.name], linewidth=1, label=name)
         area = 20 + 180 * np.sqrt(bins.rows / bins.rows.sum())
-        axes.scatter(bins.confidence, bins.frequency, area, color=_COLOURS[head.name], edgecolor="white", zorder=3)
+        axes.scatter(
+            bins.confidence, bins.frequency, area, color=_COLOURS[head.name], edgecolor="white", zorder=3, clip_on=False
+        )
     axes.set(xlabel="predicted probability of a gate pass", ylabel="share of gate passes", xlim=(0, 1), ylim=(0, 1))
     axes.legend(frameon=False, loc="upper left")
     return figure
