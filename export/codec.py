@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -63,6 +64,9 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return kind(value)
     if kind is float:
         _expect(isinstance(value, (int, float)) and not isinstance(value, bool), kind, value, where)
+        # JSON has no infinity, but 1e999 reads as one.
+        if not math.isfinite(value):
+            raise DecodeError(f"{where} is {value}, expected a finite number")
         return float(value)
     _expect(isinstance(value, kind) and isinstance(value, bool) == (kind is bool), kind, value, where)
     return value
