@@ -86,7 +86,7 @@ def test_unpaired_flights_need_only_show_no_difference():
         figures = (PairedDifference.of("gates", "1", ours, theirs),)
         return report(FlightCheck("live/driving", "x", figures, {}, {}, paired)).passed
 
-    assert all(unpaired(0.0, 32) for _ in range(300))
+    assert np.mean([unpaired(0.0, 32) for _ in range(300)]) > 0.98
     assert not any(unpaired(-4.0, 32) for _ in range(300))
     # Too few episodes to tell.
     few = PairedDifference.of("gates", "1", np.array([6.0, 3.0, 6.0, 3.0]), np.array([3.0, 6.0, 3.0, 6.0]))

@@ -1,0 +1,216 @@
+import json
+import shutil
+
+import pytest
+
+from deploy_kit.errors import BundleError, CheckpointError, DatasetError, OptionError, TaskError
+from deploy_kit.policy.checkpoint import save_safetensors
+from deploy_kit.policy.fingerprint import file_sha256
+from deploy_kit.progress import Progress
+from deploy_kit.verify.report import Status, VerifyReport
+from deploy_kit.verify.table import format_table
+from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
+from tests.verify.support import make_run, small_network, write_features
+
+OBSERVED = ("golden", "random", "extreme", "kept")
+
+
+@pytest.fixture(scope="module")
+def report(run):
+    return verify_bundle(run.verify())
+
+
+def failed(report):
+    return {verdict.name for verdict in report.verdicts if verdict.status is Status.FAILED}
+
+
+def not_run(report):
+    return {verdict.name for verdict in report.verdicts if verdict.status is Status.NOT_RUN}
+
+
+def test_right_bundle_passes_every_check(report):
+    assert failed(report) == set()
+    assert not_run(report) == {"live/shadow", "live/driving"}
+    assert report.passed
+
+
+def test_every_artifact_is_replayed_on_every_set(report):
+    names = {check.name for check in report.checks}
+    assert {f"replay/{s}/{a}" for s in OBSERVED for a in ("onnx", "torchscript", "safetensors")} <= names
+    assert {"replay/heldout/onnx-head", "replay/stored-features", "golden/stored-outputs"} <= names
+
+
+def test_counts_are_those_of_the_inputs(report):
+    checks = {check.name: check for check in report.checks}
+    assert checks["replay/heldout/onnx-head"].rows == 300
+    assert checks["replay/kept/onnx"].rows == 36
+    assert checks["replay/golden/torchscript"].rows == 16
+    assert checks["replay/random/safetensors"].rows == 128
+    assert checks["bundle/manifest"].count == 5
+    assert checks["replay/random/onnx"].decisions.threshold_logit == 0.25
+    assert 0 < checks["replay/random/onnx"].decisions.positive < 128
+
+
+def test_worst_row_is_named_in_the_feature_file(report):
+    check = next(check for check in report.checks if check.name == "replay/heldout/onnx-head")
+    element = max(check.outputs[0].frontier, key=lambda element: element.error)
+    episode, step = 2 * (element.row // 50) + 1, element.row % 50
+    assert element.where == f"row {element.row} (episode {episode}, step {step})"
+
+
+def test_report_lies_in_the_bundle_but_not_in_its_manifest(run, report):
+    text = (run.bundle / "report.json").read_text()
+    assert VerifyReport.from_json(json.loads(text)) == report
+    assert "report.json" not in (run.bundle / "manifest.json").read_text()
+    assert report.subject["checkpoint_sha256"] == file_sha256(run.checkpoint)
+    assert report.subject["dataset_sha256"] == file_sha256(run.dataset)
+    assert report.environment["providers_used"] == ["CPUExecutionProvider"]
+    assert "PASSED" in format_table(report).splitlines()[-1]
+
+
+def test_same_seed_same_figures(run, report, tmp_path):
+    again = verify_bundle(run.verify(report=tmp_path / "again.json"))
+    assert again.checks == report.checks
+    other = verify_bundle(run.verify(report=tmp_path / "other.json", seed=1))
+    assert other.checks != report.checks
+
+
+def test_without_dataset_the_report_says_so(run, tmp_path):
+    report = verify_bundle(run.verify(h5=None, replay=False, report=tmp_path / "r.json"))
+    assert report.passed
+    for name in ("replay/heldout/onnx-head", "replay/kept", "replay/stored-features"):
+        verdict = report.verdict(name)
+        assert verdict.status is Status.NOT_RUN
+        assert "--no-replay" in verdict.reasons[0]
+        assert name in format_table(report)
+
+
+def test_dataset_without_observations_is_replayed_as_far_as_it_goes(run, tmp_path):
+    dataset = tmp_path / "few.h5"
+    write_features(dataset, run.network, run.checkpoint, kept=0)
+    report = verify_bundle(run.verify(h5=dataset, report=tmp_path / "r.json"))
+    assert report.verdict("replay/heldout/onnx-head").status is Status.PASSED
+    assert "--keep-observations" in report.verdict("replay/kept").reasons[0]
+
+
+def test_limits_on_rows_are_named(run, tmp_path):
+    report = verify_bundle(run.verify(max_rows=100, max_observations=10, report=tmp_path / "r.json"))
+    checks = {check.name: check for check in report.checks}
+    assert checks["replay/heldout/onnx-head"].rows == 100
+    assert checks["replay/heldout/onnx-head"].note == "100 of 300 rows, spread evenly"
+    assert checks["replay/kept/onnx"].rows == 10
+    assert checks["replay/kept/onnx"].compared.startswith("10 of 36 recorded")
+
+
+def test_progress_names_phases_and_ends_complete(run, tmp_path):
+    told: list[Progress] = []
+    verify_bundle(run.verify(report=tmp_path / "r.json"), told.append)
+    last = {progress.phase: (progress.completed, progress.total) for progress in told}
+    assert last["replay held-out rows"] == (300, 300)
+    assert last["replay kept, torchscript"] == (36, 36)
+
+
+@pytest.mark.parametrize(
+    "export",
+    [
+        {"input_layout": "flat"},
+        {"physical_actions": True},
+        {"gate_output": "probability"},
+        {"batch_size": 3},
+        {"use_auxiliary_head": False},
+        {"opset": 17, "input_names": ("state", "img"), "output_names": ("actions", "auxiliary")},
+        {"samples": None},
+    ],
+    ids=lambda export: ",".join(export),
+)
+def test_every_kind_of_bundle_passes(tmp_path, export):
+    run = make_run(tmp_path, seed=3, **export)
+    report = verify_bundle(run.verify())
+    assert failed(report) == set(), format_table(report)
+    gate = export.get("use_auxiliary_head", True)
+    assert (next(c for c in report.checks if c.name == "replay/kept/onnx").decisions is not None) is gate
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_other_policies_pass_too(tmp_path, seed):
+    run = make_run(tmp_path, seed=10 + seed)
+    report = verify_bundle(run.verify(seed=seed, random_rows=512))
+    assert failed(report) == set(), format_table(report)
+
+
+def test_other_file_with_the_same_tensors_passes_and_is_named(run, tmp_path):
+    renamed = tmp_path / "resaved.safetensors"
+    from deploy_kit.policy.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(run.checkpoint)
+    save_safetensors(renamed, checkpoint.network, 7, checkpoint.calibration)
+    data = bytearray(renamed.read_bytes())
+    # A space more at the end of the header is another file with the same content.
+    length = int.from_bytes(data[:8], "little")
+    data[:8] = (length + 8).to_bytes(8, "little")
+    data[8 + length : 8 + length] = b" " * 8
+    renamed.write_bytes(bytes(data))
+    report = verify_bundle(run.verify(checkpoint=renamed, report=tmp_path / "r.json"))
+    assert failed(report) == set()
+    check = next(check for check in report.checks if check.name == "contract/checkpoint")
+    assert "another file than this one, with the same tensors" in check.note
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"h5": None}, "--no-replay"),
+        ({"replay": False}, "contradict"),
+        ({"live": True, "episodes": 1}, "at least 2"),
+        ({"live": True, "live_modes": ()}, "no live mode"),
+        ({"live_modes": ("shadow", "drving")}, "'drving'"),
+        ({"max_rows": 0}, "--max-rows 0"),
+        ({"random_rows": 0}, "--random-rows 0"),
+    ],
+)
+def test_wrong_options_are_refused(run, changes, message):
+    with pytest.raises(OptionError, match=message):
+        verify_bundle(run.verify(**changes))
+
+
+def test_missing_inputs_are_refused(run, tmp_path):
+    with pytest.raises(BundleError):
+        verify_bundle(run.verify(bundle=tmp_path / "none"))
+    with pytest.raises(CheckpointError):
+        verify_bundle(run.verify(checkpoint=tmp_path / "none.pt"))
+    with pytest.raises(DatasetError):
+        verify_bundle(run.verify(h5=tmp_path / "none.h5"))
+
+
+def test_dataset_of_another_policy_is_refused(run, tmp_path):
+    dataset = tmp_path / "other.h5"
+    write_features(dataset, small_network(99), run.checkpoint)
+    with pytest.raises(DatasetError, match="another policy"):
+        verify_bundle(run.verify(h5=dataset))
+
+
+def test_altered_file_is_refused(run, tmp_path):
+    copy = tmp_path / "bundle"
+    shutil.copytree(run.bundle, copy)
+    data = bytearray((copy / "policy.onnx").read_bytes())
+    data[-1] ^= 1
+    (copy / "policy.onnx").write_bytes(bytes(data))
+    with pytest.raises(BundleError, match=r"policy\.onnx"):
+        verify_bundle(run.verify(bundle=copy))
+
+
+def test_unknown_task_is_refused_before_the_work(run):
+    told: list[Progress] = []
+    with pytest.raises(TaskError):
+        verify_bundle(run.verify(live=True, task="DiffLab-Quadcopter-CTBR-Racng-v0"), told.append)
+    assert told == []
+
+
+def test_unmatched_observation_is_refused(run):
+    with pytest.raises(TaskError, match="6928 numbers, the policy takes 784"):
+        verify_bundle(run.verify(live=True, episodes=2))
+
+
+def test_defaults_ask_for_a_dataset(run):
+    with pytest.raises(OptionError, match="--h5"):
+        verify_bundle(VerifyOptions(bundle=run.bundle, checkpoint=run.checkpoint))
