@@ -206,6 +206,8 @@ def _names(option: str, given: tuple[str, ...] | None, default: tuple[str, ...])
     for name in given:
         if not name.replace(".", "_").replace("-", "_").replace("/", "_").isidentifier():
             raise OptionError(f"{option}: {name!r} is no tensor name; use letters, digits and _ . - /")
+        if given.count(name) > 1:
+            raise OptionError(f"{option}: {name!r} is given twice")
         if name == FEATURES_TENSOR:
             raise OptionError(f"{option}: {name!r} names the features inside the graph; choose another name")
     return given

@@ -56,7 +56,7 @@ def build_onnx(
     _rename(model, dict(zip((value.name for value in model.graph.input), input_names, strict=True)), "--input-names")
     outputs = [value.name for value in model.graph.output]
     _rename(model, dict(zip(outputs, (*output_names, FEATURES_TENSOR), strict=True)), "--output-names")
-    model = _convert(model, opset)
+    model = convert_opset(model, opset)
     _hide_features(model)
     model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
     model.producer_name, model.producer_version = "deploy-kit", __version__
@@ -126,8 +126,6 @@ def _rename(model: onnx.ModelProto, names: dict[str, str], option: str) -> None:
             raise OptionError(
                 f"{option}: {new!r} is already the name of a tensor inside the graph; choose another name"
             )
-        if list(names.values()).count(new) > 1:
-            raise OptionError(f"{option}: {new!r} is given twice")
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
@@ -135,7 +133,13 @@ def _rename(model: onnx.ModelProto, names: dict[str, str], option: str) -> None:
         value.name = names.get(value.name, value.name)
 
 
-def _convert(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+def convert_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """Return a model of `NATIVE_OPSET` at another opset, with all inner shapes inferred.
+
+    Raises:
+        OptionError: an operator of the model does not exist there.
+        CheckFailedError: the converter wrote another opset.
+    """
     if opset != NATIVE_OPSET:
         try:
             model = version_converter.convert_version(model, max(opset, _OLDEST_CONVERTIBLE))
