@@ -10,20 +10,21 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from deploy_kit.data.sampling import Reservoir
-from deploy_kit.data.schema import SUFFIX, FeatureFileInfo, KeepReason
+from deploy_kit.data.schema import SUFFIX, FeatureFileInfo
 from deploy_kit.data.writer import FeatureFileWriter, check_target
 from deploy_kit.errors import DatasetError
+from deploy_kit.pipeline.collect_rows import ObservationSample, RowMaker
 from deploy_kit.pipeline.meter import Meter
-from deploy_kit.pipeline.rollout import StepRecord, rollout
+from deploy_kit.pipeline.rollout import StepRecord, require_layout, rollout
 from deploy_kit.pipeline.video import DepthVideo
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
 from deploy_kit.policy.fingerprint import feature_sha256
+from deploy_kit.policy.interface import ObservationLayout
 from deploy_kit.progress import Progress, silent
 from deploy_kit.sim.registry import make_env
 from deploy_kit.sim.task import RACING_TASK, TASK_ID
@@ -40,6 +41,9 @@ LABEL_OFFSET_STEPS = 1
 
 EPISODES_PER_TRACK = 1
 """A new track each episode: a head that has seen few tracks learns those tracks."""
+
+FIRST_TRAINING_ID = 1 << 40
+"""Training episodes are numbered from here, held-out ones from 0, so that a number is unique in the file."""
 
 
 @dataclass(frozen=True)
@@ -201,102 +205,13 @@ def _label_rule(task: str) -> str:
     return f"observation group 'auxiliary' of task {task}"
 
 
-def _make_env(options: CollectOptions, purpose: int) -> "VecEnv":
+def _make_env(options: CollectOptions, layout: ObservationLayout, purpose: int) -> "VecEnv":
     """Build the environment of one purpose (0 held-out, 1 training), with tracks of its own, new each episode."""
     seed = int(np.random.SeedSequence([options.env.seed, purpose]).generate_state(1)[0])
     env_options = replace(options.env, seed=seed, episodes_per_track=EPISODES_PER_TRACK)
-    return make_env(env_options, options.task, options.backend)
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """One step of all environments as numpy arrays, each (N, …)."""
-
-    observation: npt.NDArray[np.float32]
-    features: npt.NDArray[np.float32]
-    label: npt.NDArray[np.int8]
-    episode_id: npt.NDArray[np.int64]
-    env_id: npt.NDArray[np.int32]
-    track_id: npt.NDArray[np.int64]
-    step: npt.NDArray[np.int32]
-    reason: npt.NDArray[np.uint8]
-
-    def columns(self, rows: npt.NDArray[np.int64] | slice = slice(None)) -> dict[str, npt.NDArray[Any]]:
-        """Return the columns of a training row for the given environments."""
-        names = ("features", "label", "episode_id", "env_id", "track_id", "step")
-        return {name: getattr(self, name)[rows] for name in names}
-
-
-class _RowMaker:
-    """Turns step records into rows; counts episodes itself where the environment does not report them."""
-
-    def __init__(self, num_envs: int) -> None:
-        self._env_id = np.arange(num_envs, dtype=np.int32)
-        self._episode = np.arange(num_envs, dtype=np.int64)
-        self._step = np.zeros(num_envs, dtype=np.int32)
-        self._next_episode = num_envs
-
-    def rows(self, record: StepRecord) -> _Rows:
-        """Return the rows of one step."""
-        extras = record.extras
-        episode, step = self._episode.copy(), self._step.copy()
-        label = record.label.cpu().numpy()
-        reason = np.where(label, np.uint8(KeepReason.GATE_PASS), np.uint8(0))
-        reason |= np.where(step == 0, np.uint8(KeepReason.FIRST_STEP), np.uint8(0))
-        if "fresh_image" in extras:
-            reason |= np.where(extras["fresh_image"].cpu().numpy(), np.uint8(0), np.uint8(KeepReason.STALE_IMAGE))
-        # An environment that reports no tracks counts as one track for all its life.
-        track = extras["track_id"].cpu().numpy() if "track_id" in extras else self._env_id.astype(np.int64)
-        done = np.flatnonzero(record.done.cpu().numpy())
-        self._step += 1
-        self._step[done] = 0
-        self._episode[done] = self._next_episode + np.arange(done.size)
-        self._next_episode += done.size
-        return _Rows(
-            observation=record.observation.cpu().numpy(),
-            features=record.output.features.cpu().numpy(),
-            label=label.astype(np.int8),
-            episode_id=episode,
-            env_id=self._env_id,
-            track_id=track.copy(),
-            step=step,
-            reason=reason,
-        )
-
-
-class _ObservationSample:
-    """Keeps a seeded uniform sample of whole observations, one share a reason and one of all steps alike."""
-
-    REASONS = (KeepReason.GATE_PASS, KeepReason.STALE_IMAGE, KeepReason.FIRST_STEP, KeepReason.ORDINARY)
-
-    def __init__(self, capacity: int, seed: int) -> None:
-        share, rest = divmod(capacity, len(self.REASONS))
-        rng = np.random.default_rng(seed)
-        self._reservoirs = {reason: Reservoir(share + (index < rest), rng) for index, reason in enumerate(self.REASONS)}
-        self._kept: dict[KeepReason, dict[int, dict[str, npt.NDArray[Any]]]] = {reason: {} for reason in self.REASONS}
-
-    def offer(self, rows: _Rows, envs: npt.NDArray[np.int64]) -> None:
-        """Take in one step of the given environments."""
-        for reason, reservoir in self._reservoirs.items():
-            chosen = envs if reason is KeepReason.ORDINARY else envs[(rows.reason[envs] & reason) != 0]
-            for env, slot in zip(chosen, reservoir.place(chosen.size), strict=True):
-                if slot >= 0:
-                    row = np.array([env])
-                    self._kept[reason][int(slot)] = {
-                        **rows.columns(row),
-                        "observation": rows.observation[row],
-                        "reason": rows.reason[row],
-                    }
-
-    def write(self, writer: FeatureFileWriter) -> None:
-        """Store the sample, each observation once."""
-        unique: dict[tuple[int, int], dict[str, npt.NDArray[Any]]] = {}
-        for kept in self._kept.values():
-            for row in kept.values():
-                unique[int(row["episode_id"][0]), int(row["step"][0])] = row
-        if unique:
-            rows = [unique[key] for key in sorted(unique)]
-            writer.keep_observations(**{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+    env = make_env(env_options, options.task, options.backend)
+    require_layout(env, layout, options.task)
+    return env
 
 
 def _collect_heldout(
@@ -314,11 +229,12 @@ def _collect_heldout(
     if options.heldout_episodes == 0:
         return
     num_envs = min(options.env.num_envs, options.heldout_episodes)
-    env = _make_env(replace(options, env=replace(options.env, num_envs=num_envs)), purpose=0)
+    env_options = replace(options, env=replace(options.env, num_envs=num_envs))
+    env = _make_env(env_options, checkpoint.network.config.layout, purpose=0)
     quota, rest = divmod(options.heldout_episodes, num_envs)
     left = quota + (np.arange(num_envs) < rest)
     steps: list[list[tuple[npt.NDArray[np.float32], np.int8]]] = [[] for _ in range(num_envs)]
-    maker, sample = _RowMaker(num_envs), _ObservationSample(options.keep_observations, options.env.seed)
+    maker, sample = RowMaker(num_envs), ObservationSample(options.keep_observations, options.env.seed)
     meter = Meter(num_envs)
     try:
         for record in rollout(env, checkpoint.network.to(env.device)):
@@ -353,19 +269,14 @@ def _collect_training(
     progress: Callable[[Progress], None],
 ) -> None:
     """Store training rows until the file is full or something else ends it."""
-    # Training episodes are numbered after the held-out ones, so that an episode's number is unique in the file.
-    first_episode = 1_000_000_000
-    env = _make_env(options, purpose=1)
-    maker, meter = _RowMaker(env.num_envs), Meter(env.num_envs)
+    env = _make_env(options, checkpoint.network.config.layout, purpose=1)
+    maker, meter = RowMaker(env.num_envs, FIRST_TRAINING_ID), Meter(env.num_envs)
     total = options.num_positive + options.num_negative
     with ExitStack() as stack:
         stack.callback(_close, env)
         video = _video(options, checkpoint, result, stack)
         for record in rollout(env, checkpoint.network.to(env.device), options.max_steps):
-            rows = maker.rows(record)
-            columns = rows.columns()
-            columns["episode_id"] = columns["episode_id"] + first_episode
-            writer.add_training(**columns)
+            writer.add_training(**maker.rows(record).columns())
             result.env_steps += env.num_envs
             if video is not None and video.frames < options.video_length:
                 _add_frame(video, record, checkpoint)

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
-from deploy_kit.errors import OptionError, TaskError
+from deploy_kit.errors import OptionError
 from deploy_kit.export.bundle import MANIFEST_NAME, open_bundle
 from deploy_kit.pipeline.drivers import ArtifactDriver
 from deploy_kit.pipeline.episodes import FirstEpisodes, FlightStatistics
 from deploy_kit.pipeline.meter import Meter
 from deploy_kit.pipeline.pictures import FlightTrace, draw_actions, draw_probability, draw_track
-from deploy_kit.pipeline.rollout import Driver, rollout
+from deploy_kit.pipeline.rollout import Driver, require_layout, rollout
 from deploy_kit.pipeline.video import DepthVideo
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.policy.files import replace_file
@@ -115,7 +114,7 @@ def fly(options: FlyOptions, progress: Callable[[Progress], None] = silent) -> F
         if hasattr(env, "close"):
             stack.callback(env.close)
         policy = _load(options, str(env.device))
-        _check_observation(env.get_observations()["policy"], policy.layout, options.task)
+        require_layout(env, policy.layout, options.task)
         episodes = FirstEpisodes(env.num_envs)
         trace = FlightTrace(options.picture_env, RACING_TASK.clock.policy_dt)
         if hasattr(env, "tracks"):
@@ -203,14 +202,6 @@ def _load_bundle(folder: Path) -> _Policy:
         transform=transform,
         threshold=None if threshold is None else _sigmoid(threshold),
     )
-
-
-def _check_observation(observation: Tensor, layout: ObservationLayout, task: str) -> None:
-    if observation.shape[1] != layout.size:
-        raise TaskError(
-            f"task {task!r}: observation group 'policy' has {observation.shape[1]} numbers, "
-            f"the policy takes {layout.size}"
-        )
 
 
 def _sigmoid(logit: float) -> float:

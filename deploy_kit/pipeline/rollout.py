@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from deploy_kit.errors import TaskError
+from deploy_kit.policy.interface import ObservationLayout
 from deploy_kit.policy.network import PolicyOutput
 
 if TYPE_CHECKING:
@@ -44,6 +45,20 @@ class StepRecord:
     extras: dict[str, Any]
 
 
+def require_layout(env: "VecEnv", layout: ObservationLayout, task: str) -> None:
+    """Check that an environment gives the observation that a policy takes.
+
+    Raises:
+        TaskError: the sizes differ.
+    """
+    offered = env.get_observations()["policy"].shape[1]
+    if offered != layout.size:
+        raise TaskError(
+            f"task {task!r}: observation group 'policy' has {offered} numbers, the policy takes {layout.size} "
+            f"({layout.state_size} state, {layout.image_shape[0]}x{layout.image_shape[1]} image)"
+        )
+
+
 def rollout(env: "VecEnv", driver: Driver, max_steps: int | None = None) -> Iterator[StepRecord]:
     """Fly all environments with one driver and yield every step.
 
@@ -66,7 +81,9 @@ def rollout(env: "VecEnv", driver: Driver, max_steps: int | None = None) -> Iter
             output = driver(observation)
             if not torch.isfinite(output.action).all():
                 row = int((~torch.isfinite(output.action)).any(dim=1).nonzero()[0])
-                raise TaskError(f"the policy's action is not finite in environment {row} at step {step}; check the checkpoint")
+                raise TaskError(
+                    f"the policy's action is not finite in environment {row} at step {step}; check the checkpoint"
+                )
             following, _, dones, extras = env.step(output.action)
         done = dones.bool()
         time_out = extras.get("time_outs")
