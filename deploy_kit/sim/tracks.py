@@ -6,6 +6,7 @@ Gates are stored in the order in which they are flown, the first one first.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -68,7 +69,19 @@ class Track:
 
     def clearance(self, point: Array) -> float:
         """Return the distance of a world point to the nearest gate frame, obstacle or the ground, m."""
-        return min([float(point[2]), *(primitive.distance(point) for primitive in self.primitives)])
+        if not self.primitives:
+            return float(point[2])
+        centres, radii = self._bounds
+        to_centre = np.linalg.norm(centres - point, axis=1)
+        # A solid's distance lies between these two, so only few need the exact one.
+        candidates = np.flatnonzero(to_centre - radii <= to_centre.min())
+        return min([float(point[2]), *(self.primitives[index].distance(point) for index in candidates)])
+
+    @cached_property
+    def _bounds(self) -> tuple[Array, Array]:
+        """Centres (n, 3) and bounding radii (n,) of the solids, m."""
+        centres = np.array([primitive.position for primitive in self.primitives])
+        return centres, np.array([primitive.bounding_radius for primitive in self.primitives])
 
 
 @dataclass(frozen=True)

@@ -148,3 +148,13 @@ def test_bad_options_are_refused():
         make_track(0, ())
     with pytest.raises(OptionError, match=r"1\.5"):
         make_track(0, difficulty=1.5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_clearance_is_the_least_distance_of_all(seed):
+    track, rng = make_track(seed), np.random.default_rng(seed)
+    for gate in track.gate_positions:
+        point = gate + rng.uniform(-1, 1, 3)
+        exact = min([point[2], *(primitive.distance(point) for primitive in track.primitives)])
+        assert track.clearance(point) == exact
+    assert make_track(seed, obstacles=False).clearance(np.array([50.0, 0.0, 3.0])) == 3.0
