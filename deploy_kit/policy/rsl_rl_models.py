@@ -119,7 +119,8 @@ class VisionActor(MLPModel):  # type: ignore[misc]  # rsl_rl carries no types
 
     def get_latent(self, obs: TensorDict, masks: Tensor | None = None, hidden_state: Any = None) -> Tensor:
         """Return the fused features (B, 192) of the model's observation groups."""
-        return self.cnns(super().get_latent(obs, masks, hidden_state))
+        features: Tensor = self.cnns(super().get_latent(obs, masks, hidden_state))
+        return features
 
     def gate_logit(self, obs: TensorDict) -> Tensor:
         """Return the gate head's logit (B, 1).
@@ -154,7 +155,7 @@ class VisionActor(MLPModel):  # type: ignore[misc]  # rsl_rl carries no types
         return ExportedPolicy(self.network())
 
     def as_jit(self) -> nn.Module:
-        """Return the traced twin that rsl_rl's `export_policy_to_jit` saves, with the ONNX graph's inputs and outputs."""
+        """Return the traced twin that rsl_rl's `export_policy_to_jit` saves; inputs and outputs as in the ONNX."""
         twin = ExportedPolicy(self.network()).eval()
         return cast(nn.Module, torch.jit.trace(twin, twin.get_dummy_inputs()))  # type: ignore[no-untyped-call]
 
@@ -209,7 +210,8 @@ class VisionCritic(MLPModel):  # type: ignore[misc]
 
     def get_latent(self, obs: TensorDict, masks: Tensor | None = None, hidden_state: Any = None) -> Tensor:
         """Return the fused features (B, 192) of the model's observation groups."""
-        return self._encoder(super().get_latent(obs, masks, hidden_state))
+        features: Tensor = self._encoder(super().get_latent(obs, masks, hidden_state))
+        return features
 
 
 class ExportedPolicy(nn.Module):
