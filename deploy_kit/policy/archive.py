@@ -125,6 +125,13 @@ def read_torch_archive(data: bytes, path: Path) -> dict[str, Any]:
     return content
 
 
+def torch_archive_bytes(content: dict[str, Any]) -> bytes:
+    """Return what `torch.save` writes; a full disk is then an ordinary error of the file system."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
 def _first_line(error: Exception) -> str:
     line = str(error).split("\n", 1)[0][:200]
     return printable(line) or type(error).__name__

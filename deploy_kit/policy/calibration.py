@@ -62,8 +62,11 @@ class GateCalibration:
         if not isinstance(data, dict) or set(data) != names:
             found = sorted(map(str, data)) if isinstance(data, dict) else type(data).__name__
             raise CheckpointError(f"gate calibration should have the fields {sorted(names)}, found {found}")
-        if not isinstance(data["metrics"], dict) or not isinstance(data["training"], dict):
-            raise CheckpointError("gate calibration: metrics and training should be mappings")
+        kinds = {"metrics": dict, "training": dict, "label_offset_steps": int}
+        kinds |= dict.fromkeys(("rule", "label_rule", "dataset_sha256", "tool_version"), str)
+        for name, kind in kinds.items():
+            if not isinstance(data[name], kind):
+                raise CheckpointError(f"gate calibration: {name} should be a {kind.__name__}, found {data[name]!r}")
         return cls(**data)
 
 

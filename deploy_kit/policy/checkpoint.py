@@ -143,8 +143,9 @@ def save_checkpoint(
         calibration: of the network's gate head.
 
     Raises:
-        CheckpointError: if the network's shape is not the source's, a tensor is not finite, the target cannot be
-            written, or another run's ``params/`` lies beside it.
+        CheckpointError: if the network's shape is not the source's, a tensor is not finite, or another run's
+            ``params/`` lies beside the target.
+        InputError: if the target cannot be written.
     """
     entries, head_changed = _updated_entries(source, network)
     if calibration is None and not head_changed:
@@ -158,9 +159,10 @@ def save_checkpoint(
     if source.params.directory is not None:
         copy_folder(source.params.directory, path.parent / PARAMS_FOLDER)
     if source.format is CheckpointFormat.SAFETENSORS:
-        replace_file(path, lambda temporary: safetensors_file.write_safetensors(temporary, entries["tensors"], holder))
+        data = safetensors_file.safetensors_bytes(entries["tensors"], holder)
     else:
-        replace_file(path, lambda temporary: torch.save(entries, temporary))
+        data = archive.torch_archive_bytes(entries)
+    replace_file(path, lambda temporary: temporary.write_bytes(data))
 
 
 def save_safetensors(
@@ -177,13 +179,14 @@ def save_safetensors(
         calibration: of the network's gate head.
 
     Raises:
-        CheckpointError: if the target cannot be written.
+        InputError: if the target cannot be written.
     """
     tensors = {
         place_of(name, CheckpointFormat.SAFETENSORS).name: tensor for name, tensor in network.state_dict().items()
     }
     metadata = {RECORD_KEY: record_text(network.config, calibration, iteration)}
-    replace_file(path, lambda temporary: safetensors_file.write_safetensors(temporary, tensors, metadata))
+    data = safetensors_file.safetensors_bytes(tensors, metadata)
+    replace_file(path, lambda temporary: temporary.write_bytes(data))
 
 
 def _updated_entries(source: Checkpoint, network: VisionActorCritic) -> tuple[dict[str, Any], bool]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from deploy_kit.errors import CheckpointError
+from deploy_kit.errors import CheckpointError, InputError
 from deploy_kit.policy.fingerprint import file_sha256
 
 
@@ -19,7 +19,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         write: writes the content to the path it is given.
 
     Raises:
-        CheckpointError: if the folder or the file cannot be written.
+        InputError: if the folder or the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
     except OSError as error:
-        raise CheckpointError(
+        raise InputError(
             f"{path} cannot be written: {error.strerror or error}; choose a folder you may write to"
         ) from error
 
@@ -44,7 +44,8 @@ def copy_folder(source: Path, target: Path) -> None:
         target: folder to create.
 
     Raises:
-        CheckpointError: if the target holds a file of the same name with other content, or cannot be written.
+        CheckpointError: if the target holds a file of the same name with other content.
+        InputError: if it cannot be written.
     """
     try:
         if target.exists() and target.samefile(source):
@@ -60,9 +61,7 @@ def copy_folder(source: Path, target: Path) -> None:
             return
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CheckpointError(
-            f"{target} cannot be written: {error.strerror}; choose a folder you may write to"
-        ) from error
+        raise InputError(f"{target} cannot be written: {error.strerror}; choose a folder you may write to") from error
     for file in files:
         if file not in present:
             replace_file(target / file.name, partial(shutil.copyfile, file))

@@ -50,6 +50,6 @@ def read_safetensors(data: bytes, path: Path) -> dict[str, Any]:
     return {"tensors": tensors, "metadata": header.get("__metadata__", {})}
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and metadata to a new file."""
-    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, dict(metadata))
+def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return the content of a file with these tensors and metadata."""
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, dict(metadata))

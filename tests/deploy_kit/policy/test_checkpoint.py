@@ -1,3 +1,4 @@
+import errno
 import json
 import tempfile
 from pathlib import Path
@@ -8,8 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy_kit.errors import CheckpointError, OptionError
-from deploy_kit.policy import checkpoint as checkpoint_module
+from deploy_kit.errors import CheckpointError, InputError, OptionError
 from deploy_kit.policy.checkpoint import (
     CheckpointFormat,
     GateCalibration,
@@ -245,12 +245,18 @@ def test_an_interrupted_save_leaves_the_old_file(kit, tmp_path, monkeypatch):
     source = load_checkpoint(kit.write_run(tmp_path, kit.joint(network), network))
     before = file_sha256(source.path)
 
-    def half(entries, path):
-        Path(path).write_bytes(b"half")
-        raise KeyboardInterrupt
+    write = Path.write_bytes
 
-    monkeypatch.setattr(checkpoint_module.torch, "save", half)
+    def half(path, data):
+        write(path, data[: len(data) // 2])
+        raise failure
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    failure = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(source.path, source, kit.copy(source.network))
+    failure = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(InputError, match="cannot be written: No space left on device"):
         save_checkpoint(source.path, source, kit.copy(source.network))
     assert file_sha256(source.path) == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model_123.pt", "params"]
@@ -271,7 +277,7 @@ def test_unwritable_target_is_one_line(kit, tmp_path):
     network = kit.tiny()
     source = load_checkpoint(kit.write_run(tmp_path / "a", kit.joint(network), network))
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match=r"cannot be written"):
+    with pytest.raises(InputError, match=r"file/params cannot be written"):
         save_checkpoint(tmp_path / "file" / "model.pt", source, source.network)
 
 
@@ -319,6 +325,8 @@ def test_two_normalisers_are_refused(kit, tmp_path):
 def test_calibration_refuses_what_json_cannot_hold():
     with pytest.raises(CheckpointError, match="auroc is nan"):
         GateCalibration.from_json({**CALIBRATION.to_json(), "metrics": {"auroc": float("nan")}})
+    with pytest.raises(CheckpointError, match="rule should be a str, found 3"):
+        GateCalibration.from_json({**CALIBRATION.to_json(), "rule": 3})
     with pytest.raises(CheckpointError, match="should have the fields"):
         GateCalibration.from_json({"threshold_logit": 0.0})
     assert GateCalibration.from_json(json.loads(json.dumps(CALIBRATION.to_json()))) == CALIBRATION

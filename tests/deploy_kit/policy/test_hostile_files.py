@@ -54,6 +54,15 @@ def test_a_payload_is_named_and_not_run(kit, tmp_path, protocol):
     assert marker.exists(), "the payload works, so that its absence above means something"
 
 
+def test_torch_too_is_told_to_load_weights_only(good, monkeypatch):
+    """The table of contents is checked first; torch's own refusal stands behind it."""
+    seen = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **options: seen.append(options) or load(*args, **options))
+    load_checkpoint(good)
+    assert seen == [{"map_location": "cpu", "weights_only": True}]
+
+
 def test_a_bare_pickle_is_not_opened(tmp_path):
     marker = tmp_path / "executed"
     path = tmp_path / "model.pt"

@@ -61,7 +61,9 @@ def test_a_record_in_the_file_tells_too(kit, tmp_path):
         load_checkpoint(path, activation="relu")
 
 
-@pytest.mark.parametrize("activation", ["cosine", 5, "[elu]", "!!python/object/apply:f [1]", "!!python/name:torch.nn.ELU ''"])
+@pytest.mark.parametrize(
+    "activation", ["cosine", 5, "[elu]", "!!python/object/apply:f [1]", "!!python/name:torch.nn.ELU ''"]
+)
 def test_unknown_activations_are_refused(run, activation):
     with pytest.raises(OptionError, match="is not supported; known are crelu"):
         load_checkpoint(run(f"policy: {{activation: {activation}, img_res: [9, 12]}}"))
