@@ -250,7 +250,8 @@ def compare(
     if actual.shape != expected.shape:
         raise CheckFailedError(f"{name}: shape {actual.shape}, expected {expected.shape}")
     tolerance = ABSOLUTE * np.broadcast_to(scale, expected.shape) + RELATIVE * np.abs(expected)
-    ratio = np.abs(actual.astype(np.float64) - expected) / tolerance
+    with np.errstate(invalid="ignore"):
+        ratio = np.abs(actual.astype(np.float64) - expected) / tolerance
     # Written so that NaN fails: NaN > 1 would be False.
     failed = ~(ratio <= 1.0)
     if failed.any():

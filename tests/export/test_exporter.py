@@ -1,0 +1,256 @@
+import json
+import logging
+import subprocess
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from deploy_kit.errors import CheckFailedError, CheckpointError, DatasetError, OptionError
+from deploy_kit.export import exporter
+from deploy_kit.export.bundle import open_bundle
+from deploy_kit.export.contract import Contract, GateOutput, InputLayout
+from deploy_kit.export.description import git_commit
+from deploy_kit.export.exporter import ExportOptions, export_bundle
+from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
+from deploy_kit.policy.fingerprint import feature_sha256, file_sha256, head_sha256
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_bundle_holds_the_checkpoint(shared_bundle):
+    source = load_checkpoint(shared_bundle.path.parent / "policy_5.safetensors")
+    restored = load_checkpoint(shared_bundle.safetensors_path)
+    assert restored.network.config == source.network.config
+    assert restored.calibration == source.calibration
+    assert restored.iteration == 5
+    for name, tensor in restored.network.state_dict().items():
+        assert torch.equal(tensor, source.network.state_dict()[name])
+    provenance = shared_bundle.contract.provenance
+    assert provenance.checkpoint_sha256 == source.sha256
+    assert provenance.feature_sha256 == feature_sha256(source.network)
+    assert provenance.head_sha256 == head_sha256(source.network)
+    assert provenance.weights_sha256 == file_sha256(shared_bundle.safetensors_path)
+    with torch.inference_mode():
+        output = source.network(torch.from_numpy(shared_bundle.golden.observation))
+    np.testing.assert_array_equal(shared_bundle.golden.action, output.action)
+    np.testing.assert_array_equal(shared_bundle.golden.gate_logit, output.gate_logit)
+    metadata = {item.key: item.value for item in onnx.load(shared_bundle.onnx_path).metadata_props}
+    assert Contract.from_json(metadata["deploy_kit_contract"]) == shared_bundle.contract
+
+
+def test_manifest_lists_every_file(shared_bundle, kit):
+    files = json.loads((shared_bundle.path / "manifest.json").read_text())["files"]
+    assert sorted(files) == sorted(path.name for path in shared_bundle.path.iterdir() if path.name != "manifest.json")
+    for name, entry in files.items():
+        assert entry == {
+            "sha256": file_sha256(shared_bundle.path / name),
+            "size": (shared_bundle.path / name).stat().st_size,
+        }
+
+
+def test_everything_that_can_be_asked_for_at_once(checkpoint, kit, tmp_path):
+    network = load_checkpoint(checkpoint).network
+    stages = []
+    options = ExportOptions(
+        checkpoint,
+        tmp_path / "bundle",
+        use_auxiliary_head=True,
+        samples=kit.write_features(tmp_path / "f.h5", network),
+        input_layout=InputLayout.FLAT,
+        input_names=("seen",),
+        output_names=("actions", "auxiliary"),
+        gate_output=GateOutput.PROBABILITY,
+        opset=13,
+        batch_size=3,
+        physical_actions=True,
+        task=kit.TASK,
+        num_golden=5,
+    )
+    bundle = open_bundle(export_bundle(options, stages.append))
+    contract = bundle.contract
+    assert [(spec.name, spec.role, spec.shape) for spec in (*contract.inputs, *contract.outputs)] == [
+        ("seen", "observation", (3, 448)),
+        ("actions", "command", (3, 4)),
+        ("auxiliary", "gate_probability", (3, 1)),
+    ]
+    assert contract.action.inside_graph
+    assert contract.versions.opset == 13
+    assert contract.gate.output is GateOutput.PROBABILITY
+    assert contract.provenance.samples_sha256 == file_sha256(tmp_path / "f.h5")
+    assert bundle.golden.source == "recorded"
+    assert set(bundle.golden.reason) == {"gate_pass", "stale_image", "first_step", "ordinary"}
+    assert stages == [
+        "reading the checkpoint",
+        "writing TorchScript and weights",
+        "writing ONNX",
+        "choosing golden samples",
+        "checking the graph and the golden samples",
+        "replaying the feature file",
+        "publishing",
+    ]
+
+
+def test_without_the_gate_head(checkpoint, kit, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bundle = open_bundle(export_bundle(ExportOptions(checkpoint, task=kit.TASK, num_golden=2)))
+    assert bundle.path.name == "policy_5"
+    assert bundle.path.resolve().parent == tmp_path / "bundles"
+    assert bundle.contract.gate is None
+    assert [spec.name for spec in bundle.contract.outputs] == ["action"]
+    assert bundle.golden.gate_logit is None
+
+
+def test_a_head_that_was_not_calibrated(kit, tmp_path, caplog):
+    save_safetensors(tmp_path / "raw.safetensors", kit.small())
+    options = ExportOptions(
+        tmp_path / "raw.safetensors", tmp_path / "b", use_auxiliary_head=True, task=kit.TASK, num_golden=2
+    )
+    with caplog.at_level(logging.WARNING, "deploy_kit.export"):
+        gate = open_bundle(export_bundle(options)).contract.gate
+    assert (gate.threshold_logit, gate.threshold_probability) == (None, None)
+    assert gate.rule.startswith("not calibrated")
+    assert "run deploy-kit finetune first" in caplog.text
+
+
+def test_no_gate_head_to_export(kit, tmp_path):
+    save_safetensors(tmp_path / "c.safetensors", kit.small(gate_head=False))
+    options = ExportOptions(tmp_path / "c.safetensors", tmp_path / "b", use_auxiliary_head=True, task=kit.TASK)
+    with pytest.raises(CheckpointError, match=r"aux_decoder\.weight is missing"):
+        export_bundle(options)
+    assert not (tmp_path / "b").exists()
+
+
+def test_no_vehicle_is_invented(checkpoint, tmp_path):
+    with pytest.raises(OptionError, match="--vehicle FILE"):
+        export_bundle(ExportOptions(checkpoint, tmp_path / "b"))
+
+
+def test_another_number_of_actions(kit, tmp_path):
+    save_safetensors(tmp_path / "c.safetensors", kit.small(num_actions=3))
+    with pytest.raises(OptionError, match="has 3 actions; exported are CTBR policies with 4"):
+        export_bundle(ExportOptions(tmp_path / "c.safetensors", tmp_path / "b", task=kit.TASK))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.safetensors"]
+
+
+def test_a_feature_file_of_another_policy(checkpoint, kit, tmp_path):
+    samples = kit.write_features(tmp_path / "f.h5", kit.small(seed=1, normalizer_eps=0.01))
+    with pytest.raises(DatasetError, match="collected with another policy"):
+        export_bundle(ExportOptions(checkpoint, tmp_path / "b", samples=samples, task=kit.TASK))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"batch_size": "many"}, "--batch-size many"),
+        ({"num_golden": 0}, "--num-golden 0"),
+    ],
+)
+def test_options_out_of_range(checkpoint, kit, tmp_path, changes, message):
+    with pytest.raises(OptionError, match=message):
+        export_bundle(ExportOptions(checkpoint, tmp_path / "b", task=kit.TASK, **changes))
+
+
+def test_what_exists_is_kept(checkpoint, bundle_copy, kit, tmp_path):
+    before = content(bundle_copy)
+    with pytest.raises(OptionError, match="exists; give --overwrite"):
+        export_bundle(ExportOptions(checkpoint, bundle_copy, task=kit.TASK))
+    (bundle_copy / "notes.txt").write_text("mine")
+    with pytest.raises(OptionError, match=r"also holds notes\.txt"):
+        export_bundle(ExportOptions(checkpoint, bundle_copy, task=kit.TASK, overwrite=True))
+    (bundle_copy / "notes.txt").unlink()
+    assert content(bundle_copy) == before
+    for folder in ("run", "f.txt"):
+        (tmp_path / "f.txt").touch()
+        with pytest.raises(OptionError, match=r"is no bundle|is not a folder"):
+            export_bundle(ExportOptions(checkpoint, tmp_path / folder, task=kit.TASK, overwrite=True))
+    assert checkpoint.is_file()
+
+
+def test_overwriting_replaces_the_whole_bundle(checkpoint, bundle_copy, kit, tmp_path):
+    (bundle_copy / "report.json").write_text("{}")
+    export_bundle(ExportOptions(checkpoint, bundle_copy, task=kit.TASK, num_golden=2, overwrite=True))
+    bundle = open_bundle(bundle_copy)
+    assert bundle.contract.gate is None
+    assert len(bundle.golden) == 2
+    assert not (bundle_copy / "report.json").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "run"]
+
+
+@pytest.mark.parametrize("error", [CheckFailedError("no"), KeyboardInterrupt()])
+@pytest.mark.parametrize("stage", ["check_execution", "_publish_rename"])
+def test_a_failure_leaves_the_old_bundle(checkpoint, bundle_copy, kit, tmp_path, monkeypatch, stage, error):
+    before = content(bundle_copy)
+
+    def fail(*args, **kwargs):
+        raise error
+
+    if stage == "check_execution":
+        monkeypatch.setattr(exporter, "check_execution", fail)
+    else:
+        rename = type(tmp_path).rename
+        monkeypatch.setattr(
+            type(tmp_path), "rename", lambda self, target: fail() if self.name == "new" else rename(self, target)
+        )
+    # The graph itself is not the subject here.
+    monkeypatch.setattr(exporter.onnx_writer, "build_onnx", lambda *args: onnx.load(bundle_copy / "policy.onnx"))
+    monkeypatch.setattr(exporter, "check_static", lambda *args: None)
+    options = ExportOptions(
+        checkpoint, bundle_copy, use_auxiliary_head=True, task=kit.TASK, num_golden=2, overwrite=True
+    )
+    with pytest.raises(type(error)):
+        export_bundle(options)
+    assert content(bundle_copy) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "run"]
+
+
+def test_a_wrong_export_is_not_published(checkpoint, kit, tmp_path, monkeypatch):
+    twin = exporter.DeployedPolicy
+
+    def broken(network, graph):
+        policy = twin(network, graph)
+        policy.stem[0].weight[0, 0, 0, 0] += 0.1
+        return policy
+
+    monkeypatch.setattr(exporter, "DeployedPolicy", broken)
+    with pytest.raises(CheckFailedError, match="ONNX, golden samples: action"):
+        export_bundle(ExportOptions(checkpoint, tmp_path / "b", task=kit.TASK))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_unwritable_folder(checkpoint, kit, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match="cannot be written"):
+        export_bundle(ExportOptions(checkpoint, tmp_path / "file" / "b", task=kit.TASK))
+
+
+def test_commit_is_of_a_checkout_that_tracks_the_package(tmp_path):
+    def git(*command):
+        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *command], check=True)
+
+    (tmp_path / "errors.py").touch()
+    assert git_commit(tmp_path) is None
+    git("init", "-q")
+    assert git_commit(tmp_path) is None
+    git("add", "errors.py")
+    git("commit", "-qm", "a")
+    commit = git_commit(tmp_path)
+    assert len(commit) == 40
+    (tmp_path / "errors.py").write_text("changed")
+    assert git_commit(tmp_path) == f"{commit}-dirty"
+
+
+@pytest.mark.reference
+def test_reference_run(reference_run, tmp_path):
+    options = ExportOptions(reference_run / "model_7998.pt", tmp_path / "b", use_auxiliary_head=True)
+    bundle = open_bundle(export_bundle(options))
+    contract = bundle.contract
+    assert {value.source for value in contract.vehicle.values()} == {"params/env.yaml"}
+    assert contract.action.scale == (pytest.approx(14.715), 6.0, 6.0, 6.0)
+    assert contract.camera.fx == pytest.approx(58.344, abs=1e-3)
+    assert contract.provenance.iteration == 7998
+    assert contract.provenance.checkpoint_sha256.startswith("3bae2bcdd796")
