@@ -1,0 +1,456 @@
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from deploy_kit.data.reader import open_feature_file
+from deploy_kit.data.schema import FeatureFileInfo
+from deploy_kit.data.writer import FeatureFileWriter
+from deploy_kit.errors import CheckpointError, DatasetError, OptionError
+from deploy_kit.pipeline import finetune as finetune_module
+from deploy_kit.pipeline.finetune import FinetuneOptions, FinetuneResult, finetune
+from deploy_kit.pipeline.metrics import best_f1_threshold, gate_metrics
+from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
+from deploy_kit.policy.fingerprint import feature_sha256
+from deploy_kit.policy.network import NetworkConfig, VisionActorCritic
+from deploy_kit.progress import Progress
+
+F = 192
+LAST = "policy_finetune_epoch-3.pt"
+
+
+def make_rows(rng: np.random.Generator, label: np.ndarray) -> np.ndarray:
+    """Features like those of flights: leaky ReLU outputs; four of them tell the classes apart, with overlap."""
+    features = 2 * rng.standard_normal((len(label), F))
+    features[:, :4] += 2.5 * label[:, None]
+    return np.where(features > 0, features, 0.01 * features).astype(np.float32)
+
+
+def write_features(path: Path, sha256: str, *, rows: int = 600, episodes: int = 8, **changes: object) -> Path:
+    rng = np.random.default_rng(0)
+    settings = {
+        "feature_size": F,
+        "feature_sha256": sha256,
+        "policy_sha256": "a" * 64,
+        "label_rule": "near the gate",
+        "label_threshold_m": 0.35,
+        "label_offset_steps": 1,
+        "seed": 0,
+        "stage": 2,
+        "backend": "mujoco",
+        **changes,
+    }
+    with FeatureFileWriter(path, FeatureFileInfo(**settings), rows, rows, seed=0) as writer:
+        for number in range(episodes):
+            label = np.arange(100) % 33 == 20
+            writer.add_heldout_episode(make_rows(rng, label), label, 1000 + number, 0, 1000 + number)
+        for time in range(100):
+            label = np.arange(16) % 2 == 1
+            ids = np.arange(16)
+            writer.add_training(make_rows(rng, label), label, ids, ids, ids, np.full(16, time))
+            if writer.full:
+                break
+    return path
+
+
+def write_checkpoint(folder: Path, network: VisionActorCritic) -> Path:
+    (folder / "params").mkdir(parents=True)
+    agent = "policy:\n  activation: lrelu\n  img_res: !!python/tuple\n  - 72\n  - 96\n"
+    (folder / "params" / "agent.yaml").write_text(agent, encoding="utf-8")
+    state = {**network.state_dict(), "std": torch.ones(4)}
+    torch.save({"model_state_dict": state, "optimizer_state_dict": {}, "iter": 7, "infos": None}, folder / "model_7.pt")
+    return folder / "model_7.pt"
+
+
+@pytest.fixture(scope="module")
+def policy() -> VisionActorCritic:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return VisionActorCritic(NetworkConfig()).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, policy: VisionActorCritic
+) -> tuple[FinetuneOptions, FinetuneResult]:
+    """One finetuning that many tests look at; they leave its files as they are."""
+    folder = tmp_path_factory.mktemp("finished")
+    dataset = write_features(folder / "features.h5", feature_sha256(policy))
+    options = FinetuneOptions(
+        dataset,
+        write_checkpoint(folder / "run", policy),
+        folder / "out",
+        epochs=3,
+        lr=2e-2,
+    )
+    return options, finetune(options)
+
+
+@pytest.fixture
+def result(finished: tuple[FinetuneOptions, FinetuneResult]) -> FinetuneResult:
+    return finished[1]
+
+
+@pytest.fixture
+def done(finished: tuple[FinetuneOptions, FinetuneResult]) -> FinetuneOptions:
+    """Options of the finished finetuning; not to be changed."""
+    return finished[0]
+
+
+@pytest.fixture
+def options(done: FinetuneOptions, tmp_path: Path) -> FinetuneOptions:
+    """Options of a finetuning yet to be done, with files of its own."""
+    shutil.copytree(done.policy_path.parent, tmp_path / "run")
+    shutil.copy(done.h5_path, tmp_path)
+    return replace(
+        done,
+        h5_path=tmp_path / done.h5_path.name,
+        policy_path=tmp_path / "run" / done.policy_path.name,
+        save_path=tmp_path / "out",
+    )
+
+
+@pytest.fixture
+def earlier(done: FinetuneOptions, options: FinetuneOptions) -> FinetuneOptions:
+    """Options whose folder holds the results of an earlier finetuning."""
+    shutil.copytree(done.save_path, options.save_path)
+    return options
+
+
+def head_of(path: Path) -> torch.Tensor:
+    return load_checkpoint(path).network.aux_decoder.weight
+
+
+def test_only_the_gate_head_changes(done: FinetuneOptions, result: FinetuneResult) -> None:
+    before, after = (torch.load(path, weights_only=True) for path in (done.policy_path, result.checkpoint))
+    assert after.pop("deploy_kit")
+    assert set(before) == set(after)
+    assert (after["iter"], after["infos"], after["optimizer_state_dict"]) == (7, None, {})
+    assert list(before["model_state_dict"]) == list(after["model_state_dict"])
+    for name, tensor in before["model_state_dict"].items():
+        same = torch.equal(tensor, after["model_state_dict"][name])
+        assert same != name.startswith("aux_decoder."), name
+    agent = "params/agent.yaml"
+    assert (done.save_path / agent).read_bytes() == (done.policy_path.parent / agent).read_bytes()
+
+
+def test_every_epoch_leaves_a_checkpoint(done: FinetuneOptions, result: FinetuneResult) -> None:
+    paths = [done.save_path / f"policy_finetune_epoch-{n}.pt" for n in (1, 2, 3)]
+    heads = [head_of(path) for path in (done.policy_path, *paths)]
+    assert result.checkpoint == paths[-1]
+    for one, other in pairwise(heads):
+        assert not torch.equal(one, other)
+    assert sorted(p.name for p in done.save_path.iterdir()) == [
+        "metrics.json",
+        "params",
+        "plots",
+        *(p.name for p in paths),
+        "tensorboard",
+    ]
+
+
+def scores(checkpoint: Path, rows) -> np.ndarray:
+    with torch.inference_mode():
+        logit = load_checkpoint(checkpoint).network.aux_decoder(torch.from_numpy(rows.features))
+    return logit[:, 0].double().numpy()
+
+
+def test_figures_are_those_of_the_saved_checkpoints(done: FinetuneOptions, result: FinetuneResult) -> None:
+    found = json.loads(result.metrics_path.read_text())
+    with open_feature_file(done.h5_path) as file:
+        validation, test = file.heldout("validation"), file.heldout("test")
+        for name, path in (("before", done.policy_path), ("after", result.checkpoint)):
+            threshold = best_f1_threshold(scores(path, validation), validation.label)
+            expected = gate_metrics(scores(path, test), test.label, threshold).to_json()
+            for key, value in expected.items():
+                assert found[name][key] == pytest.approx(value, abs=1e-9), (name, key)
+        assert found["dataset"]["sha256"] == file.sha256
+        assert found["judged_on"]["test"] == {"rows": 400, "positives": 12, "prevalence": 0.03}
+    assert found["judged_on"]["source"] == "held-out episodes"
+    assert found["judged_on"]["natural_prevalence"] is True
+    assert found["threshold"]["logit"] == found["after"]["threshold_logit"]
+    assert found["threshold"]["probability"] == pytest.approx(1 / (1 + np.exp(-found["threshold"]["logit"])))
+    assert found["policy"]["sha256"] == load_checkpoint(done.policy_path).sha256
+    assert found["dataset"]["training_rows"] == 1200
+    assert found["dataset"]["training_positives"] == 600
+    assert found["options"]["lr"] == 2e-2
+    assert (found["before"], found["after"]) == (result.before, result.after)
+    assert [epoch["epoch"] for epoch in found["epochs"]] == [1, 2, 3]
+    best = max(found["epochs"], key=lambda epoch: epoch["validation_auroc"])["epoch"]
+    assert found["best_epoch"] == result.best_epoch == best
+
+
+def test_the_head_learns_and_the_attacks_cost_something(result: FinetuneResult) -> None:
+    assert result.before["auroc"] < 0.7
+    assert result.after["auroc"] > 0.85
+    assert result.after["auroc_worst_case"] < result.after["auroc_pgd"] < result.after["auroc"]
+    assert result.epochs[2].training_loss < result.epochs[0].training_loss
+
+
+def test_the_threshold_and_its_provenance_are_in_the_checkpoint(done: FinetuneOptions, result: FinetuneResult) -> None:
+    source = load_checkpoint(done.policy_path)
+    assert source.calibration is None
+    for number, record in enumerate(result.epochs, start=1):
+        calibration = load_checkpoint(done.save_path / record.checkpoint).calibration
+        assert calibration.threshold_logit == record.threshold_logit
+        assert calibration.training["epoch"] == number
+    assert calibration.metrics == result.after
+    assert calibration.rule == "best F1 on validation episodes"
+    assert calibration.base_rate == 0.03
+    assert (calibration.label_rule, calibration.label_offset_steps) == ("near the gate", 1)
+    assert calibration.dataset_sha256 == json.loads(result.metrics_path.read_text())["dataset"]["sha256"]
+    assert calibration.training == {
+        "policy_sha256": source.sha256,
+        "epoch": 3,
+        "rows": 1200,
+        "batch_size": 256,
+        "lr": 2e-2,
+        "seed": 0,
+        "steps": 3,
+        "epsilon": 0.1,
+        "alpha": 0.01,
+    }
+
+
+def test_the_logs_hold_the_curve(done: FinetuneOptions, result: FinetuneResult) -> None:
+    log = EventAccumulator(str(done.save_path / "tensorboard"))
+    log.Reload()
+    losses = log.Scalars("loss/training")
+    assert [event.step for event in losses] == [1, 2, 3]
+    assert [event.value for event in losses] == pytest.approx([r.training_loss for r in result.epochs])
+    assert log.Scalars("test/auroc")[-1].value == pytest.approx(result.after["auroc"])
+
+
+@pytest.mark.parametrize("name", ["training", "curves", "reliability", "probabilities"])
+def test_the_plots_are_pictures(result: FinetuneResult, name: str) -> None:
+    with Image.open(result.save_path / "plots" / f"{name}.png") as picture:
+        assert picture.width > 500
+        assert np.asarray(picture.convert("L")).std() > 10
+
+
+def test_the_seed_decides(options: FinetuneOptions, result: FinetuneResult) -> None:
+    for seed, same in ((0, True), (1, False)):
+        other = finetune(replace(options, seed=seed, save_path=options.save_path / str(seed)))
+        assert torch.equal(head_of(result.checkpoint), head_of(other.checkpoint)) is same
+
+
+def test_a_safetensors_checkpoint_gives_safetensors(
+    options: FinetuneOptions, policy: VisionActorCritic, tmp_path: Path
+) -> None:
+    save_safetensors(tmp_path / "policy.safetensors", policy)
+    result = finetune(replace(options, policy_path=tmp_path / "policy.safetensors", epochs=1))
+    assert result.checkpoint.name == "policy_finetune_epoch-1.safetensors"
+    loaded = load_checkpoint(result.checkpoint)
+    assert loaded.calibration.threshold_logit == result.epochs[0].threshold_logit
+    assert not torch.equal(loaded.network.aux_decoder.weight, policy.aux_decoder.weight)
+
+
+def test_progress_counts_rows(options: FinetuneOptions) -> None:
+    seen: list[Progress] = []
+    finetune(options, seen.append)
+    training = [p for p in seen if p.phase == "finetuning"]
+    assert {p.total for p in training} == {3600}
+    assert [p.completed for p in training] == sorted(p.completed for p in training)
+    assert training[-1].note.startswith("validation AUROC 0.")
+
+
+def test_earlier_results_are_kept_without_overwrite(earlier: FinetuneOptions) -> None:
+    before = {p: p.read_bytes() for p in earlier.save_path.rglob("*") if p.is_file()}
+    with pytest.raises(OptionError, match=r"holds the results of an earlier finetuning \(metrics\.json\)"):
+        finetune(earlier)
+    assert before == {p: p.read_bytes() for p in earlier.save_path.rglob("*") if p.is_file()}
+
+
+def test_overwrite_leaves_no_epoch_of_the_earlier_run(earlier: FinetuneOptions) -> None:
+    (earlier.save_path / "notes.txt").write_text("mine")
+    finetune(replace(earlier, epochs=1, overwrite=True))
+    assert [p.name for p in earlier.save_path.glob("policy_*")] == ["policy_finetune_epoch-1.pt"]
+    assert len(list((earlier.save_path / "tensorboard").iterdir())) == 1
+    assert (earlier.save_path / "notes.txt").read_text() == "mine"
+
+
+def test_overwrite_does_not_remove_the_policy_it_reads(earlier: FinetuneOptions) -> None:
+    with pytest.raises(OptionError, match="would be removed by --overwrite"):
+        finetune(replace(earlier, policy_path=earlier.save_path / LAST, overwrite=True))
+    assert (earlier.save_path / LAST).is_file()
+
+
+def test_finetuning_goes_on_from_a_finetuned_head(earlier: FinetuneOptions) -> None:
+    again = finetune(replace(earlier, policy_path=earlier.save_path / LAST, save_path=earlier.save_path / "again"))
+    assert again.before["auroc"] == load_checkpoint(earlier.save_path / LAST).calibration.metrics["auroc"]
+
+
+def interrupted_in(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    calls = iter(range(1, 100))
+    train_epoch = finetune_module.train_epoch
+
+    def train(*args: object) -> float:
+        if next(calls) == epoch:
+            raise KeyboardInterrupt
+        return train_epoch(*args)
+
+    monkeypatch.setattr(finetune_module, "train_epoch", train)
+
+
+def test_ctrl_c_keeps_the_finished_epochs(options: FinetuneOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted_in(monkeypatch, 3)
+    result = finetune(options)
+    assert result.interrupted
+    assert result.checkpoint.name == "policy_finetune_epoch-2.pt"
+    assert load_checkpoint(result.checkpoint).calibration.metrics == result.after
+    assert len(json.loads(result.metrics_path.read_text())["epochs"]) == 2
+    assert not (options.save_path / LAST).exists()
+
+
+def test_ctrl_c_in_the_first_epoch_keeps_the_earlier_results(
+    earlier: FinetuneOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {p: p.read_bytes() for p in earlier.save_path.rglob("*") if p.is_file()}
+    interrupted_in(monkeypatch, 1)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(replace(earlier, overwrite=True, seed=3))
+    assert before == {p: p.read_bytes() for p in earlier.save_path.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("origin", [True, False])
+def test_without_heldout_episodes_it_says_what_the_figures_are(
+    options: FinetuneOptions, caplog: pytest.LogCaptureFixture, origin: bool
+) -> None:
+    with h5py.File(options.h5_path, "r+") as file:
+        del file["heldout"]
+        if origin:
+            for name in ("episode_id", "env_id", "track_id", "step"):
+                del file[name]
+            file.attrs.clear()
+    with caplog.at_level(logging.WARNING):
+        result = finetune(options)
+    assert "has no held-out episodes" in caplog.text
+    assert "they flatter" in caplog.text
+    found = json.loads(result.metrics_path.read_text())
+    assert found["judged_on"]["natural_prevalence"] is False
+    assert found["judged_on"]["source"] == "a seeded tenth of the training rows"
+    rows = [found["judged_on"][part]["rows"] for part in ("validation", "test")]
+    assert all(80 < count < 160 for count in rows)
+    assert found["dataset"]["training_rows"] == 1200 - sum(rows)
+    calibration = load_checkpoint(result.checkpoint).calibration
+    assert "not at natural prevalence" in calibration.rule
+    assert calibration.label_rule == ("not recorded in the feature file" if origin else "near the gate")
+
+
+def one_class(name: str, value: int) -> Callable[[h5py.File], None]:
+    return lambda file: file[name].write_direct(np.full(file[name].shape, value, np.int8))
+
+
+def no_training_rows(file: h5py.File) -> None:
+    for name in ("features", "supervision", "episode_id", "env_id", "track_id", "step"):
+        file[name].resize(0, axis=0)
+
+
+def put_nan(name: str) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        file[name][7, 5] = np.nan
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (one_class("supervision", 0), "all 1200 training rows have label 0, and both classes are needed"),
+        (one_class("supervision", 1), "all 1200 training rows have label 1"),
+        (one_class("heldout/supervision", 0), "all 400 validation rows have label 0"),
+        (no_training_rows, "holds no training rows; collect with --num-positive"),
+        (put_nan("features"), "/features row 7 holds NaN or Inf"),
+        (put_nan("heldout/features"), "/heldout/features row 7 holds NaN or Inf"),
+    ],
+)
+def test_unusable_rows_are_refused(options: FinetuneOptions, change: Callable, message: str) -> None:
+    with h5py.File(options.h5_path, "r+") as file:
+        change(file)
+    with pytest.raises(DatasetError, match=message):
+        finetune(options)
+    assert not list(options.save_path.iterdir())
+
+
+def test_another_policys_features_are_refused(options: FinetuneOptions, tmp_path: Path) -> None:
+    other = write_features(tmp_path / "other.h5", "0" * 64)
+    with pytest.raises(DatasetError, match="collected with another policy"):
+        finetune(replace(options, h5_path=other))
+
+
+def test_features_of_another_width_are_refused(
+    options: FinetuneOptions, policy: VisionActorCritic, tmp_path: Path
+) -> None:
+    with FeatureFileWriter(
+        tmp_path / "narrow.h5",
+        FeatureFileInfo(191, feature_sha256(policy), "a" * 64, "near", 0.35, 1, 0, 2, "mujoco"),
+        10,
+        10,
+        seed=0,
+    ) as writer:
+        writer.add_training(np.ones((4, 191)), [0, 1, 0, 1], *np.zeros((4, 4), int))
+    with pytest.raises(DatasetError, match="the features have 191 columns, the policy's have 192"):
+        finetune(replace(options, h5_path=tmp_path / "narrow.h5"))
+
+
+def test_a_policy_without_a_gate_head_is_refused(options: FinetuneOptions) -> None:
+    content = torch.load(options.policy_path, weights_only=True)
+    for name in ("aux_decoder.weight", "aux_decoder.bias"):
+        del content["model_state_dict"][name]
+    torch.save(content, options.policy_path)
+    with pytest.raises(CheckpointError, match=r"aux_decoder\.weight is missing, so this policy was trained without"):
+        finetune(options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "--epochs 0 is below 1"),
+        ({"batch_size": 0}, "--batch_size 0 is below 1"),
+        ({"pgd_steps": -1}, "--pgd_steps -1 is below 0"),
+        ({"lr": 0.0}, "--lr 0.0 is not a positive number"),
+        ({"lr": float("nan")}, "--lr nan is not a positive number"),
+        ({"epsilon": -0.1}, "--epsilon -0.1 is not a positive number"),
+        ({"device": "cuda:77"}, "--device cuda:77 is not available here"),
+        ({"device": "nonsense"}, "--device nonsense is not available here"),
+        ({"lr": 1e37}, "loss is not finite any more; lower --lr"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: FinetuneOptions, change: dict, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        finetune(replace(options, **change))
+
+
+def test_a_save_path_that_is_a_file_is_refused(options: FinetuneOptions, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OptionError, match="cannot be made a folder"):
+        finetune(replace(options, save_path=tmp_path / "file"))
+
+
+def test_no_perturbation_can_be_asked_for(options: FinetuneOptions) -> None:
+    result = finetune(replace(options, pgd_steps=0, epsilon=0.0, alpha=0.0, epochs=1))
+    assert result.after["auroc"] == result.after["auroc_pgd"] == result.after["auroc_worst_case"]
+
+
+@pytest.mark.reference
+def test_the_reference_policys_other_tensors_stay(
+    options: FinetuneOptions, reference_run: Path, tmp_path: Path
+) -> None:
+    reference = reference_run / "model_7998.pt"
+    network = load_checkpoint(reference).network
+    path = write_features(tmp_path / "reference.h5", feature_sha256(network))
+    result = finetune(replace(options, h5_path=path, policy_path=reference, epochs=1))
+    before, after = (torch.load(p, weights_only=True, map_location="cpu") for p in (reference, result.checkpoint))
+    for name, tensor in before["model_state_dict"].items():
+        assert torch.equal(tensor, after["model_state_dict"][name]) != name.startswith("aux_decoder."), name
+    assert before["iter"] == after["iter"] == 7998
