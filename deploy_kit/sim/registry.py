@@ -3,6 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deploy_kit.errors import MissingDependencyError, TaskError
@@ -24,9 +25,10 @@ def make_env(options: EnvOptions, task: str = TASK_ID, backend: str = "mujoco") 
 
     Args:
         options: options; a task of the user's own gets them too and takes what it needs.
-        task: the racing task's id, a Gymnasium id ("Name-v0", or "module:Name-v0" to import the module that registers
-            it) whose entry point builds an rsl_rl `VecEnv` or something that unwraps to one, or "module:factory" with
-            factory(options) -> `VecEnv`.
+        task: the racing task's id; or "module:factory" with factory(options) -> rsl_rl `VecEnv`; or a Gymnasium id
+            ("Name-v0", or "module:Name-v0" to import the module that registers it) whose entry point builds a `VecEnv`
+            or something that unwraps to one. An entry point is given those of `options`, `num_envs`, `seed` and
+            `device` that it names.
         backend: simulator of the racing task.
 
     Raises:
@@ -39,24 +41,29 @@ def make_env(options: EnvOptions, task: str = TASK_ID, backend: str = "mujoco") 
         raise TaskError(f"unknown simulator back end {backend!r}{did_you_mean(backend, BACKENDS)}")
     if backend == "isaaclab":
         raise TaskError("back end 'isaaclab' is not available in this version; use 'mujoco'")
-    try:
-        import gymnasium  # noqa: F401
-        import mujoco  # noqa: F401
-        import rsl_rl.env  # noqa: F401
-        import tensordict  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(f"simulating needs {error.name}, which is not installed: {_INSTALL}") from error
+    _require("rsl_rl", "tensordict", "gymnasium")
     if task == TASK_ID:
+        _require("mujoco")
         from deploy_kit.sim.mujoco.env import MujocoRacingEnv
 
         return MujocoRacingEnv(options)
-    env = _build(task, _find(task), options)
+    env = _unwrap(_builder(task, options)(), task)
     check_observations(env, task)
     return env
 
 
-def _find(task: str) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """Return what builds a task of the user's own, and its fixed keyword arguments."""
+def _require(*packages: str) -> None:
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(
+                f"simulating needs {error.name}, which is not installed: {_INSTALL}"
+            ) from error
+
+
+def _builder(task: str, options: EnvOptions) -> Callable[[], Any]:
+    """Return what builds a task of the user's own."""
     import gymnasium
     from gymnasium.envs.registration import load_env_creator
 
@@ -69,7 +76,7 @@ def _find(task: str) -> tuple[Callable[..., Any], dict[str, Any]]:
                 raise
             raise TaskError(f"task {task!r}: module {error.name!r} is not found; is it on PYTHONPATH?") from error
         if callable(factory := getattr(module, name, None)):
-            return factory, {}
+            return partial(factory, options)
     spec = gymnasium.registry.get(name)
     if spec is None:
         where = (
@@ -79,7 +86,10 @@ def _find(task: str) -> tuple[Callable[..., Any], dict[str, Any]]:
     if spec.entry_point is None:
         raise TaskError(f"task {task!r} is registered without an entry point; its registration must name one")
     creator = spec.entry_point if callable(spec.entry_point) else load_env_creator(spec.entry_point)
-    return creator, dict(spec.kwargs)
+    offered = {"options": options, "num_envs": options.num_envs, "seed": options.seed, "device": options.device}
+    accepted = inspect.signature(creator).parameters
+    wanted = {name: value for name, value in offered.items() if name in accepted}
+    return partial(creator, **{**wanted, **spec.kwargs})
 
 
 def _known(name: str) -> list[str]:
@@ -90,21 +100,9 @@ def _known(name: str) -> list[str]:
     return [TASK_ID, *own]
 
 
-def _build(task: str, found: tuple[Callable[..., Any], dict[str, Any]], options: EnvOptions) -> "VecEnv":
+def _unwrap(built: object, task: str) -> "VecEnv":
     from rsl_rl.env import VecEnv
 
-    creator, fixed = found
-    accepted = inspect.signature(creator).parameters
-    if not fixed and len(accepted) == 1:
-        built = creator(options)
-    else:
-        offered = {
-            "options": options,
-            "num_envs": options.num_envs,
-            "seed": options.seed,
-            "device": options.device,
-        }
-        built = creator(**{**{key: value for key, value in offered.items() if key in accepted}, **fixed})
     if isinstance(built, VecEnv):
         return built
     inner = getattr(built, "unwrapped", None)

@@ -1,10 +1,11 @@
+import importlib
 import sys
 import textwrap
 
 import gymnasium
 import pytest
 
-from deploy_kit.errors import OptionError, TaskError
+from deploy_kit.errors import MissingDependencyError, OptionError, TaskError
 from deploy_kit.sim.registry import EnvOptions, make_env
 
 SMALL = EnvOptions(num_envs=2, num_threads=1, obstacles=False, seed=3)
@@ -53,6 +54,10 @@ MODULE = """
     def wrapped(options):
         return Wrapper(factory(options))
 
+    def only_count(num_envs):
+        return OwnEnv(num_envs, 0, GOOD)
+
+    gymnasium.register(id="OwnCount-v0", entry_point=f"{__name__}:only_count")
     gymnasium.register(id="OwnRacing-v0", entry_point=f"{__name__}:entry_point", kwargs={"scale": 2.5})
 """
 
@@ -64,6 +69,7 @@ def own_module(tmp_path, monkeypatch):
     yield "own_tasks_of_a_user"
     sys.modules.pop("own_tasks_of_a_user", None)
     gymnasium.registry.pop("OwnRacing-v0", None)
+    gymnasium.registry.pop("OwnCount-v0", None)
 
 
 def test_the_racing_task_is_the_default():
@@ -85,12 +91,14 @@ def test_a_gymnasium_id_with_its_module(own_module):
     assert (env.num_envs, env.seed, env.scale) == (2, 3, 2.5)
     # Registered now, the id alone will do.
     assert make_env(SMALL, task="OwnRacing-v0").scale == 2.5
+    assert make_env(SMALL, task="OwnCount-v0").num_envs == 2
 
 
 @pytest.mark.parametrize(
     ("task", "message"),
     [
         ("DiffLab-Quadcopter-CTBR-Racing-v1", "did you mean 'DiffLab-Quadcopter-CTBR-Racing-v0'"),
+        ("OwnRacng-v0", "did you mean 'OwnRacing-v0'"),
         ("no_such_module_anywhere:factory", "module 'no_such_module_anywhere' is not found"),
         ("{module}:factry", "holds no factory"),
         ("{module}:wrong_thing", "builds a str, not an rsl_rl VecEnv"),
@@ -99,6 +107,7 @@ def test_a_gymnasium_id_with_its_module(own_module):
     ],
 )
 def test_tasks_that_do_not_fit_are_refused(own_module, task, message):
+    importlib.import_module(own_module)
     with pytest.raises(TaskError, match=message):
         make_env(SMALL, task=task.format(module=own_module))
 
@@ -113,3 +122,10 @@ def test_back_ends():
 def test_options_are_checked_before_anything_is_built():
     with pytest.raises(OptionError, match="num_envs is 0"):
         make_env(EnvOptions(num_envs=0), task="no_such_module:factory")
+
+
+@pytest.mark.parametrize("package", ["mujoco", "rsl_rl", "tensordict", "gymnasium"])
+def test_a_missing_package_is_named_with_what_installs_it(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingDependencyError, match=rf'needs {package}.*pip install "deploy-kit\[sim\]"'):
+        make_env(SMALL)
