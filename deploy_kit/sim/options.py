@@ -4,11 +4,16 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from deploy_kit.errors import OptionError
 from deploy_kit.sim.task import STAGES
 from deploy_kit.sim.tracks import check_kinds
 
 Finish = Literal["end", "cyclic"]
+
+TRACK_STREAM, AIRFRAME_STREAM, EPISODE_STREAM, SENSOR_STREAM = range(4)
+"""What the generators of an environment are for."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,9 @@ class EnvOptions:
         finish: what follows the last gate of a track that is not closed (zigzag). "end": while the drone flies to the
             last gate, the next one is placed straight on, and passing the last one ends the episode as a time-out.
             "cyclic": as in the origin's training, the next one is the first gate, some 35 m behind the drone.
+        track_pool: Isaac Lab: how many tracks there are to draw from; None for one an environment, within limits.
+        extensions: modules to import before a task is looked up, since they register it.
+        launcher: Isaac Lab: arguments of its launcher.
     """
 
     num_envs: int = 16
@@ -43,6 +51,9 @@ class EnvOptions:
     num_threads: int | None = None
     device: str = "cpu"
     finish: Finish = "end"
+    track_pool: int | None = None
+    extensions: tuple[str, ...] = ()
+    launcher: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Check the values.
@@ -67,9 +78,21 @@ class EnvOptions:
             )
         if self.num_threads is not None and self.num_threads < 1:
             raise OptionError(f"num_threads is {self.num_threads}; at least one thread is needed")
+        if self.track_pool is not None and self.track_pool < 1:
+            raise OptionError(f"track_pool is {self.track_pool}; at least one track is needed")
         if self.finish not in ("end", "cyclic"):
             raise OptionError(f"finish is {self.finish!r}; it is 'end' or 'cyclic'")
         check_kinds(self.tracks)
+
+
+def track_seed(seed: int, env: int, counter: int) -> int:
+    """Return the seed of the counter-th track that an environment flies."""
+    return int(environment_generator(seed, env, TRACK_STREAM, counter).integers(0, 2**63))
+
+
+def environment_generator(seed: int, env: int, stream: int, counter: int = 0) -> np.random.Generator:
+    """Return one of the generators that belong to an environment, whatever the other environments do."""
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(env, stream, counter))))
 
 
 def usable_cores() -> int:

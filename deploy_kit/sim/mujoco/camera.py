@@ -51,7 +51,7 @@ class SolidTable:
         bound: bounding radii, m, shape (G,).
         position: world frame, m, shape (G, 3).
         rotation: geom to world, row-major, shape (G, 9).
-        half_axes: half extents along the geom's axes as world vectors, m, shape (G, 3, 3), one row an axis.
+        half_axes: half extents along the geoms' axes as world vectors, m, shape (3 · G, 3), three rows a geom.
     """
 
     kind: npt.NDArray[np.int32]
@@ -77,7 +77,7 @@ class SolidTable:
             bound=model.geom_rbound[rows].copy(),
             position=data.geom_xpos[rows],
             rotation=rotation,
-            half_axes=np.swapaxes(rotation.reshape(-1, 3, 3), 1, 2) * aabb[:, 3:, None],
+            half_axes=(np.swapaxes(rotation.reshape(-1, 3, 3), 1, 2) * aabb[:, 3:, None]).reshape(-1, 3),
         )
 
 
@@ -204,7 +204,7 @@ class DepthCamera:
         """
         normals = np.vstack([self._planes, [1.0, 0.0, 0.0]]) @ axes.T
         centre = (solids.position - origin) @ normals.T
-        reach = np.abs(solids.half_axes @ normals.T).sum(axis=1)
+        reach = np.abs(solids.half_axes @ normals.T).reshape(-1, 3, len(normals)).sum(axis=1)
         above, below = centre + reach >= 0, centre - reach <= 0
         across, down = TILE_GRID[1], TILE_GRID[0]
         in_column = above[:, :across] & below[:, 1 : across + 1]

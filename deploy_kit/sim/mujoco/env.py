@@ -18,13 +18,20 @@ from deploy_kit.sim.mujoco.camera import DepthCamera
 from deploy_kit.sim.mujoco.physics import DronePhysics
 from deploy_kit.sim.mujoco.workers import WorkerPool
 from deploy_kit.sim.observation import NOISE_SIZE, STATE_SIZE, FlightState, add_state_noise, state_terms
-from deploy_kit.sim.options import EnvOptions, usable_cores
+from deploy_kit.sim.options import (
+    AIRFRAME_STREAM,
+    EPISODE_STREAM,
+    SENSOR_STREAM,
+    EnvOptions,
+    environment_generator,
+    track_seed,
+    usable_cores,
+)
 from deploy_kit.sim.rewards import Flags, StepOutcome, total_reward
 from deploy_kit.sim.rotations import Array, matrix_from_quaternion, quaternion_from_euler, to_body
 from deploy_kit.sim.task import RACING_TASK, Task
 from deploy_kit.sim.tracks import NUM_GATES, START_CLEARANCE, Track, make_track
 
-_TRACK_STREAM, _AIRFRAME_STREAM, _EPISODE_STREAM, _SENSOR_STREAM = range(4)
 _EPISODE_BITS = 32
 _START_TRIES = 1000
 
@@ -125,15 +132,14 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         self._state_normals = np.zeros((n, NOISE_SIZE), np.float32)
 
     def _generator(self, index: int, stream: int, counter: int = 0) -> np.random.Generator:
-        seed = np.random.SeedSequence(self.options.seed, spawn_key=(index, stream, counter))
-        return np.random.Generator(np.random.SFC64(seed))
+        return environment_generator(self.options.seed, index, stream, counter)
 
     def _new_track(self, index: int, counter: int) -> Track:
-        seed = int(self._generator(index, _TRACK_STREAM, counter).integers(0, 2**63))
+        seed = track_seed(self.options.seed, index, counter)
         return make_track(seed, self.options.tracks, self.options.difficulty, self.options.obstacles)
 
     def _new_slot(self, index: int) -> _Slot:
-        rng = self._generator(index, _AIRFRAME_STREAM)
+        rng = self._generator(index, AIRFRAME_STREAM)
         ranges = self.task.randomisation
         mass, inertia_factor = self.task.airframe.mass, 1.0
         if self.options.randomisation:
@@ -174,8 +180,8 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
             slot.track = self._new_track(index, slot.episodes // per_track)
             slot.physics = DronePhysics(slot.track, self.task, slot.mass, slot.inertia_factor)
             self._place_gates(index, slot.track)
-        slot.episode_rng = self._generator(index, _EPISODE_STREAM, slot.episodes)
-        slot.sensor_rng = self._generator(index, _SENSOR_STREAM, slot.episodes)
+        slot.episode_rng = self._generator(index, EPISODE_STREAM, slot.episodes)
+        slot.sensor_rng = self._generator(index, SENSOR_STREAM, slot.episodes)
         self._episode_id[index] = (index << _EPISODE_BITS) + slot.episodes
         slot.episodes += 1
         self._randomise_flight(index, slot.episode_rng)
