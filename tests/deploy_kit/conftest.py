@@ -1,4 +1,4 @@
-"""Fixtures of the pipeline's tests: a scripted task, and a checkpoint with random weights."""
+"""Fixtures that several rooms share: a scripted task, and a checkpoint with random weights."""
 
 import sys
 from pathlib import Path
