@@ -245,9 +245,10 @@ def _obstacles(rng: np.random.Generator, layout: _Layout, kind: TrackKind, start
                     at = (a + b) / 2 + (b - a) / 2 * rng.uniform(-0.6, 0.6) + sideways
                     obstacle = make(rng, at)
                     from_gates = np.linalg.norm(layout.positions[:, :2] - at[:2], axis=1).min()
-                    from_start = obstacle.distance(start)
+                    if from_gates < GATE_CLEARANCE[kind]:
+                        continue
                     # The start is spread by 0.5 m along each axis, 0.87 m in all.
-                    if from_gates >= GATE_CLEARANCE[kind] and from_start >= 0.87 + START_CLEARANCE:
+                    if obstacle.distance(start) >= 0.87 + START_CLEARANCE:
                         placed.append(obstacle)
                         break
     return placed
