@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+RACING = ("--task", "DiffLab-Quadcopter-CTBR-Racing-v0")
+
 
 class Payload:
     def __init__(self, path):
@@ -96,9 +98,15 @@ def test_a_checkpoint_without_the_gate_head(refused, checkpoint, dataset, tmp_pa
         del entries["model_state_dict"][name]
     torch.save(entries, checkpoint)
     output = tmp_path / "bundle"
-    task = ("--task", "DiffLab-Quadcopter-CTBR-Racing-v0")
     refused(
-        "export", "--checkpoint", checkpoint, "--use-auxiliary-head", "--output", output, *task, words=("aux_decoder",)
+        "export",
+        "--checkpoint",
+        checkpoint,
+        "--use-auxiliary-head",
+        "--output",
+        output,
+        *RACING,
+        words=("aux_decoder",),
     )
     assert not output.exists()
     refused(*finetune(checkpoint, dataset, tmp_path), words=("aux_decoder",))
@@ -155,15 +163,14 @@ def test_a_truncated_file(refused, checkpoint, dataset, tmp_path):
 @pytest.mark.parametrize("command", ["finetune", "export", "verify"])
 def test_a_file_collected_with_another_policy(refused, cli, checkpoint, dataset, tmp_path, command):
     bundle = tmp_path / "bundle"
-    task = ("--task", "DiffLab-Quadcopter-CTBR-Racing-v0")
     entries = torch.load(checkpoint, weights_only=True)
     entries["model_state_dict"]["state_enc.bias"][3] += 1e-3
     torch.save(entries, checkpoint)
     if command == "verify":
-        assert cli("export", "--checkpoint", checkpoint, "--output", bundle, *task).code == 0
+        assert cli("export", "--checkpoint", checkpoint, "--output", bundle, *RACING).code == 0
     arguments = {
         "finetune": finetune(checkpoint, dataset, tmp_path),
-        "export": ("export", "--checkpoint", checkpoint, "--samples", dataset, "--output", bundle, *task),
+        "export": ("export", "--checkpoint", checkpoint, "--samples", dataset, "--output", bundle, *RACING),
         "verify": ("verify", bundle, "--checkpoint", checkpoint, "--h5", dataset, "--no-live"),
     }[command]
     refused(*arguments, words=("another policy",))
@@ -191,8 +198,7 @@ def test_a_folder_that_cannot_be_written(refused, checkpoint, dataset, tmp_path)
     refused(
         "finetune", "--policy_path", checkpoint, "--h5_path", dataset, "--save_path", blocked, words=(str(blocked),)
     )
-    task = ("--task", "DiffLab-Quadcopter-CTBR-Racing-v0")
-    refused("export", "--checkpoint", checkpoint, *task, "--output", blocked / "bundle", words=(str(blocked),))
+    refused("export", "--checkpoint", checkpoint, *RACING, "--output", blocked / "bundle", words=(str(blocked),))
     assert blocked.read_text() == "a file\n"
 
 
@@ -211,17 +217,15 @@ def test_vehicle_numbers_are_never_made_up(refused, checkpoint, tmp_path):
 
 
 def test_verifying_without_a_dataset_must_be_said(refused, cli, checkpoint, tmp_path):
-    task = ("--task", "DiffLab-Quadcopter-CTBR-Racing-v0")
-    assert cli("export", "--checkpoint", checkpoint, "--output", tmp_path / "bundle", *task).code == 0
+    assert cli("export", "--checkpoint", checkpoint, "--output", tmp_path / "bundle", *RACING).code == 0
     refused("verify", tmp_path / "bundle", "--checkpoint", checkpoint, words=("--no-replay",))
 
 
 def test_an_existing_bundle_is_kept(refused, cli, checkpoint, tmp_path):
     arguments = ("export", "--checkpoint", checkpoint, "--output", tmp_path / "bundle")
-    task = ("--task", "DiffLab-Quadcopter-CTBR-Racing-v0")
-    assert cli(*arguments, *task).code == 0
+    assert cli(*arguments, *RACING).code == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "bundle").iterdir()}
-    refused(*arguments, *task, words=("--overwrite",))
+    refused(*arguments, *RACING, words=("--overwrite",))
     assert {path.name: path.read_bytes() for path in (tmp_path / "bundle").iterdir()} == before
 
 
