@@ -36,12 +36,13 @@ def resolve_activation(option: str | None, params: RunParams, record: dict[str, 
     Raises:
         OptionError: if nobody says, two contradict each other, or the activation is not supported.
     """
+    # A critic's activation may differ: nothing of the critic ships.
     candidates = [
         ("--activation", option),
         ("the file", record.get("activation")),
         *(
             (f"params/agent.yaml ({group}.activation)", params.lookup("agent", group, "activation"))
-            for group in ("policy", "actor", "critic")
+            for group in ("policy", "actor")
         ),
     ]
     names = ", ".join(sorted(ACTIVATIONS))

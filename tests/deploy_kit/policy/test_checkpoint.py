@@ -262,6 +262,17 @@ def test_an_interrupted_save_leaves_the_old_file(kit, tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model_123.pt", "params"]
 
 
+def test_a_save_moves_a_new_file_into_place(kit, tmp_path):
+    network = kit.tiny()
+    source = load_checkpoint(kit.write_run(tmp_path, kit.joint(network), network))
+    with source.path.open("rb") as reader:
+        before = reader.read()
+        save_checkpoint(source.path, source, source.network, CALIBRATION)
+        reader.seek(0)
+        assert reader.read() == before, "who has the old file open goes on reading the old file"
+    assert source.path.read_bytes() != before
+
+
 def test_another_runs_params_are_not_overwritten(kit, tmp_path):
     network = kit.tiny()
     source = load_checkpoint(kit.write_run(tmp_path / "a", kit.joint(network), network))

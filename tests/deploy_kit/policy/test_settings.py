@@ -21,7 +21,7 @@ def run(kit, tmp_path):
     [
         "policy: {activation: elu, img_res: !!python/tuple [9, 12]}",
         "policy: {activation: ELU, image_shape: [9, 12]}",
-        "actor: {activation: elu, img_res: [9, 12]}\ncritic: {activation: elu}",
+        "actor: {activation: elu, img_res: [9, 12]}\ncritic: {activation: relu}",
         "policy: {}\nactor: {activation: elu, image_shape: [9, 12]}",
     ],
 )
@@ -49,8 +49,8 @@ def test_contradictions_name_both(run):
         load_checkpoint(path, activation="relu")
     with pytest.raises(OptionError, match=r"--image-shape says \(9, 13\), but params/agent.yaml .* says \(9, 12\)"):
         load_checkpoint(path, image_shape=(9, 13))
-    with pytest.raises(OptionError, match=r"actor.activation\) says elu, but .*critic.activation\) says relu"):
-        load_checkpoint(run("actor: {activation: elu, img_res: [9, 12]}\ncritic: {activation: relu}"))
+    with pytest.raises(OptionError, match=r"policy.activation\) says elu, but .*actor.activation\) says relu"):
+        load_checkpoint(run("policy: {activation: elu, img_res: [9, 12]}\nactor: {activation: relu}"))
 
 
 def test_a_record_in_the_file_tells_too(kit, tmp_path):
