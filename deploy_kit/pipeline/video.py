@@ -72,9 +72,7 @@ class DepthVideo:
         self._container.mux(self._stream.encode(frame))
         self.frames += 1
 
-    def draw(
-        self, depth: npt.NDArray[np.floating], probability: float | None, passed: bool
-    ) -> npt.NDArray[np.uint8]:
+    def draw(self, depth: npt.NDArray[np.floating], probability: float | None, passed: bool) -> npt.NDArray[np.uint8]:
         """Return the picture of one step, (height, width, 3) RGB."""
         self._history.append((float("nan") if probability is None else probability, passed))
         level = np.clip(np.asarray(depth).reshape(self._rows, self._columns), 0, 1)
