@@ -21,6 +21,7 @@ def logs(tmp_path, monkeypatch):
         "logs/rsl_rl/racing/2025-12-16_09-00-00_s1/params/agent.yaml",
         "logs/rsl_rl/hover/2026-01-01_00-00-00/model_5.pt",
         "checkpoints/published/stage1/model_7998.pt",
+        "checkpoints/published/c++/model_2.pt",
         "elsewhere/racing/zz/model_1.pt",
     ]
     for name in files:
@@ -47,6 +48,7 @@ RACING = "logs/rsl_rl/racing"
             f"{RACING}/2025-12-16_09-00-00_s1/policy_finetune_epoch-10.pt",
         ),
         ({"load_run": "stage1"}, "checkpoints/published/stage1/model_7998.pt"),
+        ({"experiment_name": "published", "load_run": "c++"}, "checkpoints/published/c++/model_2.pt"),
         ({"experiment_name": "published"}, "checkpoints/published/stage1/model_7998.pt"),
         ({"experiment_name": "racing", "log_root": Path("elsewhere")}, "elsewhere/racing/zz/model_1.pt"),
         ({"checkpoint": "checkpoints/published/stage1/model_7998.pt"}, "checkpoints/published/stage1/model_7998.pt"),
