@@ -168,11 +168,12 @@ def replay_features(
 
 
 def _features_unit(features: npt.NDArray[np.floating], row_scale: Float32 | None) -> npt.NDArray[np.floating]:
-    """Return one unit of features in each row, (n, 1): at least 1, and at least the row's largest feature.
+    """Return one unit of features in each row, (n, 1): 1, or a tenth of the row's largest feature if that is more.
 
-    Any feature may be the small difference of terms as large as the largest one, and has their rounding errors.
+    Any feature may be the small difference of terms as large as the largest one, and has their rounding errors; the
+    reference policy's were 1e-7 of it, a tenth of what this allows.
     """
-    unit: npt.NDArray[np.floating] = np.maximum(1.0, np.abs(features).max(axis=1, keepdims=True))
+    unit: npt.NDArray[np.floating] = np.maximum(1.0, 0.1 * np.abs(features).max(axis=1, keepdims=True))
     return unit if row_scale is None else np.maximum(unit, row_scale)
 
 

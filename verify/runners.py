@@ -185,10 +185,11 @@ class TorchScriptRunner:
     def training_operators(self) -> list[str]:
         """Return the operators that normalise by the batch at hand or drop values at random."""
         flags = {"aten::batch_norm": 5, "aten::dropout": 2}
+        graph = self._module.inlined_graph
         return [
-            node.kind()
+            kind
             for kind, flag in flags.items()
-            for node in self._module.inlined_graph.findAllNodes(kind)
+            for node in graph.findAllNodes(kind)
             if list(node.inputs())[flag].toIValue() is not False
         ]
 

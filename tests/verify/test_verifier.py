@@ -113,13 +113,9 @@ def test_progress_names_phases_and_ends_complete(run, tmp_path):
 @pytest.mark.parametrize(
     "export",
     [
-        {"input_layout": "flat"},
-        {"physical_actions": True},
-        {"gate_output": "probability"},
-        {"batch_size": 3},
-        {"use_auxiliary_head": False},
-        {"opset": 17, "input_names": ("state", "img"), "output_names": ("actions", "auxiliary")},
-        {"samples": None},
+        {"input_layout": "flat", "physical_actions": True, "gate_output": "probability"},
+        {"batch_size": 3, "use_auxiliary_head": False},
+        {"opset": 17, "input_names": ("state", "img"), "output_names": ("actions", "auxiliary"), "samples": None},
     ],
     ids=lambda export: ",".join(export),
 )
@@ -131,7 +127,7 @@ def test_every_kind_of_bundle_passes(tmp_path, export):
     assert (next(c for c in report.checks if c.name == "replay/kept/onnx").decisions is not None) is gate
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_other_policies_pass_too(tmp_path, seed):
     run = make_run(tmp_path, seed=10 + seed)
     report = verify_bundle(run.verify(seed=seed, random_rows=512))
