@@ -48,10 +48,20 @@ def onnx_runner(model: bytes) -> Runner:
     """
     require_onnxruntime()
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    # onnxruntime's own exceptions have no common base below Exception, and each version has others.
+    errors = tuple(
+        value
+        for value in vars(onnxruntime_pybind11_state).values()
+        if isinstance(value, type) and issubclass(value, Exception)
+    )
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except errors as error:
+        raise CheckFailedError(f"onnxruntime refuses the graph ({error}); choose another --opset") from error
     if session.get_providers() != ["CPUExecutionProvider"]:
         raise CheckFailedError(f"onnxruntime runs the graph on {session.get_providers()}, not on the CPU")
     names = [value.name for value in session.get_inputs()]

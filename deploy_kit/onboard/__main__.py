@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     p50, p99 = np.percentile(measure(policy, options.steps), [50, 99])
     sys.stdout.write(
         f"one step: {p50:.0f} µs (p50), {p99:.0f} µs (p99), {100 * p99 / period:.1f} % of the policy period\n"
-        f"{options.provider}, {options.threads} thread(s), onnxruntime {onnxruntime.__version__}, {platform.machine()}\n"
+        f"{options.provider}, threads: {options.threads}, onnxruntime {onnxruntime.__version__}, {platform.machine()}\n"
     )
     return 0
 

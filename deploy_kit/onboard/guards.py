@@ -71,7 +71,7 @@ def check_depth(contract: OnboardContract, zero_is_no_return: bool, depth: npt.N
         raise OnboardFault(Fault.DEPTH_NOT_A_NUMBER, f"depth[{row}, {column}] is NaN")
     if lowest < 0:
         row, column = np.unravel_index(np.argmin(image), image.shape)
-        raise OnboardFault(Fault.DEPTH_OUT_OF_RANGE, f"depth[{row}, {column}] is {lowest} m")
+        raise OnboardFault(Fault.DEPTH_OUT_OF_RANGE, f"depth[{row}, {column}] is {lowest:g} m")
     if zero_is_no_return:
         image[image == 0] = contract.clip_m
     # Clip first: no return is +inf.

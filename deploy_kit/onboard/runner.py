@@ -10,10 +10,22 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state
 
 from .bundle import CONTRACT_METADATA_KEY, FloatArray, OnboardContract, load_bundle
 from .faults import Fault, OnboardFault
 from .guards import Clock, check_depth, check_state
+
+# onnxruntime's own exceptions have no common base below Exception, and each version has others.
+_RUNTIME_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    ValueError,
+    *(
+        value
+        for value in vars(onnxruntime_pybind11_state).values()
+        if isinstance(value, type) and issubclass(value, Exception)
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -182,7 +194,7 @@ def _open_session(model: bytes, contract: OnboardContract, options: OnboardOptio
     settings.inter_op_num_threads = 1
     try:
         session = onnxruntime.InferenceSession(model, settings, providers=[options.provider])
-    except (RuntimeError, ValueError) as error:
+    except _RUNTIME_ERRORS as error:
         raise OnboardFault(
             Fault.RUNTIME, f"onnxruntime {onnxruntime.__version__} refuses policy.onnx: {error}"
         ) from error

@@ -199,6 +199,11 @@ def test_fixed_batches_are_filled_up_and_cut_again():
     assert seen[-1] == 7
 
 
+def test_a_graph_that_onnxruntime_refuses():
+    with pytest.raises(CheckFailedError, match="onnxruntime refuses the graph"):
+        execution.onnx_runner(b"no graph")
+
+
 def test_without_onnxruntime(monkeypatch):
     monkeypatch.setattr(execution, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'deploy-kit\[cpu\]'"):

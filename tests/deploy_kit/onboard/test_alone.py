@@ -1,0 +1,69 @@
+"""The folder runs when it is copied to a computer that has numpy and onnxruntime and nothing else."""
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import deploy_kit.onboard as package
+
+SOURCE = Path(package.__file__).parent
+
+ALONE = """
+import sys
+
+class Blocked:
+    names = ("torch", "h5py", "onnx", "click", "deploy_kit", "safetensors", "yaml", "rich", "sklearn", "matplotlib")
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in self.names:
+            raise ModuleNotFoundError(f"{name} is not on the drone")
+
+sys.meta_path.insert(0, Blocked())
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from onboard import Fault, OnboardFault, OnboardPolicy
+
+policy = OnboardPolicy(sys.argv[2])
+output = policy.step(np.array([0, 0, 0, 0, 0, 1.0, 3, 0, 0, 3, 0, 0]), np.full((72, 96), np.inf))
+print(output.command.tolist(), output.gate_probability, output.gate_passed)
+"""
+
+
+def run(*command, cwd):
+    return subprocess.run([sys.executable, *command], cwd=cwd, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_copied_folder_runs_alone(bundles, tmp_path):
+    shutil.copytree(SOURCE, tmp_path / "drone" / "onboard", ignore=shutil.ignore_patterns("__pycache__"))
+    result = run("-I", "-c", ALONE, str(tmp_path / "drone"), str(bundles.plain), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    command, probability, decision = result.stdout.replace("]", "];").split(";")[0], *result.stdout.split()[-2:]
+    assert len(ast.literal_eval(command)) == 4
+    assert 0 < float(probability) < 1
+    assert decision in ("True", "False")
+
+
+def test_it_imports_nothing_else_of_the_project():
+    allowed = {"numpy", "onnxruntime"} | sys.stdlib_module_names
+    for path in SOURCE.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                assert {alias.name.split(".")[0] for alias in node.names} <= allowed, path
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 1 or (node.level == 0 and node.module.split(".")[0] in allowed), path
+
+
+def test_self_check_command(bundles, tmp_path):
+    shutil.copytree(SOURCE, tmp_path / "onboard", ignore=shutil.ignore_patterns("__pycache__"))
+    result = run("-m", "onboard", str(bundles.ready), "--steps", "20", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    first, second, third = result.stdout.splitlines()
+    assert first.startswith("golden samples: passed, worst at 0.")
+    assert second.startswith("one step: ")
+    assert third.startswith("CPUExecutionProvider, threads: 1, onnxruntime ")
+    missing = run("-m", "deploy_kit.onboard", str(tmp_path / "nothing"), cwd=SOURCE.parents[1])
+    assert missing.returncode == 1
+    assert missing.stderr.startswith("refused, bundle_incomplete: ")
+    assert missing.stdout == ""

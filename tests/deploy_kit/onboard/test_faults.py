@@ -1,0 +1,225 @@
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from deploy_kit.onboard import Fault, OnboardFault, OnboardOptions, OnboardPolicy
+
+STATE = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 3.0, 0.0, 0.0, 3.0, 0.0, 0.0])
+DEPTH = np.full((72, 96), 5.0)
+
+
+@pytest.fixture(scope="module")
+def policy(bundles):
+    return OnboardPolicy(bundles.plain)
+
+
+def changed(array, index, value):
+    result = array.copy()
+    result[index] = value
+    return result
+
+
+@pytest.mark.parametrize(
+    ("state", "depth", "fault"),
+    [
+        (STATE[:11], DEPTH, Fault.STATE_SHAPE),
+        (STATE[None], DEPTH, Fault.STATE_SHAPE),
+        (STATE.astype(int), DEPTH, Fault.STATE_TYPE),
+        (list(STATE), DEPTH, Fault.STATE_TYPE),
+        (changed(STATE, 4, np.nan), DEPTH, Fault.STATE_NOT_FINITE),
+        (changed(STATE, 0, np.inf), DEPTH, Fault.STATE_NOT_FINITE),
+        (changed(STATE, 0, 17.0), DEPTH, Fault.STATE_OUT_OF_RANGE),
+        (changed(STATE, 5, -1.2), DEPTH, Fault.STATE_OUT_OF_RANGE),
+        (STATE, DEPTH[:71], Fault.DEPTH_SHAPE),
+        (STATE, DEPTH.T, Fault.DEPTH_SHAPE),
+        (STATE, DEPTH.astype(np.uint16), Fault.DEPTH_TYPE),
+        (STATE, changed(DEPTH, (70, 3), np.nan), Fault.DEPTH_NOT_A_NUMBER),
+        (STATE, changed(DEPTH, (70, 3), -0.01), Fault.DEPTH_OUT_OF_RANGE),
+        (STATE, changed(DEPTH, (70, 3), -np.inf), Fault.DEPTH_OUT_OF_RANGE),
+    ],
+)
+def test_unusable_inputs_are_named(policy, state, depth, fault):
+    with pytest.raises(OnboardFault) as caught:
+        policy.step(state, depth)
+    assert caught.value.fault is fault
+    assert str(caught.value).startswith(fault.value + ": ")
+    assert policy.step(STATE, DEPTH).command.shape == (4,)
+
+
+def test_messages_say_where(policy):
+    with pytest.raises(OnboardFault, match=r"state\[4\] is nan"):
+        policy.step(changed(STATE, 4, np.nan), DEPTH)
+    with pytest.raises(OnboardFault, match=r"state\[0\] is 17, expected -15 to 15"):
+        policy.step(changed(STATE, 0, 17.0), DEPTH)
+    with pytest.raises(OnboardFault, match=r"depth\[70, 3\] is -0\.01"):
+        policy.step(STATE, changed(DEPTH, (70, 3), -0.01))
+
+
+def test_a_refused_step_leaves_the_past_alone(bundles):
+    flown, refused = OnboardPolicy(bundles.plain), OnboardPolicy(bundles.plain)
+    for step in range(4):
+        with pytest.raises(OnboardFault):
+            refused.step(STATE, DEPTH[:1], 0.03 * step, 0.03 * step, 0.03 * step)
+        state = changed(STATE, 0, float(step))
+        wanted = flown.step(state, DEPTH, 0.03 * step, 0.03 * step, 0.03 * step).command
+        got = refused.step(state, DEPTH, 0.03 * step, 0.03 * step, 0.03 * step).command
+        np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize(
+    ("times", "fault"),
+    [
+        ((1.0, 1.0, 1.0), None),
+        ((1.0, 0.945, 0.935), None),
+        ((1.0, None, None), None),
+        ((1.0, 0.935, 1.0), Fault.STATE_STALE),
+        ((1.0, 1.0, 0.925), Fault.DEPTH_STALE),
+        ((1.0, 1.001, 1.0), Fault.CLOCK),
+        ((1.0, 1.0, 1.001), Fault.CLOCK),
+        ((0.8, 0.8, 0.8), Fault.CLOCK),
+        ((1.0, 1.0, 0.9), Fault.CLOCK),
+        ((np.nan, 1.0, 1.0), Fault.CLOCK),
+        ((None, 1.0, None), Fault.CLOCK),
+    ],
+)
+def test_times(bundles, times, fault):
+    policy = OnboardPolicy(bundles.plain)
+    policy.step(STATE, DEPTH, 0.91, 0.91, 0.91)
+    if fault is None:
+        policy.step(STATE, DEPTH, *times)
+        return
+    with pytest.raises(OnboardFault) as caught:
+        policy.step(STATE, DEPTH, *times)
+    assert caught.value.fault is fault
+
+
+def test_limits_of_age_can_be_chosen(bundles):
+    policy = OnboardPolicy(bundles.plain, OnboardOptions(max_state_age_s=0.5, max_depth_age_s=0.2))
+    policy.step(STATE, DEPTH, 1.0, 0.55, 0.85)
+    with pytest.raises(OnboardFault, match=r"depth is 0\.250 s old, at most 0\.200 s"):
+        policy.step(STATE, DEPTH, 1.1, 1.0, 0.85)
+
+
+def refuse(folder, fault, match=None, options=None):
+    with pytest.raises(OnboardFault, match=match) as caught:
+        OnboardPolicy(folder, options)
+    assert caught.value.fault is fault
+
+
+@pytest.mark.parametrize("name", ["policy.onnx", "contract.json", "golden.npz", "manifest.json"])
+def test_missing_files(broken, name):
+    refuse(broken(lambda folder: (folder / name).unlink(), relist=False), Fault.BUNDLE_INCOMPLETE, name)
+
+
+def test_files_that_the_drone_does_not_need_may_stay_away(broken):
+    def thin(folder):
+        (folder / "policy.pt").unlink()
+        (folder / "policy.safetensors").unlink()
+
+    assert OnboardPolicy(broken(thin, relist=False)).self_check < 1
+
+
+@pytest.mark.parametrize("name", ["policy.onnx", "contract.json", "golden.npz", "policy.pt", "policy.safetensors"])
+def test_altered_files(broken, name):
+    def alter(folder):
+        data = bytearray((folder / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (folder / name).write_bytes(data)
+
+    refuse(broken(alter, relist=False), Fault.BUNDLE_ALTERED, f"{name} has another sha256")
+
+
+def test_cut_file(broken):
+    def cut(folder):
+        (folder / "policy.onnx").write_bytes((folder / "policy.onnx").read_bytes()[:-5])
+
+    refuse(broken(cut, relist=False), Fault.BUNDLE_ALTERED, "the manifest says")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"manifest_version": 7}'])
+def test_unusable_manifest(broken, text):
+    refuse(broken(lambda folder: (folder / "manifest.json").write_text(text), relist=False), Fault.BUNDLE_ALTERED)
+
+
+def test_manifest_that_points_outside(broken):
+    def point(folder):
+        data = json.loads((folder / "manifest.json").read_text())
+        data["files"]["../x"] = {"sha256": "", "size": 0}
+        (folder / "manifest.json").write_text(json.dumps(data))
+
+    refuse(broken(point, relist=False), Fault.BUNDLE_INCOMPLETE)
+
+
+@pytest.mark.parametrize(
+    ("edit", "fault", "match"),
+    [
+        (lambda d: d.update(schema_version=2), Fault.CONTRACT_VERSION, "schema version 2, this runner reads 1"),
+        (lambda d: d.pop("schema_version"), Fault.CONTRACT_INVALID, "schema_version"),
+        (lambda d: d.pop("timing"), Fault.CONTRACT_INVALID, "timing"),
+        (lambda d: d["action"].update(scale="x"), Fault.CONTRACT_INVALID, "unusable field"),
+        (lambda d: d["inputs"][0]["shape"].__setitem__(0, 8), Fault.CONTRACT_INVALID, "batches of 8"),
+        (lambda d: d["inputs"].reverse(), Fault.CONTRACT_INVALID, "not the contract's"),
+    ],
+)
+def test_unusable_contract(broken, edit_contract, edit, fault, match):
+    refuse(broken(edit_contract(edit)), fault, match)
+
+
+def test_contract_that_is_not_the_graphs(broken, edit_contract):
+    change = edit_contract(lambda d: d["action"]["scale"].__setitem__(1, 7.0), graph=False)
+    refuse(broken(change), Fault.BUNDLE_ALTERED, "another contract")
+
+
+def test_graph_that_does_not_give_the_golden_outputs(broken):
+    def shift(folder):
+        model = onnx.load(folder / "policy.onnx")
+        tensor = next(item for item in model.graph.initializer if item.name == "aux_decoder.bias")
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(1e-3), tensor.name))
+        onnx.save_model(model, folder / "policy.onnx")
+
+    folder = broken(shift)
+    refuse(folder, Fault.GOLDEN_MISMATCH, "do not fly")
+    assert OnboardPolicy(folder, OnboardOptions(tolerance=1e-2)).self_check < 1
+
+
+@pytest.mark.parametrize("array", ["action", "gate_logit"])
+def test_golden_outputs_that_are_not_numbers(broken, array):
+    def spoil(folder):
+        with np.load(folder / "golden.npz") as archive:
+            arrays = dict(archive)
+        arrays[array][1] = np.nan
+        np.savez(folder / "golden.npz", **arrays)
+
+    refuse(broken(spoil), Fault.GOLDEN_MISMATCH, "golden sample 1")
+
+
+def test_golden_samples_of_another_shape(broken):
+    def spoil(folder):
+        with np.load(folder / "golden.npz") as archive:
+            arrays = dict(archive)
+        np.savez(folder / "golden.npz", **{**arrays, "action": arrays["action"][:, :3]})
+
+    refuse(broken(spoil), Fault.BUNDLE_ALTERED, r"golden\.npz: action has shape")
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
+def test_a_provider_that_is_not_there(bundles):
+    refuse(bundles.plain, Fault.RUNTIME, "CUDAExecutionProvider", OnboardOptions(provider="CUDAExecutionProvider"))
+
+
+def test_a_graph_that_onnxruntime_refuses(broken):
+    def spoil(folder):
+        (folder / "policy.onnx").write_bytes(b"not a graph")
+
+    refuse(broken(spoil), Fault.RUNTIME, r"refuses policy\.onnx")
+
+
+def test_outputs_that_are_not_finite(bundles, monkeypatch):
+    policy = OnboardPolicy(bundles.plain)
+    monkeypatch.setattr(policy, "_infer", lambda state, image: (np.full(4, np.nan), 0.0))
+    with pytest.raises(OnboardFault, match="the graph gave") as caught:
+        policy.step(STATE, DEPTH)
+    assert caught.value.fault is Fault.OUTPUT_NOT_FINITE

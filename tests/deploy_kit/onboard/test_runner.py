@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+import torch
+
+from deploy_kit.onboard import OnboardPolicy
+from deploy_kit.policy.interface import ActionTransform
+from deploy_kit.sim.options import EnvOptions
+from deploy_kit.sim.registry import make_env
+
+TRANSFORM = ActionTransform.from_limits(3.0, 6.0)
+ZERO_ACTION = np.array([1.5 * 9.81, 0.0, 0.0, 0.0])
+
+
+def sample(seed=0):
+    rng = np.random.default_rng(seed)
+    state = np.concatenate([rng.normal(size=3), [0.0, 0.0, 1.0], rng.normal(size=6)])
+    return state, rng.uniform(0.2, 14.0, (72, 96))
+
+
+def reference(network, state, depth):
+    image = np.minimum(depth, 10.0) / 10.0
+    observation = np.concatenate([state, image.reshape(-1)]).astype(np.float32)
+    with torch.inference_mode():
+        output = network(torch.from_numpy(observation[None]))
+    command = TRANSFORM.apply(output.action[0].double().numpy())
+    return command, float(torch.sigmoid(output.gate_logit))
+
+
+@pytest.mark.parametrize("kind", ["plain", "ready"])
+def test_a_step_gives_the_checkpoints_command_from_metres(bundles, policy_network, kind):
+    policy = OnboardPolicy(getattr(bundles, kind))
+    for seed in range(5):
+        state, depth = sample(seed)
+        whole = np.concatenate([state, [12.0, 1.0, -2.0, 3.0]])
+        command, probability = reference(policy_network, whole, depth)
+        output = policy.step(whole, depth)
+        np.testing.assert_allclose(output.command, command, rtol=1e-5, atol=1e-4)
+        assert output.gate_probability == pytest.approx(probability, abs=1e-5)
+        assert output.gate_passed == (probability >= 1 / (1 + np.exp(0.25)))
+
+
+def test_both_decisions_occur_and_the_threshold_is_inclusive(bundles):
+    policy = OnboardPolicy(bundles.plain)
+    assert [policy._decision(value) for value in (-0.26, -0.25, 0.0)] == [False, True, True]
+    ready = OnboardPolicy(bundles.ready)
+    threshold = 1 / (1 + np.exp(0.25))
+    assert [ready._decision(value) for value in (threshold - 1e-9, threshold + 1e-9)] == [False, True]
+
+
+@pytest.mark.parametrize("kind", ["plain", "ready"])
+def test_the_acting_command_comes_two_steps_late(bundles, policy_network, kind):
+    policy = OnboardPolicy(getattr(bundles, kind))
+    history = [ZERO_ACTION, ZERO_ACTION]
+    for step in range(6):
+        state, depth = sample(step)
+        wanted, _ = reference(policy_network, np.concatenate([state, history[step]]), depth)
+        command = policy.step(state, depth).command
+        np.testing.assert_allclose(command, wanted, rtol=1e-5, atol=1e-4)
+        history.append(command)
+    policy.reset()
+    state, depth = sample(0)
+    np.testing.assert_allclose(
+        policy.step(state, depth).command,
+        reference(policy_network, np.concatenate([state, ZERO_ACTION]), depth)[0],
+        rtol=1e-5,
+        atol=1e-4,
+    )
+
+
+def test_it_flies_the_simulator_as_the_checkpoint_would(bundles, policy_network):
+    """What the runner makes of the state without `last_action` is what the simulator's whole observation gives."""
+    policy = OnboardPolicy(bundles.plain)
+    env = make_env(EnvOptions(num_envs=1, seed=3, stage=0, tracks=("circular",), obstacles=False, num_threads=1))
+    observation = env.get_observations()["policy"]
+    for _ in range(30):
+        row = observation[0].double().numpy()
+        output = policy.step(row[:12], row[16:].reshape(72, 96) * 10.0)
+        with torch.inference_mode():
+            action = policy_network(observation).action
+        np.testing.assert_allclose(output.command, TRANSFORM.apply(action[0].double().numpy()), rtol=1e-4, atol=1e-3)
+        tensors, _, done, _ = env.step(action)
+        observation = tensors["policy"]
+        if done.any():
+            policy.reset()
+    env.close()
+
+
+@pytest.mark.parametrize("value", [np.inf, 10.0, 10.5, 1e30])
+def test_no_return_reads_as_ten_metres(bundles, value):
+    policy = OnboardPolicy(bundles.plain)
+    state, depth = sample()
+    whole = np.concatenate([state, ZERO_ACTION])
+    depth[3, 4] = 10.0
+    wanted = policy.step(whole, depth).command
+    depth[3, 4] = value
+    np.testing.assert_array_equal(policy.step(whole, depth).command, wanted)
+
+
+def test_zero_reads_as_no_return_only_if_asked_for(bundles):
+    from deploy_kit.onboard import OnboardOptions
+
+    state, depth = sample()
+    whole = np.concatenate([state, ZERO_ACTION])
+    depth[10:60, 10:60] = 10.0
+    wanted = OnboardPolicy(bundles.plain).step(whole, depth).command
+    depth[10:60, 10:60] = 0.0
+    asked = OnboardPolicy(bundles.plain, OnboardOptions(zero_is_no_return=True)).step(whole, depth).command
+    np.testing.assert_array_equal(asked, wanted)
+    plain = OnboardPolicy(bundles.plain).step(whole, depth).command
+    assert np.abs(plain - wanted).max() > 1e-3
+
+
+def test_self_check_is_reported(bundles):
+    assert 0 <= OnboardPolicy(bundles.plain).self_check < 1
+    assert OnboardPolicy(bundles.plain / "policy.onnx").contract.inputs == ("state", "depth")
