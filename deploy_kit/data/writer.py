@@ -6,6 +6,7 @@ file that opens; the finished file is moved into place.
 
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,14 +21,12 @@ import numpy.typing as npt
 
 from deploy_kit.data.sampling import BalancedSampler, Placement
 from deploy_kit.data.schema import (
-    CHUNK_ROWS,
     HELDOUT,
     ID_COLUMNS,
     OBSERVATIONS,
     REASON,
     SUFFIX,
     Array,
-    Column,
     Columns,
     FeatureFileInfo,
     heldout_columns,
@@ -35,12 +34,13 @@ from deploy_kit.data.schema import (
     training_columns,
 )
 from deploy_kit.data.split import TrackSplitter
+from deploy_kit.data.table import Table, write_errors
 from deploy_kit.errors import DatasetError
 
 logger = logging.getLogger(__name__)
 
-SPILL_ROWS = 4 * CHUNK_ROWS
-"""Rows held back in memory, so that appends fill whole chunks."""
+RESERVE_BYTES = 64 * 2**20
+"""Free space below which collecting stops, while what waits in memory can still be stored."""
 
 FLUSH_SECONDS = 5.0
 """Longest time that rows stay in memory alone."""
@@ -69,69 +69,6 @@ def check_target(path: Path, overwrite: bool) -> Path:
             "or pass --overwrite to drop them"
         )
     return partial
-
-
-class _Table:
-    """Row-aligned datasets of one group, appended to and overwritten in blocks."""
-
-    def __init__(self, group: h5py.Group, columns: tuple[Column, ...]) -> None:
-        self.columns = columns
-        self._stored = 0
-        self._appended: list[Columns] = []
-        self._overwritten: list[tuple[npt.NDArray[np.int64], Columns]] = []
-        self._waiting = 0
-        self._datasets = {
-            column.name: group.create_dataset(
-                column.name,
-                shape=column.shape(0),
-                maxshape=(None, *column.shape(0)[1:]),
-                chunks=column.shape(CHUNK_ROWS),
-                dtype=column.dtype,
-            )
-            for column in columns
-        }
-
-    @property
-    def rows(self) -> int:
-        """Rows stored or waiting to be."""
-        return self._stored + sum(len(rows[self.columns[0].name]) for rows in self._appended)
-
-    @property
-    def due(self) -> bool:
-        """Whether enough rows wait in memory to be stored."""
-        return self._waiting >= SPILL_ROWS
-
-    def append(self, rows: Columns) -> npt.NDArray[np.int64]:
-        """Add rows and return their row numbers."""
-        start, count = self.rows, len(rows[self.columns[0].name])
-        self._appended.append(rows)
-        self._waiting += count
-        return np.arange(start, start + count)
-
-    def overwrite(self, index: npt.NDArray[np.int64], rows: Columns) -> None:
-        """Replace rows; of two replacements of one row the later wins."""
-        self._overwritten.append((index, rows))
-        self._waiting += index.size
-
-    def store(self) -> None:
-        """Write what waits in memory to the datasets; an interrupted call is made good by the next one."""
-        stored = self.rows
-        for name, dataset in self._datasets.items() if self._appended else ():
-            dataset.resize(stored, axis=0)
-            dataset[self._stored :] = np.concatenate([rows[name] for rows in self._appended])
-        self._stored, self._appended = stored, []
-        self._replace()
-        self._overwritten = []
-        self._waiting = 0
-
-    def _replace(self) -> None:
-        if not self._overwritten:
-            return
-        every = np.concatenate([index for index, _ in self._overwritten])
-        index, first_from_end = np.unique(every[::-1], return_index=True)
-        latest = every.size - 1 - first_from_end
-        for name, dataset in self._datasets.items():
-            dataset[index] = np.concatenate([rows[name] for _, rows in self._overwritten])[latest]
 
 
 class FeatureFileWriter:
@@ -171,15 +108,14 @@ class FeatureFileWriter:
         self._training_tracks: set[int] = set()
         self._heldout_tracks: dict[int, bool] = {}
         self._heldout_episodes: set[int] = set()
-        self._observations: _Table | None = None
+        self._observations: Table | None = None
         self._finished = False
-        self._broken = False
-        with self._writing():
+        with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             # Rows are never compressed, so direct access beats a cache of whole chunks for single replaced rows.
             self._file = h5py.File(self._partial, "w", rdcc_nbytes=0)
-            self._training = _Table(self._file, training_columns(info.feature_size))
-            self._heldout = _Table(self._file.create_group(HELDOUT), heldout_columns(info.feature_size))
+            self._training = Table(self._file, training_columns(info.feature_size))
+            self._heldout = Table(self._file.create_group(HELDOUT), heldout_columns(info.feature_size))
             self._write_attributes(complete=False)
             self._file.flush()
         self._flushed = time.monotonic()
@@ -316,7 +252,7 @@ class FeatureFileWriter:
         if self._observations is None:
             with self._writing():
                 columns = observation_columns(self._info.feature_size, np.shape(observation)[-1])
-                self._observations = _Table(self._file.create_group(OBSERVATIONS), columns)
+                self._observations = Table(self._file.create_group(OBSERVATIONS), columns)
         seen = self._observations.columns[0]
         rows[seen.name] = self._array(observation, seen.dtype, seen.name, seen.shape(count))
         rows[REASON.name] = self._array(reason, REASON.dtype, REASON.name, REASON.shape(count))
@@ -342,7 +278,7 @@ class FeatureFileWriter:
             self._partial.unlink(missing_ok=True)
             raise DatasetError(f"{self.path}: no rows were collected, so nothing was written")
         with self._writing():
-            os.replace(self._partial, self.path)
+            self._partial.replace(self.path)
         return self.path
 
     @property
@@ -358,23 +294,17 @@ class FeatureFileWriter:
     ) -> None:
         if self._finished:
             return
-        if self._broken:
-            self._abandon()
-        elif kind is None:
+        if kind is None:
             self.finish(complete=self.full)
-        elif not self.path.exists():
-            self._finish_interrupted()
-        else:
-            self._close(complete=False)
-            logger.warning("%s is kept; the rows collected before the interruption are in %s", self.path, self._partial)
-
-    def _finish_interrupted(self) -> None:
+            return
         self._close(complete=False)
-        if self.rows:
-            os.replace(self._partial, self.path)
-            logger.warning("%s: interrupted, holds %d rows", self.path, self.rows)
-        else:
+        if not self.rows:
             self._partial.unlink(missing_ok=True)
+        elif self.path.exists():
+            logger.warning("%s is kept; the rows collected before the interruption are in %s", self.path, self._partial)
+        else:
+            self._partial.replace(self.path)
+            logger.warning("%s: interrupted, holds %d rows", self.path, self.rows)
 
     def _close(self, complete: bool) -> None:
         for placement in self._sampler.settle():
@@ -387,11 +317,13 @@ class FeatureFileWriter:
         self._finished = True
 
     def _abandon(self) -> None:
+        """Give up a file that a write failed in: it cannot be opened again."""
         self._finished = True
         try:
             self._file.close()
         except (OSError, RuntimeError) as error:
             logger.debug("closing %s after a failed write: %s", self._partial, error)
+        self._partial.unlink(missing_ok=True)
 
     def _place(self, placement: Placement) -> None:
         row_of, new = self._row_of[placement.label], placement.new
@@ -427,6 +359,11 @@ class FeatureFileWriter:
     def _store_if_due(self) -> None:
         tables = [self._training, self._heldout, *([self._observations] if self._observations else [])]
         if any(table.due for table in tables) or time.monotonic() - self._flushed > FLUSH_SECONDS:
+            free = shutil.disk_usage(self._partial.parent).free
+            if free < RESERVE_BYTES:
+                raise DatasetError(
+                    f"{self.path}: only {free / 2**20:.0f} MB are free on its disk; make room for more rows"
+                )
             with self._writing():
                 self._store(complete=False)
 
@@ -454,9 +391,8 @@ class FeatureFileWriter:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
-            yield
-        except (OSError, RuntimeError, ValueError) as error:
-            # h5py reports a full disk as any of these, depending on where it strikes.
-            self._broken = True
-            reason = str(error).splitlines()[0]
-            raise DatasetError(f"{self._partial}: cannot be written ({reason}); check space and permissions") from error
+            with write_errors(self.path):
+                yield
+        except DatasetError:
+            self._abandon()
+            raise

@@ -4,9 +4,6 @@ import copy
 import json
 import logging
 import math
-import os
-import shutil
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -21,6 +18,17 @@ from deploy_kit import __version__
 from deploy_kit.data.reader import FeatureFile, open_feature_file
 from deploy_kit.data.schema import utc_now
 from deploy_kit.errors import CheckpointError, OptionError
+from deploy_kit.pipeline.finetune_output import (
+    CHECKPOINT_STEM,
+    METRICS_NAME,
+    METRICS_VERSION,
+    PLOTS_NAME,
+    TENSORBOARD_NAME,
+    EpochProgress,
+    EpochRecord,
+    earlier_results,
+    remove,
+)
 from deploy_kit.pipeline.finetune_plots import HeadScores, write_plots
 from deploy_kit.pipeline.finetune_rows import FinetuneRows, JudgedRows, load_rows
 from deploy_kit.pipeline.gate_head import Attack, train_epoch, worst_case_logits
@@ -37,12 +45,6 @@ from deploy_kit.policy.files import replace_file
 from deploy_kit.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINT_STEM = "policy_finetune_epoch-"
-METRICS_NAME = "metrics.json"
-METRICS_VERSION = 1
-TENSORBOARD_NAME = "tensorboard"
-PLOTS_NAME = "plots"
 
 
 @dataclass(frozen=True)
@@ -102,31 +104,6 @@ class FinetuneOptions:
             raise OptionError(f"--device {self.device} is not available here ({str(error).splitlines()[0]})") from error
 
 
-@dataclass(frozen=True)
-class EpochRecord:
-    """One finished epoch.
-
-    Attributes:
-        epoch: from 1.
-        checkpoint: file name of its checkpoint.
-        training_loss: mean over the perturbed training rows.
-        validation_loss: mean over the validation rows, at their prevalence.
-        validation_auroc: on the validation rows.
-        validation_average_precision: on the validation rows.
-        threshold_logit: best F1 on the validation rows.
-        rows_per_second: training speed.
-    """
-
-    epoch: int
-    checkpoint: str
-    training_loss: float
-    validation_loss: float
-    validation_auroc: float
-    validation_average_precision: float
-    threshold_logit: float
-    rows_per_second: float
-
-
 @dataclass
 class FinetuneResult:
     """What finetuning wrote.
@@ -168,7 +145,7 @@ def finetune(options: FinetuneOptions, progress: Callable[[Progress], None] = si
         DatasetError: the feature file cannot be read, is another policy's, or lacks rows of a class.
     """
     device = options.check()
-    earlier = _earlier_results(options)
+    earlier = earlier_results(options.save_path, options.policy_path, options.overwrite)
     source = load_checkpoint(
         options.policy_path,
         activation=options.activation,
@@ -186,35 +163,6 @@ def finetune(options: FinetuneOptions, progress: Callable[[Progress], None] = si
         rows = load_rows(file, options.seed, device)
         run = _Run(options, source, file, rows, earlier)
     return run.train(progress)
-
-
-def _earlier_results(options: FinetuneOptions) -> list[Path]:
-    folder = options.save_path
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"--save_path {folder} cannot be made a folder ({error.strerror}); give another") from error
-    if not os.access(folder, os.W_OK):
-        raise OptionError(f"--save_path {folder} cannot be written to; give another folder")
-    names = (METRICS_NAME, TENSORBOARD_NAME, PLOTS_NAME)
-    found = sorted([*folder.glob(f"{CHECKPOINT_STEM}*"), *(folder / n for n in names if (folder / n).exists())])
-    if found and not options.overwrite:
-        raise OptionError(
-            f"--save_path {folder} holds the results of an earlier finetuning ({found[0].name}); "
-            "give another folder, or --overwrite to replace them"
-        )
-    for path in found:
-        if options.policy_path.exists() and path.samefile(options.policy_path):
-            raise OptionError(f"--policy_path {path} would be removed by --overwrite; give another --save_path")
-    return found
-
-
-def _remove(paths: list[Path]) -> None:
-    for path in paths:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 class _Run:
@@ -259,13 +207,13 @@ class _Run:
         with ExitStack() as stack:
             try:
                 for epoch in range(1, options.epochs + 1):
-                    reporter = _Reporter(progress, epoch, options.epochs, count, self._note())
+                    reporter = EpochProgress(progress, epoch, options.epochs, count, self._note())
                     loss = train_epoch(
                         self.head, optimizer, self.rows.train, self.attack, options.batch_size, generator, reporter
                     )
                     if epoch == 1:
                         # Only now is there something to put in the place of an earlier finetuning's results.
-                        _remove(self.earlier)
+                        remove(self.earlier)
                         board = stack.enter_context(SummaryWriter(str(options.save_path / TENSORBOARD_NAME)))
                     self._finish_epoch(epoch, loss, reporter.speed(count))
                     self._log(board)
@@ -411,27 +359,6 @@ class _Run:
 
     def _note(self) -> str:
         return f"validation AUROC {self.epochs[-1].validation_auroc:.4f}" if self.epochs else ""
-
-
-class _Reporter:
-    """Turns rows done within an epoch into progress over all epochs."""
-
-    def __init__(self, progress: Callable[[Progress], None], epoch: int, epochs: int, rows: int, note: str) -> None:
-        self._progress, self._note = progress, note
-        self._epoch, self._epochs, self._rows = epoch, epochs, rows
-        self._started, self._reported = time.perf_counter(), 0.0
-
-    def __call__(self, done: int) -> None:
-        now = time.perf_counter()
-        if now - self._reported < 0.1:
-            return
-        self._reported = now
-        total = self._epochs * self._rows
-        self._progress(Progress("finetuning", (self._epoch - 1) * self._rows + done, total, self._note))
-
-    def speed(self, rows: int) -> float:
-        """Return rows a second since the epoch began."""
-        return rows / (time.perf_counter() - self._started)
 
 
 def _plain(value: Any) -> Any:

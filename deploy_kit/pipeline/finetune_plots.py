@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from deploy_kit.pipeline.finetune_output import EpochRecord
 from deploy_kit.pipeline.metrics import (
     auroc,
     average_precision,
@@ -23,9 +24,6 @@ from deploy_kit.pipeline.metrics import (
 )
 from deploy_kit.pipeline.plot_style import plot_style
 from deploy_kit.policy.files import replace_file
-
-if TYPE_CHECKING:
-    from deploy_kit.pipeline.finetune import EpochRecord
 
 _COLOURS = {"before": "#9aa3ad", "after": "#1d6fb8"}
 _PASS, _OTHER = "#2a9d5c", "#c2410c"
@@ -50,7 +48,7 @@ Labels = npt.NDArray[np.bool_]
 
 
 def write_plots(
-    folder: Path, label: Labels, heads: Sequence[HeadScores], epochs: Sequence["EpochRecord"], source: str
+    folder: Path, label: Labels, heads: Sequence[HeadScores], epochs: Sequence[EpochRecord], source: str
 ) -> list[Path]:
     """Write training.png, curves.png, reliability.png and probabilities.png.
 
@@ -83,7 +81,7 @@ def _figure(columns: int, title: str) -> tuple[Figure, list[Axes]]:
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
-def _training(epochs: Sequence["EpochRecord"]) -> Figure:
+def _training(epochs: Sequence[EpochRecord]) -> Figure:
     figure, (loss, ranking) = _figure(2, "Training of the gate head")
     number = [record.epoch for record in epochs]
     style: dict[str, Any] = {"marker": "o", "markersize": 3} if len(epochs) <= 30 else {}

@@ -1,4 +1,6 @@
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -6,6 +8,7 @@ import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -323,15 +326,50 @@ def test_a_full_disk_is_one_clear_error_and_keeps_the_older_file(feature_file: P
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     assert len(output.splitlines()) == 1, output
-    assert "features.h5.partial: cannot be written" in output
+    assert "features.h5: cannot be written (" in output
     assert "check space and permissions" in output
     assert feature_file.read_bytes() == before
+    assert sorted(p.name for p in feature_file.parent.iterdir()) == ["features.h5"]
+
+
+def test_a_disk_that_is_nearly_full_ends_collecting_with_what_is_there(
+    tmp_path: Path, tools, start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def collect() -> None:
+        with start(positive=10**5, negative=10**5) as writer:
+            tools["feed"](writer, 40, envs=64, prevalence=0.3)
+            monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=50 * 2**20))
+            tools["feed"](writer, 40, envs=64, prevalence=0.3, start=40)
+
+    with pytest.raises(DatasetError, match="only 50 MB are free on its disk"):
+        collect()
+    with open_feature_file(tmp_path / "features.h5") as file:
+        assert len(file.train) > 1500
+        assert (file.train.features[:, 0] == file.train.label).all()
+        assert file.attrs.complete is False
+
+
+def test_a_failure_at_the_very_end_keeps_the_older_file(
+    feature_file: Path, tools, start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = feature_file.read_bytes()
+
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, "x")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    writer = start(overwrite=True)
+    tools["feed"](writer, 100)
+    with pytest.raises(DatasetError, match=r"cannot be written \(No space left on device\)"):
+        writer.finish(complete=True)
+    assert feature_file.read_bytes() == before
+    assert sorted(p.name for p in feature_file.parent.iterdir()) == ["features.h5"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, start) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(DatasetError, match=r"features\.h5\.partial: cannot be written"):
+    with pytest.raises(DatasetError, match=r"features\.h5: cannot be written"):
         start()
 
 
