@@ -210,7 +210,8 @@ def test_corrupted_graph_fails(run, tmp_path, mutate, expected):
 )
 def test_one_weight_off_by_a_thousandth_fails(run, tmp_path, name, expected):
     names = failed(mutate_graph(run, tmp_path, lambda model: change_weight(model, name, largest_off)))
-    assert {"replay/random/onnx", "replay/kept/onnx"} <= names
+    # A weight of a channel that is hardly ever active (stem.0) shows in extreme inputs alone.
+    assert "replay/extreme/onnx" in names
     assert names <= expected
     assert (names >= HEAD) == (expected >= HEAD)
 
