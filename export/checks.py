@@ -13,6 +13,7 @@ import torch
 from onnx import numpy_helper
 
 from deploy_kit.data.reader import FeatureFile
+from deploy_kit.data.rows import KeptObservations
 from deploy_kit.errors import CheckFailedError
 from deploy_kit.export.bundle import Bundle, GoldenSamples
 from deploy_kit.export.contract import (
@@ -39,6 +40,7 @@ RELATIVE = 1e-5
 """fp32 on CPU: |a − b| ≤ 1e-5 · scale + 1e-5 · |b|, where scale is 1, or the action scale for physical commands."""
 
 REPLAY_ROWS = 4096
+OBSERVATION_ROWS = 256
 
 _logger = logging.getLogger(__name__)
 
@@ -49,12 +51,12 @@ class Comparison:
 
     Attributes:
         name: what was compared.
-        rows: how many rows.
+        count: how many rows, or tensors.
         worst: largest error as a share of its tolerance.
     """
 
     name: str
-    rows: int
+    count: int
     worst: float
 
 
@@ -159,34 +161,33 @@ def check_replay(bundle: Bundle, network: VisionActorCritic, file: FeatureFile) 
         with torch.inference_mode():
             expected = network.heads(torch.from_numpy(block.features))
         outputs = run_batches(head, [block.features], batch)
-        results.append(compare_outputs("", contract, outputs, expected, rows=block.index))
+        results.append(compare_outputs(f"{kind} rows", contract, outputs, expected, rows=block.index))
     summary = [_merge(f"ONNX features → outputs, {kind} rows", results)]
     if file.observations is not None:
-        summary.append(_replay_observations(bundle, network, file, batch))
+        summary.append(_replay_observations(bundle, network, file.observations, batch))
     return summary
 
 
 def _replay_observations(
-    bundle: Bundle, network: VisionActorCritic, file: FeatureFile, batch: int | None
+    bundle: Bundle, network: VisionActorCritic, kept: KeptObservations, batch: int | None
 ) -> Comparison:
     contract = bundle.contract
     whole = onnx_runner(bundle.onnx_path.read_bytes())
-    assert file.observations is not None
     results, start = [], 0
-    for observation, stored in file.observations.blocks():
+    for observation in kept.matrix.blocks(OBSERVATION_ROWS):
         index = np.arange(start, start + len(observation))
         with torch.inference_mode():
             expected = network(torch.from_numpy(observation))
         outputs = run_batches(whole, split_inputs(contract, observation), batch)
-        results.append(compare_outputs("", contract, outputs, expected, rows=index))
-        results.append(compare("stored features of kept observations", expected.features.numpy(), stored, index))
+        results.append(compare_outputs("kept observations", contract, outputs, expected, rows=index))
         start += len(observation)
-    return _merge("ONNX, kept observations", results, rows=start)
+    return _merge("ONNX, kept observations", results)
 
 
-def _merge(name: str, results: list[Comparison], rows: int | None = None) -> Comparison:
-    total = sum(result.rows for result in results) if rows is None else rows
-    return Comparison(name, total, max((result.worst for result in results), default=0.0))
+def _merge(name: str, results: list[Comparison]) -> Comparison:
+    return Comparison(
+        name, sum(result.count for result in results), max((result.worst for result in results), default=0.0)
+    )
 
 
 def _golden_output(golden: GoldenSamples) -> PolicyOutput:
@@ -232,7 +233,7 @@ def compare_outputs(
         compare(f"{name}: {spec.name}", output, reference, rows, scale)
         for spec, output, (reference, scale) in zip(contract.outputs, outputs, references, strict=True)
     ]
-    return Comparison(name, results[0].rows, max(result.worst for result in results))
+    return Comparison(name, results[0].count, max(result.worst for result in results))
 
 
 def compare(

@@ -130,7 +130,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> P
         contract = _write(folder, options, source, samples, report)
         for comparison in _check(folder, contract, source.checkpoint, samples, report):
             _logger.info(
-                "%s: %d rows, worst at %.2f of the tolerance", comparison.name, comparison.rows, comparison.worst
+                "%s: %d compared, worst at %.2f of the tolerance", comparison.name, comparison.count, comparison.worst
             )
         report("publishing")
         _publish(folder, target, staging)
