@@ -13,7 +13,7 @@ from tensordict import TensorDict
 
 from deploy_kit.errors import InputError
 from deploy_kit.policy.interface import ActionTransform
-from deploy_kit.sim.controller import RateController, drag_force, nominal_drag
+from deploy_kit.sim.controller import RateController, drag_force
 from deploy_kit.sim.mujoco.camera import DepthCamera
 from deploy_kit.sim.mujoco.physics import DronePhysics
 from deploy_kit.sim.mujoco.workers import WorkerPool
@@ -27,13 +27,13 @@ from deploy_kit.sim.options import (
     track_seed,
     usable_cores,
 )
+from deploy_kit.sim.randomisation import Vehicle, draw_conditions, draw_start, draw_vehicle
 from deploy_kit.sim.rewards import Flags, StepOutcome, total_reward
-from deploy_kit.sim.rotations import Array, matrix_from_quaternion, quaternion_from_euler, to_body
+from deploy_kit.sim.rotations import Array, matrix_from_quaternion, to_body
 from deploy_kit.sim.task import RACING_TASK, Task
-from deploy_kit.sim.tracks import NUM_GATES, START_CLEARANCE, Track, make_track
+from deploy_kit.sim.tracks import NUM_GATES, Track, make_track
 
 _EPISODE_BITS = 32
-_START_TRIES = 1000
 
 
 @dataclass
@@ -45,8 +45,7 @@ class _Slot:
 
     track: Track
     physics: DronePhysics
-    mass: float
-    inertia_factor: float
+    vehicle: Vehicle
     episodes: int
     episode_rng: np.random.Generator
     sensor_rng: np.random.Generator
@@ -140,17 +139,12 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
 
     def _new_slot(self, index: int) -> _Slot:
         rng = self._generator(index, AIRFRAME_STREAM)
-        ranges = self.task.randomisation
-        mass, inertia_factor = self.task.airframe.mass, 1.0
-        if self.options.randomisation:
-            mass += rng.uniform(-ranges.mass, ranges.mass)
-            inertia_factor = rng.uniform(*ranges.inertia)
-            self._controller.rate_gain[index] *= rng.uniform(*ranges.rate_gain, 3)
-            self._controller.time_constant[index] *= rng.uniform(*ranges.time_constant, 4)
+        vehicle = draw_vehicle(rng, self.task, self.options.randomisation)
+        self._controller.rate_gain[index] = vehicle.rate_gain
+        self._controller.time_constant[index] = vehicle.time_constant
         track = self._new_track(index, 0)
-        physics = DronePhysics(track, self.task, mass, inertia_factor)
         self._place_gates(index, track)
-        return _Slot(track, physics, mass, inertia_factor, 0, rng, rng)
+        return _Slot(track, DronePhysics(track, self.task, vehicle), vehicle, 0, rng, rng)
 
     def _place_gates(self, index: int, track: Track) -> None:
         self._open[index] = not track.closed and self.options.finish == "end"
@@ -178,49 +172,24 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         slot, per_track = self._slots[index], self.options.episodes_per_track
         if per_track and slot.episodes and slot.episodes % per_track == 0:
             slot.track = self._new_track(index, slot.episodes // per_track)
-            slot.physics = DronePhysics(slot.track, self.task, slot.mass, slot.inertia_factor)
+            slot.physics = DronePhysics(slot.track, self.task, slot.vehicle)
             self._place_gates(index, slot.track)
         slot.episode_rng = self._generator(index, EPISODE_STREAM, slot.episodes)
         slot.sensor_rng = self._generator(index, SENSOR_STREAM, slot.episodes)
         self._episode_id[index] = (index << _EPISODE_BITS) + slot.episodes
         slot.episodes += 1
-        self._randomise_flight(index, slot.episode_rng)
-        self._place_drone(slot)
+        conditions = draw_conditions(slot.episode_rng, self.task, self.options.randomisation)
+        self._drag_linear[index], self._drag_quadratic[index] = conditions.drag_linear, conditions.drag_quadratic
+        self._thrust_factor[index] = conditions.thrust_factor
+        start = draw_start(slot.episode_rng, slot.track, self.task)
+        slot.physics.reset(start.position, start.quaternion, start.velocity, start.angular_velocity)
         self._controller.reset(index)
         self._pending[index] = 0.0
         self._command[index] = self._transform.apply(np.zeros(4))
         self._gate[index] = self._gates_passed[index] = self._episode_step[index] = 0
         self._draw_targets(index)
         self._read_state(index)
-        self._angular_acceleration[index] = 0.0
         self._rotation[index] = matrix_from_quaternion(self._quaternion[index])
-
-    def _randomise_flight(self, index: int, rng: np.random.Generator) -> None:
-        linear, quadratic = nominal_drag(self.task)
-        if self.options.randomisation:
-            ranges = self.task.randomisation
-            factor = self.task.airframe.drag_z_factor
-            linear[2], quadratic[2] = linear[2] / factor, quadratic[2] / factor
-            linear += rng.uniform(0, ranges.drag_linear, 3)
-            quadratic += rng.uniform(0, ranges.drag_quadratic, 3)
-            linear[2] *= factor + rng.uniform(0, ranges.drag_z_factor)
-            quadratic[2] *= factor + rng.uniform(0, ranges.drag_z_factor)
-            self._thrust_factor[index] = 1.0 + ranges.thrust_error * rng.normal()
-        self._drag_linear[index], self._drag_quadratic[index] = linear, quadratic
-
-    def _place_drone(self, slot: _Slot) -> None:
-        rng, spread = slot.episode_rng, self.task.start
-        for _ in range(_START_TRIES):
-            position = slot.track.start + rng.uniform(-spread.position, spread.position, 3)
-            if slot.track.clearance(position) >= START_CLEARANCE:
-                break
-        else:
-            raise InputError(f"track {slot.track.seed} leaves no free place for the drone at {slot.track.start}")
-        to_gate = slot.track.gate_positions[0] - position
-        yaw = math.atan2(to_gate[1], to_gate[0]) + rng.uniform(-spread.yaw, spread.yaw)
-        roll, pitch = rng.uniform(-spread.tilt, spread.tilt, 2)
-        velocities = rng.uniform(-spread.velocity, spread.velocity, (2, 3))
-        slot.physics.reset(position, quaternion_from_euler(roll, pitch, yaw), *velocities)
 
     def _draw_targets(self, index: int) -> None:
         """Draw the noise of the current and the next gate's commanded centre."""

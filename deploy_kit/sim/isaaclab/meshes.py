@@ -1,0 +1,69 @@
+"""Tracks as triangle meshes: what Isaac Lab's ray caster and its contacts work on."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deploy_kit.sim.primitives import Primitive
+from deploy_kit.sim.rotations import Array, matrix_from_quaternion
+
+SECTIONS = 24
+"""Edges of a circle. A chord lies at most 0.9 % of the radius inside the circle: 3 mm for the largest obstacle."""
+
+
+@dataclass(frozen=True, eq=False)
+class TriangleMesh:
+    """Vertices (V, 3) in m and faces (F, 3), counter-clockwise seen from outside."""
+
+    vertices: npt.NDArray[np.float32]
+    faces: npt.NDArray[np.int64]
+
+    def moved(self, offset: Array) -> "TriangleMesh":
+        """Return the mesh, moved by a vector (3,), m."""
+        return TriangleMesh((self.vertices + offset).astype(np.float32), self.faces)
+
+
+def concatenate(meshes: Iterable[TriangleMesh]) -> TriangleMesh:
+    """Return several meshes as one."""
+    parts = list(meshes)
+    offsets = np.cumsum([0, *(len(part.vertices) for part in parts[:-1])])
+    return TriangleMesh(
+        np.concatenate([part.vertices for part in parts]),
+        np.concatenate([part.faces + offset for part, offset in zip(parts, offsets, strict=True)]),
+    )
+
+
+def primitive_mesh(primitive: Primitive) -> TriangleMesh:
+    """Return the surface of a solid in the world frame; round ones as polyhedra with their vertices on the surface."""
+    mesh = _local_mesh(primitive)
+    vertices = np.asarray(mesh.vertices) @ matrix_from_quaternion(np.asarray(primitive.quaternion)).T
+    return TriangleMesh((vertices + np.asarray(primitive.position)).astype(np.float32), np.asarray(mesh.faces))
+
+
+def _local_mesh(primitive: Primitive) -> Any:
+    from trimesh import creation
+
+    size = primitive.size
+    if primitive.kind == "box":
+        return creation.box(extents=[2 * extent for extent in size])
+    if primitive.kind == "sphere":
+        return creation.icosphere(subdivisions=2, radius=size[0])
+    if primitive.kind == "cylinder":
+        return creation.cylinder(radius=size[0], height=2 * size[1], sections=SECTIONS)
+    capsule = creation.capsule(radius=size[0], height=2 * size[1], count=[SECTIONS // 2, SECTIONS])
+    # trimesh's capsule stands on its lower cap's centre.
+    capsule.vertices -= capsule.bounds.mean(axis=0)
+    return capsule
+
+
+def ground_mesh(low: Array, high: Array, tile: float) -> TriangleMesh:
+    """Return the plane z = 0 over a rectangle (corners (2,), m), in square tiles: small triangles keep rays exact."""
+    counts = np.ceil((high - low) / tile).astype(int)
+    x, y = (start + tile * np.arange(count + 1) for start, count in zip(low, counts, strict=True))
+    vertices = np.stack([*np.meshgrid(x, y, indexing="ij"), np.zeros((len(x), len(y)))], axis=-1).reshape(-1, 3)
+    index = np.arange(len(vertices)).reshape(len(x), len(y))
+    a, b, c, d = (part.reshape(-1) for part in (index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]))
+    return TriangleMesh(vertices.astype(np.float32), np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)]))
