@@ -5,6 +5,7 @@ import numpy as np
 
 from deploy_kit.sim.mujoco.camera import SolidTable
 from deploy_kit.sim.mujoco.scene import build_model
+from deploy_kit.sim.randomisation import Vehicle
 from deploy_kit.sim.rotations import Array
 from deploy_kit.sim.task import Task
 from deploy_kit.sim.tracks import Track
@@ -16,8 +17,7 @@ class DronePhysics:
     Args:
         track: gates and obstacles.
         task: numbers.
-        mass: of the drone, kg.
-        inertia_factor: on the airframe's moments.
+        vehicle: mass and inertia of the drone.
 
     Attributes:
         model: MuJoCo model.
@@ -30,8 +30,8 @@ class DronePhysics:
         angular_acceleration: view of the last physics step's, body axes, rad/s², shape (3,).
     """
 
-    def __init__(self, track: Track, task: Task, mass: float, inertia_factor: float) -> None:
-        self.model = build_model(track, task, mass, inertia_factor)
+    def __init__(self, track: Track, task: Task, vehicle: Vehicle) -> None:
+        self.model = build_model(track, task, vehicle.mass, vehicle.inertia_factor)
         self.data = mujoco.MjData(self.model)
         self.solids = SolidTable.from_model(self.model)
         self._substeps = task.clock.decimation

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -7,7 +8,9 @@ import torch
 
 from deploy_kit.errors import InputError, OptionError, TaskError
 from deploy_kit.policy.interface import ActionTransform
+from deploy_kit.sim.mujoco.camera import DepthCamera, SolidTable
 from deploy_kit.sim.mujoco.env import MujocoRacingEnv
+from deploy_kit.sim.mujoco.scene import build_model
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.sim.rotations import matrix_from_quaternion
 from deploy_kit.sim.task import RACING_TASK, NoiseCurriculum, ObservationNoise
@@ -460,3 +463,49 @@ def test_bad_actions_are_refused(quiet_env):
 def test_bad_options_are_refused(change, error, message):
     with pytest.raises(error, match=message):
         MujocoRacingEnv(options(**change))
+
+
+def test_an_episode_owes_nothing_to_the_one_before(quiet_env):
+    """Thrust and torque lags, the action on its way and the body's acceleration start anew at reset."""
+
+    def opening():
+        return [extras["position"][0].tolist() for *_, extras in run(quiet_env, 4, thrust=0.2, y=0.3)]
+
+    first = opening()
+    for _ in range(200):
+        if quiet_env.step(act(quiet_env, thrust=-3.0, x=1.0, z=2.0))[2][0]:
+            break
+    assert opening() == first
+
+
+def test_a_crash_at_the_last_step_is_no_time_out():
+    with MujocoRacingEnv(options(), quiet()) as env:
+        crash = [bool(dones[0]) for _, _, dones, _ in run(env, 60, thrust=-3.0)].index(True)
+    with MujocoRacingEnv(options(), quiet()) as env:
+        env.episode_length_buf[:] = env.max_episode_length - crash - 1
+        *_, (_, _, dones, extras) = run(env, crash + 1, thrust=-3.0)
+    assert dones[0] == 1
+    assert extras["crashed"][0]
+    assert not extras["time_outs"][0]
+
+
+def test_images_are_of_the_environments_own_track_and_pose():
+    camera = DepthCamera(RACING_TASK.camera)
+    out = np.empty(6912, np.float32)
+    changed = options(num_envs=2, obstacles=True, episodes_per_track=1)
+    with MujocoRacingEnv(changed, quiet(episode_length_s=0.3)) as env:
+        steps = run(env, 15)
+        tracks = env.tracks()
+    compared = 0
+    # Episodes of ten steps: the last five are on each environment's second track.
+    for (observations, _, _, extras), (*_, following) in itertools.pairwise(steps[10:]):
+        rotations = matrix_from_quaternion(extras["quaternion"].double().numpy())
+        for index, track in enumerate(tracks):
+            if following["fresh_image"][index]:
+                solids = SolidTable.from_model(build_model(track, RACING_TASK, 0.5, 1.0))
+                camera.capture(solids, extras["position"][index].double().numpy(), rotations[index], out)
+                close = np.abs(observations["critic"][index, 16:].numpy() * 10 - out) < 1e-3
+                assert close.mean() > 0.99
+                assert out.min() < 9.0
+                compared += 1
+    assert compared == 4

@@ -5,6 +5,7 @@ import pytest
 
 from deploy_kit.sim.mujoco.physics import DronePhysics
 from deploy_kit.sim.primitives import Primitive
+from deploy_kit.sim.randomisation import draw_vehicle
 from deploy_kit.sim.rotations import matrix_from_quaternion, quaternion_from_euler
 from deploy_kit.sim.task import RACING_TASK
 from tests.deploy_kit.sim.conftest import track_of
@@ -14,8 +15,10 @@ ZERO = np.zeros(3)
 WEIGHT = 0.5 * 9.81
 
 
-def physics(*primitives, mass=0.5, inertia_factor=1.0):
-    return DronePhysics(track_of(*primitives), RACING_TASK, mass, inertia_factor)
+def physics(*primitives, mass=0.5, inertia_factor=1.0, task=RACING_TASK):
+    nominal = draw_vehicle(np.random.default_rng(0), task, randomised=False)
+    vehicle = dataclasses.replace(nominal, mass=mass, inertia_factor=inertia_factor)
+    return DronePhysics(track_of(*primitives), task, vehicle)
 
 
 def integrate(position, quaternion, velocity, rate, wrench, steps, mass, inertia):
@@ -69,14 +72,18 @@ def test_reset_forgets_the_last_wrench_and_acceleration():
     drone.reset(np.array([0.0, 0.0, 20.0]), LEVEL, ZERO, ZERO)
     drone.step(np.array([0.0, 0.0, 9.0, 0.1, 0.0, 0.0]))
     drone.reset(np.array([0.0, 0.0, 20.0]), LEVEL, ZERO, ZERO)
+    np.testing.assert_array_equal(drone.angular_acceleration, 0.0)
     drone.step(np.zeros(6))
     np.testing.assert_allclose(drone.velocity, [0.0, 0.0, -0.03 * 9.81], atol=1e-12)
     np.testing.assert_allclose(drone.angular_velocity, 0.0, atol=1e-15)
 
 
-@pytest.mark.parametrize(("load", "crashed"), [(0.5, False), (0.9, False), (1.1, True), (4.0, True)])
-def test_contact_counts_above_one_newton(load, crashed):
-    drone = physics()
+@pytest.mark.parametrize(
+    ("limit", "load", "crashed"),
+    [(1.0, 0.5, False), (1.0, 0.9, False), (1.0, 1.1, True), (1.0, 4.0, True), (2.0, 1.9, False), (2.0, 2.1, True)],
+)
+def test_contact_counts_above_the_limit(limit, load, crashed):
+    drone = physics(task=dataclasses.replace(RACING_TASK, contact_force=limit))
     drone.reset(np.array([0.0, 0.0, 0.0295]), LEVEL, ZERO, ZERO)
     wrench = np.array([0.0, 0.0, WEIGHT - load, 0.0, 0.0, 0.0])
     for _ in range(60):
@@ -124,7 +131,7 @@ def test_the_collision_box_is_the_tasks():
 
 def test_gravity_and_step_come_from_the_task():
     task = dataclasses.replace(RACING_TASK, gravity=2.0, clock=dataclasses.replace(RACING_TASK.clock, decimation=5))
-    drone = DronePhysics(track_of(), task, 0.5, 1.0)
+    drone = physics(task=task)
     drone.reset(np.array([0.0, 0.0, 20.0]), LEVEL, ZERO, ZERO)
     drone.step(np.zeros(6))
     np.testing.assert_allclose(drone.velocity, [0.0, 0.0, -0.05 * 2.0], atol=1e-12)
