@@ -13,7 +13,7 @@ from deploy_kit.sim.mujoco.env import MujocoRacingEnv
 from deploy_kit.sim.mujoco.scene import build_model
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.sim.rotations import matrix_from_quaternion
-from deploy_kit.sim.task import RACING_TASK, NoiseCurriculum, ObservationNoise
+from deploy_kit.sim.task import RACING_TASK, NoiseCurriculum, ObservationNoise, Randomisation
 from tests.deploy_kit.sim.conftest import quiet
 
 TRANSFORM = ActionTransform.from_limits(3.0, 6.0)
@@ -402,12 +402,40 @@ def test_starts_are_spread_clear_of_everything_and_face_the_first_gate():
     assert max(speeds) < 0.35
 
 
-def test_randomisation_makes_drones_differ_and_can_be_switched_off():
-    for randomised in (False, True):
-        with MujocoRacingEnv(options(num_envs=6, randomisation=randomised), quiet()) as env:
-            *_, last = run(env, 10, thrust=0.5)
-            climb = last[3]["position"][:, 2].double().numpy() - [track.start[2] for track in env.tracks()]
-        assert (np.ptp(climb) > 1e-3) == randomised
+NO_RANDOMISATION = Randomisation(0.0, (1.0, 1.0), (1.0, 1.0), (1.0, 1.0), 0.0, 0.0, 0.0, 0.0)
+
+
+def spread_of_flights(randomisation):
+    """Return how far apart six drones end that do the same from the same attitude, relative to their starts, m."""
+    task = dataclasses.replace(quiet(), randomisation=randomisation)
+    with MujocoRacingEnv(options(num_envs=6, tracks=("circular",), randomisation=True), task) as env:
+        *_, last = run(env, 15, thrust=0.5, x=0.2, y=0.3, z=0.5)
+        gates = np.array([track.gate_positions[0] for track in env.tracks()])
+        starts = np.array([track.start for track in env.tracks()])
+    # In a frame that looks at the first gate, all flights would be the same.
+    heading = np.arctan2(*(gates - starts)[:, [1, 0]].T)
+    moved = last[3]["position"].double().numpy() - starts
+    forward = moved[:, 0] * np.cos(heading) + moved[:, 1] * np.sin(heading)
+    left = moved[:, 1] * np.cos(heading) - moved[:, 0] * np.sin(heading)
+    return np.ptp(np.stack([forward, left, moved[:, 2]]), axis=1).max()
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Randomisation)])
+def test_every_randomisation_reaches_the_flight(field):
+    everything = Randomisation()
+    assert spread_of_flights(NO_RANDOMISATION) < 1e-5
+    only = dataclasses.replace(NO_RANDOMISATION, **{field: getattr(everything, field)})
+    if field == "drag_z_factor":
+        # It multiplies what the other two add to.
+        only = dataclasses.replace(only, drag_z_factor=4.0)
+    assert spread_of_flights(only) > 1e-4
+
+
+def test_randomisation_can_be_switched_off():
+    with MujocoRacingEnv(options(num_envs=6, randomisation=False), quiet()) as env:
+        *_, last = run(env, 10, thrust=0.5)
+        climb = last[3]["position"][:, 2].double().numpy() - [track.start[2] for track in env.tracks()]
+    assert np.ptp(climb) < 1e-6
 
 
 def test_the_curriculum_scales_the_gate_noise():
