@@ -52,6 +52,12 @@ def test_reservoir_keeps_every_row_with_the_same_probability() -> None:
     assert np.abs(kept - 400).max() < 80
 
 
+def test_reservoir_of_one_takes_either_of_two_rows() -> None:
+    last = sum(Reservoir(1, np.random.default_rng(seed)).place(2).tolist() == [0, 0] for seed in range(2000))
+    # Standard deviation 22.
+    assert abs(last - 1000) < 100
+
+
 def test_reservoir_of_capacity_zero_keeps_nothing() -> None:
     assert Reservoir(0, np.random.default_rng(0)).place(4).tolist() == [-1] * 4
 

@@ -254,12 +254,17 @@ def test_malformed_rows_are_refused(tools, start, name: str, value: np.ndarray, 
 
 def test_the_callers_buffer_may_be_reused(tmp_path: Path, tools, start) -> None:
     rows = tools["step"](np.random.default_rng(0), 0, 4, 0.5)
+    episode, observation = np.ones((6, 8), np.float32), np.ones((4, 10), np.float32)
     with start() as writer:
+        writer.add_heldout_episode(episode, np.zeros(6), 9, env_id=0, track_id=9, is_test=True)
+        writer.keep_observations(observation, **rows, reason=np.zeros(4))
         writer.add_training(**rows)
-        for values in rows.values():
+        for values in (episode, observation, *rows.values()):
             values[...] = 0
     with open_feature_file(tmp_path / "features.h5") as file:
         assert np.abs(file.train.features[:, 3:]).min() > 0
+        assert (file.heldout("test").features == 1).all()
+        assert (file.observations.observation == 1).all()
 
 
 SETUP = """
