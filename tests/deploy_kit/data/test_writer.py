@@ -385,9 +385,10 @@ def test_a_folder_that_is_a_file_is_named(tmp_path: Path, start) -> None:
 
 
 def test_rows_reach_the_disk_in_time(tmp_path: Path, tools, start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "FLUSH_SECONDS", 0.0)
-    with start() as writer:
-        tools["episode"](writer, 1000, 100)
-        size = (tmp_path / "features.h5.partial").stat().st_size
-        tools["episode"](writer, 1001, 101, length=2000)
-        assert (tmp_path / "features.h5.partial").stat().st_size > size
+    for seconds, stored in ((1000.0, False), (0.0, True)):
+        monkeypatch.setattr(writer_module, "FLUSH_SECONDS", seconds)
+        name = f"after-{seconds}.h5"
+        with start(name) as writer:
+            size = (tmp_path / f"{name}.partial").stat().st_size
+            tools["episode"](writer, 1000, 100)
+            assert ((tmp_path / f"{name}.partial").stat().st_size > size) is stored
