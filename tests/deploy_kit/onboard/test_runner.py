@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from deploy_kit.onboard import OnboardPolicy
+from deploy_kit.onboard.guards import check_depth
 from deploy_kit.policy.interface import ActionTransform
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.sim.registry import make_env
@@ -94,6 +95,15 @@ def test_no_return_reads_as_ten_metres(bundles, value):
     wanted = policy.step(whole, depth).command
     depth[3, 4] = value
     np.testing.assert_array_equal(policy.step(whole, depth).command, wanted)
+
+
+def test_metres_become_the_networks_image(bundles):
+    depth = np.full((72, 96), 2.5)
+    depth[0, 1], depth[71, 95], depth[5, 5] = 0.1, 10.0, np.inf
+    image = check_depth(OnboardPolicy(bundles.plain).contract, False, depth)
+    assert image.dtype == np.float32
+    assert (image[0, 1], image[71, 95], image[5, 5], image[9, 9]) == (np.float32(0.1) / 10, 1.0, 1.0, 0.25)
+    assert depth[5, 5] == np.inf, "the caller's image is not touched"
 
 
 def test_zero_reads_as_no_return_only_if_asked_for(bundles):
