@@ -107,3 +107,20 @@ def test_a_diverged_training_is_stopped() -> None:
     optimizer = torch.optim.SGD(head.parameters(), lr=1e38)
     with pytest.raises(OptionError, match="loss is not finite any more; lower --lr"):
         train_epoch(head, optimizer, rows, Attack(), 10, torch.Generator(), lambda _: None)
+
+
+def test_small_batches_are_worked_on_by_one_thread_and_the_setting_comes_back() -> None:
+    head, rows, before = make_head(), make_rows(20), torch.get_num_threads()
+    seen: dict[int, int] = {}
+    for batch_size in (10, 10_000):
+        train_epoch(
+            head,
+            torch.optim.Adam(head.parameters()),
+            rows,
+            Attack(),
+            batch_size,
+            torch.Generator(),
+            lambda _, size=batch_size: seen.update({size: torch.get_num_threads()}),
+        )
+    assert seen == {10: 1, 10_000: before}
+    assert torch.get_num_threads() == before
