@@ -38,6 +38,10 @@ def set_up_logging(verbose: bool) -> None:
     root.propagate = False
 
 
+LAUNCHER_ARGUMENTS = "deploy_kit.launcher_arguments"
+"""Key of the arguments after ``--`` in a command's context."""
+
+
 class _InputRejected(click.ClickException):
     """What the user gave cannot be used: one line, exit code 2."""
 
@@ -60,6 +64,13 @@ class Command(click.Command):
             "show_default": True,
         }
         super().__init__(name, context_settings=settings, **kwargs)
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; what follows ``--`` is kept for the simulator's launcher where there is a simulator."""
+        if "--" in args and any(parameter.name == "backend" for parameter in self.params):
+            split = args.index("--")
+            args, context.meta[LAUNCHER_ARGUMENTS] = args[:split], tuple(args[split + 1 :])
+        return super().parse_args(context, args)
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command; turn deliberate errors and operating-system refusals into one line."""

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from deploy_kit.cli.console import LAUNCHER_ARGUMENTS
+
 if TYPE_CHECKING:
     from deploy_kit.sim.registry import EnvOptions
 
@@ -84,7 +86,19 @@ task_options = _compose(
         default=DEFAULT_TASK,
         help="A registered task, or MODULE:FACTORY that builds an rsl_rl VecEnv.",
     ),
-    click.option("--backend", type=click.Choice(["mujoco", "isaaclab"]), default="mujoco", help="Simulator."),
+    click.option(
+        "--backend",
+        type=click.Choice(["mujoco", "isaaclab"]),
+        default="mujoco",
+        help="Simulator. Arguments of Isaac Lab's launcher go after --.",
+    ),
+    click.option(
+        "--extension",
+        "extensions",
+        multiple=True,
+        metavar="MODULE",
+        help="Module to import first, since it registers the task. Repeatable.",
+    ),
     click.option("--num-envs", type=click.IntRange(min=1), default=16, help="Environments side by side."),
     click.option("--seed", type=click.IntRange(min=0), default=0, help="Same seed, same tracks, noise and result."),
     click.option(
@@ -134,4 +148,6 @@ def env_from(options: dict[str, Any]) -> "EnvOptions":
         difficulty=options.pop("difficulty"),
         num_threads=options.pop("threads"),
         device=options.pop("device"),
+        extensions=options.pop("extensions"),
+        launcher=click.get_current_context().meta.get(LAUNCHER_ARGUMENTS, ()),
     )

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from deploy_kit.errors import MissingDependencyError, TaskError
+from deploy_kit.errors import MissingDependencyError, OptionError, TaskError
+from deploy_kit.sim.extensions import import_extensions
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.sim.suggest import did_you_mean
 from deploy_kit.sim.task import TASK_ID
@@ -29,7 +30,8 @@ def make_env(options: EnvOptions, task: str = TASK_ID, backend: str = "mujoco") 
             ("Name-v0", or "module:Name-v0" to import the module that registers it) whose entry point builds a `VecEnv`
             or something that unwraps to one. An entry point is given those of `options`, `num_envs`, `seed` and
             `device` that it names.
-        backend: simulator of the racing task.
+        backend: "mujoco", the embedded simulator (and tasks of the user's own that bring theirs); or "isaaclab", where
+            `task` is an id that Isaac Lab knows or that a module of `options.extensions` registers.
 
     Raises:
         OptionError: an option is out of range.
@@ -40,15 +42,28 @@ def make_env(options: EnvOptions, task: str = TASK_ID, backend: str = "mujoco") 
     if backend not in BACKENDS:
         raise TaskError(f"unknown simulator back end {backend!r}{did_you_mean(backend, BACKENDS)}")
     if backend == "isaaclab":
-        raise TaskError("back end 'isaaclab' is not available in this version; use 'mujoco'")
+        from deploy_kit.sim.isaaclab.factory import make_isaaclab_env
+
+        return _checked(make_isaaclab_env(options, task), task)
+    if options.launcher:
+        raise OptionError(f"back end 'mujoco' has no launcher that could take {options.launcher[0]!r} (given after --)")
     _require("rsl_rl", "tensordict", "gymnasium")
     if task == TASK_ID:
         _require("mujoco")
         from deploy_kit.sim.mujoco.env import MujocoRacingEnv
 
         return MujocoRacingEnv(options)
-    env = _unwrap(_builder(task, options)(), task)
-    check_observations(env, task)
+    import_extensions(options.extensions)
+    return _checked(_unwrap(_builder(task, options)(), task), task)
+
+
+def _checked(env: "VecEnv", task: str) -> "VecEnv":
+    try:
+        check_observations(env, task)
+    except TaskError:
+        if hasattr(env, "close"):
+            env.close()
+        raise
     return env
 
 

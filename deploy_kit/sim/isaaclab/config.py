@@ -126,8 +126,8 @@ def racing_env_cfg(options: EnvOptions | None = None, task: Task = RACING_TASK) 
     """Return the racing task's configuration.
 
     Args:
-        options: options of the vector environment; None for the task's own, with the stage that the environment variable
-            TRAINING_STAGE names (2 without it). This is what the registered task uses.
+        options: options of the vector environment; None, as in the registered task, for the defaults with the stage
+            that the environment variable TRAINING_STAGE names (2 without it).
         task: numbers.
 
     Raises:

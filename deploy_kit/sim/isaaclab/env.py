@@ -17,8 +17,7 @@ class IsaacLabEnv(RslRlVecEnvWrapper):  # type: ignore[misc]
     def close(self) -> None:
         """Close the environment and forget the meshes of its ray casters.
 
-        Isaac Lab keeps them by prim path for the life of the process, so that another environment would see the tracks of
-        this one.
+        Isaac Lab keeps them by prim path for the life of the process: another environment would see this one's tracks.
         """
         from isaaclab.sensors.ray_caster import RayCaster
 

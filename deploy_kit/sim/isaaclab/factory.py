@@ -1,10 +1,13 @@
 """From a task's name to an Isaac Lab environment."""
 
+import io
 import logging
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from deploy_kit.errors import TaskError
-from deploy_kit.sim.isaaclab.launch import import_extensions, launch, parse_launcher, require_isaaclab
+from deploy_kit.sim.extensions import import_extensions
+from deploy_kit.sim.isaaclab.launch import launch, parse_launcher, require_isaaclab
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.sim.suggest import did_you_mean
 from deploy_kit.sim.task import TASK_ID
@@ -100,7 +103,18 @@ def _build(cfg: Any, task: str) -> "IsaacLabEnv":
 
     from deploy_kit.sim.isaaclab.env import IsaacLabEnv, IsaacLabRacingEnv
 
-    made = gymnasium.make(task, cfg=cfg)
-    if isinstance(made.unwrapped, DirectMARLEnv):
-        made = multi_agent_to_single_agent(made)
-    return (IsaacLabRacingEnv if task == TASK_ID else IsaacLabEnv)(made)
+    # Isaac Lab tells its configuration on standard output, which is for results.
+    with redirect_stdout(_Log()):
+        made = gymnasium.make(task, cfg=cfg)
+        if isinstance(made.unwrapped, DirectMARLEnv):
+            made = multi_agent_to_single_agent(made)
+        return (IsaacLabRacingEnv if task == TASK_ID else IsaacLabEnv)(made)
+
+
+class _Log(io.TextIOBase):
+    """A stream whose lines go to the log."""
+
+    def write(self, text: str) -> int:
+        for line in filter(str.strip, text.splitlines()):
+            logger.debug("%s", line)
+        return len(text)

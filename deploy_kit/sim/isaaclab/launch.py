@@ -2,7 +2,6 @@
 
 import argparse
 import atexit
-import importlib
 import importlib.util
 import logging
 from contextlib import ExitStack
@@ -29,22 +28,6 @@ def require_isaaclab() -> None:
     for package in ("isaaclab", "isaaclab_rl", "isaaclab_newton", "rsl_rl"):
         if importlib.util.find_spec(package) is None:
             raise MissingDependencyError(f"back end 'isaaclab' needs {package}, which is not installed: {_INSTALL}")
-
-
-def import_extensions(names: tuple[str, ...]) -> None:
-    """Import the user's modules, which register their tasks.
-
-    Raises:
-        TaskError: a module is not found.
-    """
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            # A module that is found and lacks one of its own imports fails with that import's name.
-            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise
-            raise TaskError(f"--extension {name}: module {error.name!r} is not found; is it on PYTHONPATH?") from error
 
 
 def parse_launcher(arguments: tuple[str, ...], device: str) -> argparse.Namespace:

@@ -228,7 +228,8 @@ class Race(CommandTerm):  # type: ignore[misc]
     def _in_contact(self) -> Tensor:
         # The history covers the physics steps of one policy step.
         forces = self._env.scene["contact"].data.net_normal_forces_w_history.torch
-        return (torch.linalg.norm(forces, dim=-1) > self.task.contact_force).flatten(1).any(dim=1)
+        contact: Tensor = (torch.linalg.norm(forces, dim=-1) > self.task.contact_force).flatten(1).any(dim=1)
+        return contact
 
     def adapt_noise(self, ids: Ids) -> None:
         """Scale the gate noise by how the episodes that end in the environments `ids` went."""

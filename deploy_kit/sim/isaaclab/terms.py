@@ -9,7 +9,7 @@ import torch
 from isaaclab.utils.math import matrix_from_quat, quat_from_euler_xyz
 from torch import Tensor
 
-from deploy_kit.sim.isaaclab.race import ctbr_of, race_of
+from deploy_kit.sim.isaaclab.race import Race, ctbr_of, race_of
 from deploy_kit.sim.isaaclab.randomness import uniform
 from deploy_kit.sim.tracks import START_CLEARANCE
 
@@ -40,7 +40,7 @@ def attitude(env: Any, noisy: bool) -> Tensor:
 
 
 def targets(env: Any, noisy: bool) -> Tensor:
-    """Return the vectors to the commanded centre of the gate ahead and from it to the next one, body axes, m, (N, 6)."""
+    """Return the vectors to the gate ahead and from it to the next one, as commanded, body axes, m, (N, 6)."""
     race = race_of(env)
     seen = race.sight()
     target, following = seen.target, seen.following
@@ -59,7 +59,7 @@ def acting_command(env: Any) -> Tensor:
 def depth_image(env: Any, noisy: bool) -> Tensor:
     """Return the depth image over the camera's range, row-major, (N, pixels)."""
     race = race_of(env)
-    depth, far = race.sight().depth, race.task.camera.max_range
+    depth, far = race.sight().depth, float(race.task.camera.max_range)
     if noisy:
         depth = (depth * (1.0 + race.task.noise.depth * race.normals(*depth.shape))).clamp(max=far)
     return depth / far
@@ -73,7 +73,8 @@ def gate_passed_label(env: Any) -> Tensor:
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
     norm = torch.linalg.norm(a, dim=-1) * torch.linalg.norm(b, dim=-1)
-    return (a * b).sum(dim=-1) / norm.clamp(min=1e-9)
+    cosine: Tensor = (a * b).sum(dim=-1) / norm.clamp(min=1e-9)
+    return cosine
 
 
 def progress(env: Any) -> Tensor:
@@ -84,7 +85,8 @@ def progress(env: Any) -> Tensor:
 
 def body_rate(env: Any) -> Tensor:
     """Return the norm of the commanded body rates, rad/s, (N,)."""
-    return torch.linalg.norm(ctbr_of(env).command[:, 1:], dim=-1)
+    norm: Tensor = torch.linalg.norm(ctbr_of(env).command[:, 1:], dim=-1)
+    return norm
 
 
 def command_change(env: Any) -> Tensor:
@@ -124,7 +126,8 @@ def crashed(env: Any) -> Tensor:
 
 def time_is_over(env: Any) -> Tensor:
     """Return whether the clock, or the last gate of an open track, ends the episode, (N,)."""
-    return (env.episode_length_buf >= env.max_episode_length) | race_of(env).judge().finished
+    over: Tensor = (env.episode_length_buf >= env.max_episode_length) | race_of(env).judge().finished
+    return over
 
 
 def adapt_gate_noise(env: Any, env_ids: Any) -> Tensor:
@@ -173,7 +176,7 @@ def begin_episode(env: Any, env_ids: Any) -> None:
     env.sim.forward()
 
 
-def _start_position(race: Any, ids: Tensor, half_width: float) -> Tensor:
+def _start_position(race: Race, ids: Tensor, half_width: float) -> Tensor:
     """Return the first of several draws around the start that is clear, or the start itself, which always is."""
     draws = uniform((len(ids), _START_CANDIDATES, 3), -half_width, half_width, race.generator)
     candidates = torch.cat([draws, torch.zeros_like(draws[:, :1])], dim=1) + race.start[ids, None]
@@ -181,4 +184,5 @@ def _start_position(race: Any, ids: Tensor, half_width: float) -> Tensor:
     clear[:, -1] = True
     # argmax of a boolean is not defined for ties everywhere; of falling numbers it is.
     first = (clear * torch.arange(clear.shape[1], 0, -1, device=clear.device)).argmax(dim=1)
-    return candidates[torch.arange(len(ids), device=ids.device), first]
+    chosen: Tensor = candidates[torch.arange(len(ids), device=ids.device), first]
+    return chosen

@@ -1,6 +1,7 @@
 import importlib
 import sys
 import textwrap
+from dataclasses import replace
 
 import gymnasium
 import pytest
@@ -112,9 +113,14 @@ def test_tasks_that_do_not_fit_are_refused(own_module, task, message):
         make_env(SMALL, task=task.format(module=own_module))
 
 
-def test_back_ends():
-    with pytest.raises(TaskError, match="not available in this version"):
+def test_back_ends(monkeypatch):
+    monkeypatch.setitem(sys.modules, "isaaclab", None)
+    with pytest.raises(MissingDependencyError, match=r'needs isaaclab.*pip install "deploy-kit\[isaaclab\]"'):
         make_env(SMALL, backend="isaaclab")
+    with pytest.raises(OptionError, match="no launcher that could take '--livestream'"):
+        make_env(replace(SMALL, launcher=("--livestream", "1")))
+    with pytest.raises(TaskError, match="--extension no_such_module: module 'no_such_module' is not found"):
+        make_env(replace(SMALL, extensions=("no_such_module",)), task="Tiny-v0")
     with pytest.raises(TaskError, match="did you mean 'mujoco'"):
         make_env(SMALL, backend="mujcoo")
 
