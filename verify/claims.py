@@ -85,6 +85,11 @@ def vehicle_checks(contract: Contract, vehicle: Vehicle) -> list[FactCheck]:
     ]
 
 
+def base_source(source: str) -> str:
+    """Return where a number came from, without the remark on what it replaced."""
+    return source.partition(" (")[0]
+
+
 def _exported_tensors(network: VisionActorCritic) -> dict[str, torch.Tensor]:
     return {
         name: tensor
@@ -193,4 +198,4 @@ def _vehicle(contract: Contract, vehicle: Vehicle) -> Facts:
         if stated is None:
             continue
         yield key, stated.value, getattr(vehicle, key)
-        yield f"{key}'s source", stated.source, source
+        yield f"{key}'s source", base_source(stated.source), source

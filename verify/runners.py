@@ -13,18 +13,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import torch
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from deploy_kit.errors import CheckFailedError
+from deploy_kit.errors import CheckFailedError, MissingDependencyError
 from deploy_kit.export.bundle import FEATURES_TENSOR, Contract, InputLayout
 from deploy_kit.policy.interface import ActionTransform
 from deploy_kit.policy.network import PolicyOutput, VisionActorCritic
 
+try:
+    import onnxruntime as ort
+    from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+except ModuleNotFoundError as missing:
+    raise MissingDependencyError(
+        'onnxruntime is not installed, and it runs what is verified: pip install "deploy-kit[cpu]" (or [gpu])'
+    ) from missing
+
 Float32 = npt.NDArray[np.float32]
 Outputs = dict[str, npt.NDArray[Any]]
 Runner = Callable[[Float32], Outputs]
+
+ONNXRUNTIME_VERSION: str = ort.__version__
 
 PROVIDERS: tuple[str, ...] = ("CPUExecutionProvider",)
 """Execution providers asked of onnxruntime, best first; what really runs is asserted."""

@@ -9,6 +9,7 @@ from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.policy.interface import ActionTransform
 from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.policy.vehicle import Vehicle, resolve_vehicle
+from deploy_kit.verify.claims import base_source
 from deploy_kit.verify.replay import Meaning
 from deploy_kit.verify.runners import Reference
 
@@ -79,7 +80,14 @@ def make_subject(bundle: Bundle, checkpoint: Checkpoint, task: str, vehicle_file
 def _find_vehicle(
     contract: Contract, checkpoint: Checkpoint, task: str, vehicle_file: Path | None
 ) -> tuple[Vehicle | None, str | None]:
-    sources = {value.source for value in contract.vehicle.values()}
+    timing = contract.timing
+    numbers = (
+        *contract.vehicle.values(),
+        timing.policy_period_s,
+        timing.depth_period_s,
+        timing.action_latency_steps,
+    )
+    sources = {base_source(value.source) for value in numbers if value is not None}
     files = sorted(source.removeprefix("file:") for source in sources if source.startswith("file:"))
     if files and vehicle_file is None:
         return None, f"the vehicle's numbers came from {files[0]}; give that file with --vehicle"

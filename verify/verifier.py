@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 
 from deploy_kit import __version__
@@ -26,7 +25,7 @@ from deploy_kit.verify.dataset import Dataset, open_dataset
 from deploy_kit.verify.live import LIVE_MODES, LiveTest
 from deploy_kit.verify.replay import Advance, ParityComparison, reference_outputs, replay
 from deploy_kit.verify.report import Check, NotRun, ParityCheck, VerifyReport
-from deploy_kit.verify.runners import PROVIDERS
+from deploy_kit.verify.runners import ONNXRUNTIME_VERSION, PROVIDERS
 from deploy_kit.verify.samples import SampleSet, extreme_samples, golden_samples, random_samples
 from deploy_kit.verify.subject import Subject, make_subject
 from deploy_kit.verify.thresholds import Thresholds
@@ -255,7 +254,7 @@ def _environment(artifacts: Artifacts) -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "numpy": np.__version__,
         "onnx": onnx.__version__,
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": ONNXRUNTIME_VERSION,
         "providers_asked": list(PROVIDERS),
         "providers_used": list(artifacts.providers),
     }

@@ -1,10 +1,16 @@
 import json
 import shutil
+import subprocess
+import sys
 
+import numpy as np
+import onnx
 import pytest
 
 from deploy_kit.errors import BundleError, CheckpointError, DatasetError, OptionError, TaskError
-from deploy_kit.policy.checkpoint import save_safetensors
+from deploy_kit.export.bundle import manifest_text
+from deploy_kit.export.exporter import ExportOptions, export_bundle
+from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
 from deploy_kit.policy.fingerprint import file_sha256
 from deploy_kit.progress import Progress
 from deploy_kit.verify.report import Status, VerifyReport
@@ -136,8 +142,6 @@ def test_other_policies_pass_too(tmp_path, seed):
 
 def test_other_file_with_the_same_tensors_passes_and_is_named(run, tmp_path):
     renamed = tmp_path / "resaved.safetensors"
-    from deploy_kit.policy.checkpoint import load_checkpoint
-
     checkpoint = load_checkpoint(run.checkpoint)
     save_safetensors(renamed, checkpoint.network, 7, checkpoint.calibration)
     data = bytearray(renamed.read_bytes())
@@ -210,3 +214,53 @@ def test_unmatched_observation_is_refused(run):
 def test_defaults_ask_for_a_dataset(run):
     with pytest.raises(OptionError, match="--h5"):
         verify_bundle(VerifyOptions(bundle=run.bundle, checkpoint=run.checkpoint))
+
+
+def test_vehicle_from_a_file_is_checked_against_that_file(tmp_path):
+    vehicle = tmp_path / "vehicle.yaml"
+    vehicle.write_text("max_thrust_to_weight: 4.0\n")
+    run = make_run(tmp_path, vehicle_file=vehicle)
+    checked = ("contract/action", "contract/timing", "contract/vehicle")
+    report = verify_bundle(run.verify(vehicle_file=vehicle))
+    assert [report.verdict(name).status for name in checked] == [Status.PASSED] * 3
+    report = verify_bundle(run.verify())
+    assert [report.verdict(name).status for name in checked] == [Status.NOT_RUN] * 3
+    assert "give that file with --vehicle" in report.verdict("contract/action").reasons[0]
+    vehicle.write_text("max_thrust_to_weight: 3.5\n")
+    report = verify_bundle(run.verify(vehicle_file=vehicle))
+    assert report.verdict("contract/action").status is Status.FAILED
+
+
+def test_missing_onnxruntime_is_one_clear_line():
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "from deploy_kit.errors import MissingDependencyError\n"
+        "try:\n    import deploy_kit.verify.verifier\n"
+        "except MissingDependencyError as error:\n    print(error)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("onnxruntime is not installed")
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = "import sys, deploy_kit.verify; print([m for m in ('torch', 'onnx', 'numpy') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.reference
+@pytest.mark.slow
+def test_reference_policy_passes_and_a_weight_off_fails(reference_run, tmp_path):
+    checkpoint = reference_run / "model_7998.pt"
+    bundle = export_bundle(ExportOptions(checkpoint=checkpoint, output=tmp_path / "bundle", use_auxiliary_head=True))
+    options = VerifyOptions(bundle=bundle, checkpoint=checkpoint, replay=False, live=False)
+    report = verify_bundle(options)
+    assert failed(report) == set(), format_table(report)
+    model = onnx.load(bundle / "policy.onnx")
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("stem.3.weight"))
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values.flat[0] += np.float32(1e-3)
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    onnx.save(model, bundle / "policy.onnx")
+    (bundle / "manifest.json").write_text(manifest_text(bundle))
+    assert {"replay/random/onnx", "replay/extreme/onnx"} <= failed(verify_bundle(options))
