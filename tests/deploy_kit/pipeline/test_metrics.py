@@ -89,7 +89,9 @@ def test_fewer_bins_hide_errors() -> None:
 
 
 def test_certainty_falls_into_the_last_bin() -> None:
-    assert metrics.reliability(np.array([800.0]), np.array([True])).confidence.tolist() == [1.0]
+    bins = metrics.reliability(np.array([800.0, *probabilities(0.98)]), np.array([True, False]))
+    assert bins.confidence == pytest.approx([0.99])
+    assert (bins.frequency.tolist(), bins.rows.tolist()) == ([0.5], [2])
 
 
 def test_brier_and_loss() -> None:
