@@ -11,10 +11,13 @@ from deploy_kit.errors import CheckFailedError, CheckpointError, DatasetError, O
 from deploy_kit.export import exporter
 from deploy_kit.export.bundle import open_bundle
 from deploy_kit.export.contract import Contract, GateOutput, InputLayout
-from deploy_kit.export.description import git_commit
+from deploy_kit.export.description import describe, git_commit
 from deploy_kit.export.exporter import ExportOptions, export_bundle
+from deploy_kit.export.graph import GraphOptions
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
 from deploy_kit.policy.fingerprint import feature_sha256, file_sha256, head_sha256
+from deploy_kit.policy.interface import ObservationLayout
+from deploy_kit.policy.vehicle import resolve_vehicle
 
 
 def content(folder):
@@ -254,3 +257,44 @@ def test_reference_run(reference_run, tmp_path):
     assert contract.camera.fx == pytest.approx(58.344, abs=1e-3)
     assert contract.provenance.iteration == 7998
     assert contract.provenance.checkpoint_sha256.startswith("3bae2bcdd796")
+
+
+def test_another_vehicle(kit, tmp_path):
+    """A vehicle file changes transform and ranges, and the contract says where each number is from."""
+    (tmp_path / "vehicle.yaml").write_text("max_thrust_to_weight: 2.5\nmax_body_rate: [4, 5, 3]\nmass_kg: 0.7\n")
+    checkpoint = load_checkpoint(save(tmp_path / "c.safetensors", kit.small()))
+    vehicle = resolve_vehicle(checkpoint.params, kit.TASK, tmp_path / "vehicle.yaml")
+    contract = describe(
+        checkpoint,
+        vehicle,
+        None,
+        GraphOptions(transform=vehicle.action_transform),
+        opset=18,
+        ir_version=8,
+        weights_sha256="0" * 64,
+        samples_sha256=None,
+    )
+    assert contract.action.scale == (1.25 * 9.81, 4.0, 5.0, 3.0)
+    assert contract.action.inside_graph
+    assert contract.observation.terms[-1].low == (0.0, -4.0, -5.0, -3.0)
+    assert contract.observation.terms[-1].high == (2.5 * 9.81, 4.0, 5.0, 3.0)
+    assert contract.vehicle["mass_kg"].value == 0.7
+    assert contract.vehicle["mass_kg"].source.startswith("file:vehicle.yaml")
+    assert "3.0" in contract.vehicle["max_thrust_to_weight"].source
+    assert contract.vehicle["gravity"].source == "task"
+    assert Contract.from_json(contract.to_json()) == contract
+
+
+def test_a_state_that_is_not_the_racing_tasks(kit, tmp_path):
+    checkpoint = load_checkpoint(save(tmp_path / "c.safetensors", kit.small(layout=ObservationLayout(7, (18, 24)))))
+    vehicle = resolve_vehicle(checkpoint.params, kit.TASK)
+    contract = describe(
+        checkpoint, vehicle, None, GraphOptions(), opset=18, ir_version=8, weights_sha256="", samples_sha256=None
+    )
+    assert [(term.name, term.stop, term.unit) for term in contract.observation.terms] == [("state", 7, "unknown")]
+    assert Contract.from_json(contract.to_json()) == contract
+
+
+def save(path, network):
+    save_safetensors(path, network)
+    return path
