@@ -13,7 +13,11 @@ EPISODES = 96
 
 @pytest.fixture(scope="module")
 def policy(reference_run):
-    return load_checkpoint(reference_run / "model_7998.pt").network.eval()
+    threads = torch.get_num_threads()
+    # More of them spin on the simulator's cores between batches.
+    torch.set_num_threads(1)
+    yield load_checkpoint(reference_run / "model_7998.pt").network.eval()
+    torch.set_num_threads(threads)
 
 
 def first_episodes(policy, track, obstacles, episodes=EPISODES):
