@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import deploy_kit
-from deploy_kit.errors import OptionError
 from deploy_kit.export.contract import (
     FEATURES_TENSOR,
     SCHEMA_VERSION,
@@ -61,16 +60,11 @@ def describe(
         samples_sha256: of the feature file, None without one.
 
     Raises:
-        OptionError: the policy does not give the four CTBR actions, or names do not fit.
+        OptionError: names do not fit.
     """
     network = checkpoint.network
     config = network.config
     transform = vehicle.action_transform
-    if config.num_actions != len(ACTION_NAMES):
-        raise OptionError(
-            f"{checkpoint.path}: the policy has {config.num_actions} actions; exported are CTBR policies with "
-            f"{len(ACTION_NAMES)} ({', '.join(ACTION_NAMES)})"
-        )
     return Contract(
         schema_version=SCHEMA_VERSION,
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),

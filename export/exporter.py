@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 
 from deploy_kit.data.reader import FeatureFile, open_feature_file
-from deploy_kit.errors import OptionError
+from deploy_kit.errors import CheckpointError, OptionError
 from deploy_kit.export import onnx_writer
 from deploy_kit.export.bundle import (
     BUNDLE_FILES,
@@ -34,6 +34,7 @@ from deploy_kit.export.graph import DeployedPolicy, GraphOptions, input_specs, o
 from deploy_kit.export.samples import choose_recorded, draw_synthetic, make_golden, write_golden
 from deploy_kit.export.torchscript import write_torchscript
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint, save_safetensors
+from deploy_kit.policy.interface import ACTION_NAMES
 from deploy_kit.policy.vehicle import Vehicle, resolve_vehicle
 
 _logger = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> P
 
     Raises:
         OptionError: an option is wrong, or the target exists.
-        CheckpointError: the checkpoint cannot be read, or lacks the gate head.
+        CheckpointError: the checkpoint cannot be read, is no CTBR policy, or lacks the gate head.
         DatasetError: the feature file cannot be read, or is another policy's.
         CheckFailedError: an artifact does not give what the checkpoint's network gives.
         MissingDependencyError: onnxruntime is not installed.
@@ -156,6 +157,12 @@ def _read(options: ExportOptions) -> _Source:
         image_shape=options.image_shape,
         normalizer_eps=options.normalizer_eps,
     )
+    num_actions = checkpoint.network.config.num_actions
+    if num_actions != len(ACTION_NAMES):
+        raise CheckpointError(
+            f"{checkpoint.path}: the policy has {num_actions} actions; exported are CTBR policies with "
+            f"{len(ACTION_NAMES)} ({', '.join(ACTION_NAMES)})"
+        )
     if options.use_auxiliary_head and checkpoint.network.aux_decoder is not None and checkpoint.calibration is None:
         _logger.warning(
             "%s: its gate head was not trained by deploy-kit, so the contract has no threshold; "

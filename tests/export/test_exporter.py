@@ -134,7 +134,7 @@ def test_no_vehicle_is_invented(checkpoint, tmp_path):
 
 def test_another_number_of_actions(kit, tmp_path):
     save_safetensors(tmp_path / "c.safetensors", kit.small(num_actions=3))
-    with pytest.raises(OptionError, match="has 3 actions; exported are CTBR policies with 4"):
+    with pytest.raises(CheckpointError, match="has 3 actions; exported are CTBR policies with 4"):
         export_bundle(ExportOptions(tmp_path / "c.safetensors", tmp_path / "b", task=kit.TASK))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.safetensors"]
 
