@@ -351,6 +351,10 @@ def one_class(name: str, value: int) -> Callable[[h5py.File], None]:
     return lambda file: file[name].write_direct(np.full(file[name].shape, value, np.int8))
 
 
+def no_positive_test_row(file: h5py.File) -> None:
+    file["heldout/supervision"][...] = np.where(file["heldout/is_test"][:, None], 0, file["heldout/supervision"])
+
+
 def no_training_rows(file: h5py.File) -> None:
     for name in ("features", "supervision", "episode_id", "env_id", "track_id", "step"):
         file[name].resize(0, axis=0)
@@ -369,6 +373,7 @@ def put_nan(name: str) -> Callable[[h5py.File], None]:
         (one_class("supervision", 0), "all 1200 training rows have label 0, and both classes are needed"),
         (one_class("supervision", 1), "all 1200 training rows have label 1"),
         (one_class("heldout/supervision", 0), "all 400 validation rows have label 0"),
+        (no_positive_test_row, "all 400 test rows have label 0"),
         (no_training_rows, "holds no training rows; collect with --num-positive"),
         (put_nan("features"), "/features row 7 holds NaN or Inf"),
         (put_nan("heldout/features"), "/heldout/features row 7 holds NaN or Inf"),
