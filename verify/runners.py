@@ -139,6 +139,8 @@ class OnnxRunner:
         self._contract = contract
         self._features = features
         self._outputs = outputs or {spec.role: spec.name for spec in contract.outputs}
+        if providers[0] not in (available := ort.get_available_providers()):
+            raise ArtifactError(f"onnxruntime has no {providers[0]}, only {', '.join(available)}")
         options = ort.SessionOptions()
         options.log_severity_level = 3
         source = str(model) if isinstance(model, Path) else model.SerializeToString()
