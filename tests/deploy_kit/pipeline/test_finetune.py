@@ -352,7 +352,8 @@ def one_class(name: str, value: int) -> Callable[[h5py.File], None]:
 
 
 def no_positive_test_row(file: h5py.File) -> None:
-    file["heldout/supervision"][...] = np.where(file["heldout/is_test"][:, None], 0, file["heldout/supervision"])
+    is_test, label = file["heldout/is_test"][()], file["heldout/supervision"][()]
+    file["heldout/supervision"][...] = np.where(is_test[:, None], 0, label)
 
 
 def no_training_rows(file: h5py.File) -> None:
