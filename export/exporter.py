@@ -36,11 +36,9 @@ from deploy_kit.export.torchscript import write_torchscript
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint, save_safetensors
 from deploy_kit.policy.interface import ACTION_NAMES
 from deploy_kit.policy.vehicle import Vehicle, resolve_vehicle
+from deploy_kit.progress import Progress, silent
 
 _logger = logging.getLogger(__name__)
-
-Progress = Callable[[str], None]
-"""Called with what is being done next, in a few words."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ class ExportOptions:
         return Path("bundles") / self.checkpoint.stem if self.output is None else self.output
 
 
-def export_bundle(options: ExportOptions, progress: Progress | None = None) -> Path:
+def export_bundle(options: ExportOptions, progress: Callable[[Progress], None] = silent) -> Path:
     """Export a checkpoint.
 
     The bundle is written into a temporary folder beside the target and moved into place once it has passed static
@@ -115,7 +113,10 @@ def export_bundle(options: ExportOptions, progress: Progress | None = None) -> P
         CheckFailedError: an artifact does not give what the checkpoint's network gives.
         MissingDependencyError: onnxruntime is not installed.
     """
-    report = progress or (lambda stage: None)
+
+    def report(stage: str) -> None:
+        progress(Progress(stage, 0))
+
     target = options.target
     _require_free(target, options.overwrite)
     require_onnxruntime()
@@ -190,7 +191,7 @@ def _batch_size(batch_size: int | str) -> int | None:
 
 
 def _write(
-    folder: Path, options: ExportOptions, source: _Source, samples: FeatureFile | None, report: Progress
+    folder: Path, options: ExportOptions, source: _Source, samples: FeatureFile | None, report: Callable[[str], None]
 ) -> Contract:
     """Write all files of a bundle and return its contract."""
     checkpoint, graph = source.checkpoint, source.graph
@@ -243,7 +244,7 @@ def _golden(
 
 
 def _check(
-    folder: Path, contract: Contract, checkpoint: Checkpoint, samples: FeatureFile | None, report: Progress
+    folder: Path, contract: Contract, checkpoint: Checkpoint, samples: FeatureFile | None, report: Callable[[str], None]
 ) -> list[Comparison]:
     report("checking the graph and the golden samples")
     check_static(folder / ONNX_NAME, contract)

@@ -59,15 +59,11 @@ def export_command(**options: Any) -> None:
     """
     from deploy_kit.export.contract import GateOutput, InputLayout
     from deploy_kit.export.exporter import ExportOptions, export_bundle
-    from deploy_kit.progress import Progress
 
     options["input_layout"] = InputLayout(options["input_layout"])
     options["gate_output"] = GateOutput(options["gate_output"])
     with progress_bars() as progress:
-        folder = export_bundle(
-            ExportOptions(checkpoint=checkpoint_path_from(options), **options),
-            lambda stage: progress(Progress(stage, 0)),
-        )
+        folder = export_bundle(ExportOptions(checkpoint=checkpoint_path_from(options), **options), progress)
     stdout.print(f"Wrote {folder}:")
     for path in sorted(folder.iterdir()):
         stdout.print(f"  {path.name:20} {path.stat().st_size:>12,} bytes")

@@ -73,7 +73,7 @@ def test_everything_that_can_be_asked_for_at_once(checkpoint, kit, tmp_path):
         task=kit.TASK,
         num_golden=5,
     )
-    bundle = open_bundle(export_bundle(options, stages.append))
+    bundle = open_bundle(export_bundle(options, lambda progress: stages.append(progress.phase)))
     contract = bundle.contract
     assert [(spec.name, spec.role, spec.shape) for spec in (*contract.inputs, *contract.outputs)] == [
         ("seen", "observation", (3, 448)),
