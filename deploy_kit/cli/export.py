@@ -62,9 +62,11 @@ def export_command(**options: Any) -> None:
 
     options["input_layout"] = InputLayout(options["input_layout"])
     options["gate_output"] = GateOutput(options["gate_output"])
+    settings = ExportOptions(checkpoint=checkpoint_path_from(options), **options)
     with progress_bars() as progress:
-        folder = export_bundle(ExportOptions(checkpoint=checkpoint_path_from(options), **options), progress)
+        folder = export_bundle(settings, progress)
     stdout.print(f"Wrote {folder}:")
     for path in sorted(folder.iterdir()):
         stdout.print(f"  {path.name:20} {path.stat().st_size:>12,} bytes")
-    stdout.print(f"Next: deploy-kit verify {folder} --checkpoint FILE --h5 FILE")
+    replay = "--no-replay" if settings.samples is None else f"--h5 {settings.samples}"
+    stdout.print(f"Next: deploy-kit verify {folder} --checkpoint {settings.checkpoint} {replay}")

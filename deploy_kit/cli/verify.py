@@ -82,8 +82,9 @@ def _show(report: "VerifyReport") -> None:
         table.add_row(Text(row.verdict, style=colour), row.check, row.count, Text("\n").join(lines))
     stdout.print(table, soft_wrap=False)
     for limit in dict.fromkeys(row.limit for row in rows if row.limit not in ("", "all hold")):
-        checks = ", ".join(dict.fromkeys(row.check.split("/")[0] for row in rows if row.limit == limit))
-        stdout.print(Text(f"limit of {checks}: {limit}"))
+        checks = [row.check for row in rows if row.limit == limit]
+        of = checks[0] if len(checks) == 1 else ", ".join(dict.fromkeys(check.split("/")[0] for check in checks))
+        stdout.print(Text(f"limit of {of}: {limit}"))
     skipped = sum(row.verdict == "not run" for row in rows)
     note = f", {skipped} checks not run" if skipped else ""
     verdict = "VERIFIED" if report.passed else "FAILED"
