@@ -1,6 +1,7 @@
 """Corrupted bundles that are consistent in themselves. Verify must fail each, by the check that is meant for it."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -170,9 +171,19 @@ def permute_features(model):
     splice_input(model, "features", "Gather", np.roll(np.arange(24), 1), axis=1)
 
 
+def double_features(model):
+    """The outputs are right, but the tensor named features is not what the head was trained on."""
+    splice_input(model, "features", "Mul", np.float32(0.5))
+    position = next(i for i, node in enumerate(model.graph.node) if "features" in node.output)
+    model.graph.node[position].output[0] = "features_raw"
+    double = helper.make_node("Mul", ["features_raw", *add_constants(model, np.float32(2.0))], ["features"])
+    model.graph.node.insert(position + 1, double)
+
+
 @pytest.mark.parametrize(
     ("mutate", "expected"),
     [
+        (double_features, ONNX | HEAD),
         (swap_gate_and_thrust, ONNX | HEAD),
         (swap_two_actions, ONNX | HEAD),
         (shift_image_by_a_row, ONNX),
@@ -264,7 +275,7 @@ def claim_other_opset(model):
 
 
 def use_foreign_operator(model):
-    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 18))
 
 
 @pytest.mark.parametrize(
@@ -475,7 +486,8 @@ def other_action_order(contract):
 
 
 def other_threshold(contract):
-    return replace(contract, gate=replace(contract.gate, threshold_logit=0.3))
+    probability = 1.0 / (1.0 + math.exp(-0.3))
+    return replace(contract, gate=replace(contract.gate, threshold_logit=0.3, threshold_probability=probability))
 
 
 def other_threshold_probability(contract):

@@ -115,6 +115,12 @@ def test_opset_and_ir_version_are_the_contracts():
     assert problems(model, "onnx/opset") == ("IR version 9, the contract says 8",)
 
 
+def test_operators_that_other_runtimes_lack_are_named():
+    model = graph(DOUBLE, weights=[TWO])
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 18))
+    assert problems(model, "onnx/opset") == ("operators of domain 'com.microsoft' are used, which other runtimes lack",)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weight_that_is_not_finite_is_named(value):
     model = graph(DOUBLE, weights=[("two", np.array([2.0, value], np.float32))])

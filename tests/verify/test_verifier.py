@@ -13,7 +13,7 @@ from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
 from deploy_kit.policy.fingerprint import file_sha256
 from deploy_kit.progress import Progress
-from deploy_kit.verify.report import Status, VerifyReport
+from deploy_kit.verify.report import ParityCheck, Status, VerifyReport
 from deploy_kit.verify.table import format_table
 from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
 from tests.verify.support import make_run, small_network, write_features
@@ -44,6 +44,9 @@ def test_every_artifact_is_replayed_on_every_set(report):
     names = {check.name for check in report.checks}
     assert {f"replay/{s}/{a}" for s in OBSERVED for a in ("onnx", "torchscript", "safetensors")} <= names
     assert {"replay/heldout/onnx-head", "replay/stored-features", "golden/stored-outputs"} <= names
+    compared = {c.name: {o.name for o in c.outputs} for c in report.checks if isinstance(c, ParityCheck)}
+    assert compared["replay/kept/onnx"] == compared["replay/kept/safetensors"] == {"action", "gate_logit", "features"}
+    assert compared["replay/kept/torchscript"] == compared["replay/heldout/onnx-head"] == {"action", "gate_logit"}
 
 
 def test_counts_are_those_of_the_inputs(report):
