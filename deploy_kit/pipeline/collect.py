@@ -21,6 +21,7 @@ from deploy_kit.errors import DatasetError
 from deploy_kit.pipeline.collect_rows import ObservationSample, RowMaker
 from deploy_kit.pipeline.meter import Meter
 from deploy_kit.pipeline.rollout import StepRecord, require_layout, rollout
+from deploy_kit.pipeline.training_feed import TrainingFeed
 from deploy_kit.pipeline.video import DepthVideo
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
 from deploy_kit.policy.fingerprint import feature_sha256
@@ -275,16 +276,16 @@ def _collect_training(
     with ExitStack() as stack:
         stack.callback(_close, env)
         video = _video(options, checkpoint, result, stack)
+        feed = stack.enter_context(TrainingFeed(writer, maker))
         for record in rollout(env, checkpoint.network.to(env.device), options.max_steps):
-            writer.add_training(**maker.rows(record).columns())
+            feed.add(record)
             result.env_steps += env.num_envs
             if video is not None and video.frames < options.video_length:
                 _add_frame(video, record, checkpoint)
-            counts = (writer.num_positive, writer.num_negative)
             if meter.due():
-                note = f"{counts[0]:,} positive, {counts[1]:,} negative, {meter.note()}"
-                progress(Progress("training rows", sum(counts), total, note))
-            if writer.full:
+                note = f"{feed.num_positive:,} positive, {feed.num_negative:,} negative, {meter.note()}"
+                progress(Progress("training rows", feed.num_positive + feed.num_negative, total, note))
+            if feed.full:
                 result.stopped_by = "full"
                 break
             if options.only_video and video is not None and video.frames >= options.video_length:
@@ -292,8 +293,10 @@ def _collect_training(
                 break
         else:
             result.stopped_by = "max_steps"
-        note = f"{writer.num_positive:,} positive, {writer.num_negative:,} negative, {meter.note()}"
-        progress(Progress("training rows", writer.num_positive + writer.num_negative, total, note))
+    if writer.full and result.stopped_by == "max_steps":
+        result.stopped_by = "full"
+    note = f"{writer.num_positive:,} positive, {writer.num_negative:,} negative, {meter.note()}"
+    progress(Progress("training rows", writer.num_positive + writer.num_negative, total, note))
 
 
 def _video(

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from deploy_kit.data.sampling import Reservoir
 from deploy_kit.data.schema import KeepReason
@@ -14,9 +15,9 @@ from deploy_kit.pipeline.rollout import StepRecord
 
 @dataclass(frozen=True)
 class StepRows:
-    """One step of all environments as numpy arrays, each (N, …)."""
+    """One step of all environments as numpy arrays, each (N, …); whole observations stay where they are."""
 
-    observation: npt.NDArray[np.float32]
+    observation: Tensor
     features: npt.NDArray[np.float32]
     label: npt.NDArray[np.int8]
     episode_id: npt.NDArray[np.int64]
@@ -37,37 +38,50 @@ class RowMaker:
     Args:
         num_envs: number of environments.
         first_id: number of the first episode, and track id of environment 0 where the environment reports no tracks.
+
+    Attributes:
+        env_id: (N,) index of each environment.
+        own_track: (N,) track ids for an environment that reports none.
     """
 
     def __init__(self, num_envs: int, first_id: int = 0) -> None:
-        self._env_id = np.arange(num_envs, dtype=np.int32)
+        self.env_id = np.arange(num_envs, dtype=np.int32)
         self._episode = first_id + np.arange(num_envs, dtype=np.int64)
         # An environment that reports no tracks counts as one track for all its life.
-        self._own_track = self._episode.copy()
+        self.own_track = self._episode.copy()
         self._step = np.zeros(num_envs, dtype=np.int32)
         self._next_episode = first_id + num_envs
+
+    def number(self, done: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+        """Return each environment's episode and step within it, for one step after the other.
+
+        Args:
+            done: where the episode ended with this step, (N,).
+        """
+        episode, step = self._episode.copy(), self._step.copy()
+        ended = np.flatnonzero(done)
+        self._step += 1
+        self._step[ended] = 0
+        self._episode[ended] = self._next_episode + np.arange(ended.size)
+        self._next_episode += ended.size
+        return episode, step
 
     def rows(self, record: StepRecord) -> StepRows:
         """Return the rows of one step."""
         extras = record.extras
-        episode, step = self._episode.copy(), self._step.copy()
+        episode, step = self.number(record.done.cpu().numpy())
         label = record.label.cpu().numpy()
         reason = np.where(label, np.uint8(KeepReason.GATE_PASS), np.uint8(0))
         reason |= np.where(step == 0, np.uint8(KeepReason.FIRST_STEP), np.uint8(0))
         if "fresh_image" in extras:
             reason |= np.where(extras["fresh_image"].cpu().numpy(), np.uint8(0), np.uint8(KeepReason.STALE_IMAGE))
-        track = extras["track_id"].cpu().numpy() if "track_id" in extras else self._own_track
-        done = np.flatnonzero(record.done.cpu().numpy())
-        self._step += 1
-        self._step[done] = 0
-        self._episode[done] = self._next_episode + np.arange(done.size)
-        self._next_episode += done.size
+        track = extras["track_id"].cpu().numpy() if "track_id" in extras else self.own_track
         return StepRows(
-            observation=record.observation.cpu().numpy(),
+            observation=record.observation,
             features=record.output.features.cpu().numpy(),
             label=label.astype(np.int8),
             episode_id=episode,
-            env_id=self._env_id,
+            env_id=self.env_id,
             track_id=track.copy(),
             step=step,
             reason=reason,
@@ -94,7 +108,7 @@ class ObservationSample:
                     row = np.array([env])
                     self._kept[reason][int(slot)] = {
                         **rows.columns(row),
-                        "observation": rows.observation[row],
+                        "observation": rows.observation[int(env)][None].cpu().numpy(),
                         "reason": rows.reason[row],
                     }
 
