@@ -100,9 +100,12 @@ def entry_point(task: str, key: str) -> Any:
 def _build(cfg: Any, task: str) -> "IsaacLabEnv":
     import gymnasium
     from isaaclab.envs import DirectMARLEnv, multi_agent_to_single_agent
+    from isaaclab.sim import SimulationContext
 
     from deploy_kit.sim.isaaclab.env import IsaacLabEnv, IsaacLabRacingEnv
 
+    if SimulationContext.instance() is not None:
+        raise TaskError("Isaac Lab has one environment at a time; close the other one first")
     # Isaac Lab tells its configuration on standard output, which is for results.
     with redirect_stdout(_Log()):
         made = gymnasium.make(task, cfg=cfg)

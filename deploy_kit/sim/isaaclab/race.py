@@ -199,7 +199,8 @@ class Race(CommandTerm):  # type: ignore[misc]
         rotation = matrix_from_quat(quaternion)
         to_gate = self._gate_centre(0) - position
         passed = torch.linalg.norm(to_gate, dim=-1) < self.task.pass_radius
-        contact, flipped = self._in_contact(), rotation[:, 2, 2] < 0
+        # The ground is a surface: a drone that fell through it between two physics steps is in contact all the same.
+        contact, flipped = self._in_contact() | (position[:, 2] < 0), rotation[:, 2, 2] < 0
         crashed = contact | flipped if self.stage.ends_on_crash else torch.zeros_like(contact)
         if self.stage.height_range is not None:
             low, high = self.stage.height_range

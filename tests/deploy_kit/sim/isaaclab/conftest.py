@@ -5,26 +5,25 @@ import pytest
 
 @pytest.fixture
 def build():
-    """Build Isaac Lab environments that are closed at the end of the test."""
+    """Build Isaac Lab environments; each is closed when the next one is built, or the test ends."""
     from deploy_kit.sim.registry import make_env
 
     built = []
 
     def make(options, **kwargs):
-        env = make_env(options, backend="isaaclab", **kwargs)
-        built.append(env)
-        return env
+        # Isaac Lab has one environment at a time.
+        while built:
+            built.pop().close()
+        built.append(make_env(options, backend="isaaclab", **kwargs))
+        return built[-1]
 
     yield make
     for env in built:
         env.close()
 
 
-@pytest.fixture(scope="module")
-def calm():
-    from deploy_kit.sim.registry import make_env
+@pytest.fixture
+def calm(build):
     from tests.deploy_kit.sim.isaaclab.support import CALM
 
-    env = make_env(CALM, backend="isaaclab")
-    yield env
-    env.close()
+    return build(CALM)

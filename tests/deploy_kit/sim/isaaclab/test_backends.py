@@ -1,4 +1,4 @@
-"""The two back ends side by side: the same tracks, states and actions give the same observations, rewards and flights."""
+"""The back ends side by side: the same tracks, states and actions give the same observations, rewards and flights."""
 
 import numpy as np
 import pytest
@@ -9,10 +9,18 @@ pytest.importorskip("mujoco")
 
 from deploy_kit.policy.interface import STATE_TERMS
 from deploy_kit.sim.mujoco.env import MujocoRacingEnv
+from deploy_kit.sim.registry import make_env
 from deploy_kit.sim.rotations import matrix_from_quaternion
 from tests.deploy_kit.sim.isaaclab.support import CALM, state
 
 STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def calm():
+    env = make_env(CALM, backend="isaaclab")
+    yield env
+    env.close()
 
 
 @pytest.fixture(scope="module")
