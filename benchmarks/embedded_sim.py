@@ -13,7 +13,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import mujoco
@@ -179,11 +179,24 @@ def plain_loop(envs: list[PlainEnv], policy: VisionActorCritic, observations: Ar
             observations[index] = env.observe()
 
 
-def timed(work: Callable[[], object]) -> tuple[float, object]:
-    """Return the seconds that the work took, and what it returned."""
-    start = time.perf_counter()
-    result = work()
-    return time.perf_counter() - start, result
+@dataclass
+class Meter:
+    """Rates of one contender, round by round.
+
+    Attributes:
+        rates: env steps per second of wall time.
+        costs: processor time per env step, µs, all threads together; a busy machine disturbs it less.
+    """
+
+    rates: list[float] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
+
+    def time(self, work: Callable[[], object], count: int) -> None:
+        """Time work that takes `count` env steps."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        work()
+        self.rates.append(count / (time.perf_counter() - wall))
+        self.costs.append((time.process_time() - cpu) / count * 1e6)
 
 
 def main() -> None:
@@ -213,23 +226,24 @@ def main() -> None:
     simulator(env, policy, 20)
     plain_loop(plain, policy, observations, 5)
 
-    rates: dict[str, list[float]] = {"simulator": [], "rays": [], "plain": []}
+    meters = {"simulator": Meter(), "rays": Meter(), "plain": Meter()}
     count = args.num_envs * args.steps
+    frames: list[Frames] = []
     for _ in range(args.rounds):
-        seconds, frames = timed(lambda: simulator(env, policy, args.steps))
-        rates["simulator"].append(count / seconds)
+        meters["simulator"].time(lambda: frames.extend(simulator(env, policy, args.steps)), count)
         # The first step's frames were captured before the round: one step fewer.
-        seconds, _ = timed(lambda frames=frames: rays_alone(pool, scenes, frames))
-        rates["rays"].append(args.num_envs * len(frames) / seconds)
-        seconds, _ = timed(lambda: plain_loop(plain, policy, observations, args.steps))
-        rates["plain"].append(count / seconds)
+        meters["rays"].time(lambda: rays_alone(pool, scenes, frames), args.num_envs * (args.steps - 1))
+        meters["plain"].time(lambda: plain_loop(plain, policy, observations, args.steps), count)
+        frames.clear()
     env.close()
     pool.close()
 
-    median = {name: statistics.median(values) for name, values in rates.items()}
+    median = {name: statistics.median(meter.rates) for name, meter in meters.items()}
     print(f"{args.num_envs} environments, {solids:.0f} solids each, {args.cores} cores, MuJoCo {mujoco.__version__}")
-    for name, values in rates.items():
-        print(f"{name:10s} {median[name]:7.0f} env steps/s (rounds: {min(values):.0f} to {max(values):.0f})")
+    for name, meter in meters.items():
+        spread = f"{min(meter.rates):.0f} to {max(meter.rates):.0f}"
+        cost = statistics.median(meter.costs)
+        print(f"{name:10s} {median[name]:6.0f} env steps/s (rounds: {spread}), {cost:.0f} µs of processor time each")
     print(f"simulator / plain loop        {median['simulator'] / median['plain']:.2f} (aim: at least 2)")
     print(f"simulator / whole-scene rays  {median['simulator'] / median['rays']:.2f} (aim: at least 0.70)")
 
