@@ -122,7 +122,9 @@ def draw_track(trace: FlightTrace, path: Path) -> None:
         raise ValueError("a track picture needs a track and positions")
     points = np.stack(trace.position)[:, :2]
     with plot_style():
-        figure = Figure(figsize=(8, 7))
+        solids = np.array([primitive.position[:2] for primitive in track.primitives])
+        width, height = np.ptp(np.vstack([points, solids]), axis=0)
+        figure = Figure(figsize=(8.0, float(np.clip(7.0 * height / width, 3.0, 8.0)) + 1.0), layout="constrained")
         axes = figure.subplots()
         for role, colour, alpha in (("obstacle", _OBSTACLE, 0.75), ("gate", _GATE, 0.95)):
             shapes = [_outline(primitive) for primitive in track.primitives if primitive.role == role]
@@ -142,7 +144,7 @@ def draw_track(trace: FlightTrace, path: Path) -> None:
         line = LineCollection(list(segments), cmap="viridis", linewidth=2.2, zorder=4)
         line.set_array(np.asarray(trace.speed[1:]))
         axes.add_collection(line)
-        figure.colorbar(line, ax=axes, label="speed (m/s)", shrink=0.75)
+        figure.colorbar(line, ax=axes, label="speed (m/s)", aspect=30)
         axes.plot(*points[0], "o", color="#111827", markersize=7, zorder=6, label="start")
         passed = points[np.asarray(trace.passed, dtype=bool)]
         axes.plot(*passed.T, "o", color=_PASS, markersize=6, linestyle="none", zorder=6, label="gate passed")
@@ -151,7 +153,7 @@ def draw_track(trace: FlightTrace, path: Path) -> None:
         axes.set(xlabel="x (m)", ylabel="y (m)", title=_title(trace, track), aspect="equal")
         axes.autoscale_view()
         axes.margins(0.06)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, frameon=False)
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
         figure.savefig(path)
 
 
