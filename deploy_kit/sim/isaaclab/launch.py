@@ -16,7 +16,8 @@ _INSTALL = 'pip install "deploy-kit[isaaclab]" (Python 3.12)'
 _PHYSICS = ("physx", "isaacsim_physx", "newton_mjwarp", "newton_vbd", "ovphysx")
 
 _session = ExitStack()
-_launched = False
+_launched_with_kit: bool | None = None
+"""Whether Isaac Sim was started; None before the launch."""
 
 
 def require_isaaclab() -> None:
@@ -67,14 +68,19 @@ def launch(cfg: Any, arguments: argparse.Namespace) -> None:
     Raises:
         TaskError: Isaac Lab cannot launch it.
     """
-    from isaaclab.app import launch_simulation
+    from isaaclab.app.sim_launcher import launch_simulation, scan
 
-    global _launched  # a simulator belongs to the process
-    if _launched:
-        return
+    global _launched_with_kit
     try:
-        _session.enter_context(launch_simulation(cfg, arguments))
-    except (ImportError, RuntimeError, ValueError) as error:
-        raise TaskError(f"Isaac Lab cannot launch: {error}") from error
-    _launched = True
-    atexit.register(_session.close)
+        # This also puts the physics that the arguments name into the configuration.
+        needs_kit = scan(cfg, arguments).needs_kit
+        if _launched_with_kit is None:
+            _session.enter_context(launch_simulation(cfg, arguments))
+            _launched_with_kit = needs_kit
+            atexit.register(_session.close)
+    except (ImportError, RuntimeError, ValueError, SystemExit) as error:
+        # Isaac Lab explains over many lines, and ends the process where Isaac Sim is missing.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise TaskError(f"Isaac Lab cannot launch: {' '.join(lines) or 'see the messages above'}") from error
+    if needs_kit and not _launched_with_kit:
+        raise TaskError("Isaac Lab was launched without Isaac Sim, which the task now needs: start a new process")
