@@ -143,6 +143,8 @@ class OnnxRunner:
             raise ArtifactError(f"onnxruntime has no {providers[0]}, only {', '.join(available)}")
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        # Idle threads that spin would take the cores from the simulator's threads.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         source = str(model) if isinstance(model, Path) else model.SerializeToString()
         try:
             self._session = ort.InferenceSession(source, options, providers=list(providers))
