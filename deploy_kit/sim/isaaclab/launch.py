@@ -78,9 +78,9 @@ def launch(cfg: Any, arguments: argparse.Namespace) -> None:
             _session.enter_context(launch_simulation(cfg, arguments))
             _launched_with_kit = needs_kit
             atexit.register(_session.close)
-    except (ImportError, RuntimeError, ValueError, SystemExit) as error:
-        # Isaac Lab explains over many lines, and ends the process where Isaac Sim is missing.
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise TaskError(f"Isaac Lab cannot launch: {' '.join(lines) or 'see the messages above'}") from error
+    except SystemExit as error:
+        raise TaskError("Isaac Lab cannot launch; its message above says what is missing") from error
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise TaskError(f"Isaac Lab cannot launch: {' '.join(str(error).split())}") from error
     if needs_kit and not _launched_with_kit:
         raise TaskError("Isaac Lab was launched without Isaac Sim, which the task now needs: start a new process")

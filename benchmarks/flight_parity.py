@@ -1,0 +1,93 @@
+"""Fly a checkpoint on both simulators over the same tracks, and compare.
+
+One process a back end, since they may live on different machines:
+
+    python benchmarks/flight_parity.py fly --backend mujoco   --checkpoint FILE --num-envs 1024 --output embedded.json
+    python benchmarks/flight_parity.py fly --backend isaaclab --checkpoint FILE --num-envs 1024 --output isaaclab.json
+    python benchmarks/flight_parity.py compare embedded.json isaaclab.json
+
+`fly` flies the first episode of every environment, for each kind of track with obstacles, randomisation off and on.
+`compare` prints the difference of the means with its 95 % interval (root of the summed squared half widths).
+"""
+
+import argparse
+import json
+import math
+import time
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from deploy_kit.pipeline.fly import FlyOptions, fly
+from deploy_kit.sim.options import EnvOptions
+
+KINDS = ("circular", "zigzag", "ellipse")
+FIGURES = ("gates_per_episode", "crash_rate", "mean_speed", "gate_auroc")
+
+
+def fly_all(arguments: argparse.Namespace) -> None:
+    """Fly every kind of track and write the statistics, after each flight."""
+    flights: list[dict[str, Any]] = []
+    for kind, randomised in product(arguments.tracks, (False, True)):
+        options = EnvOptions(
+            num_envs=arguments.num_envs,
+            seed=arguments.seed,
+            stage=2,
+            tracks=(kind,),
+            randomisation=randomised,
+            track_pool=arguments.num_envs,
+            device=arguments.device,
+        )
+        started = time.monotonic()
+        result = fly(FlyOptions(policy=arguments.checkpoint, env=options, backend=arguments.backend))
+        seconds = time.monotonic() - started
+        flight = {"tracks": kind, "randomisation": randomised, "seconds": seconds, **result.statistics.to_json()}
+        flights.append({"backend": arguments.backend, **flight})
+        print(kind, "randomised" if randomised else "nominal", f"{seconds:.0f} s", result.statistics, flush=True)
+        arguments.output.write_text(json.dumps(flights, indent=1))
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Print both back ends' figures side by side."""
+    first, second = (json.loads(path.read_text()) for path in (arguments.first, arguments.second))
+    print("| tracks | randomised | figure | first | second | difference | 95 % interval |")
+    print("|---|---|---|---|---|---|---|")
+    for a in first:
+        for b in second:
+            if (a["tracks"], a["randomisation"]) != (b["tracks"], b["randomisation"]):
+                continue
+            for figure in FIGURES:
+                if a[figure] is None or b[figure] is None:
+                    continue
+                difference = b[figure]["mean"] - a[figure]["mean"]
+                means = f"{a[figure]['mean']:.3f} | {b[figure]['mean']:.3f}"
+                half = math.hypot(*((e["ci95"][1] - e["ci95"][0]) / 2 for e in (a[figure], b[figure])))
+                print(
+                    f"| {a['tracks']} | {a['randomisation']} | {figure} | {means} | {difference:+.3f} | "
+                    f"{difference - half:+.3f} … {difference + half:+.3f} |"
+                )
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    flying = commands.add_parser("fly")
+    flying.add_argument("--backend", choices=("mujoco", "isaaclab"), required=True)
+    flying.add_argument("--checkpoint", type=Path, required=True)
+    flying.add_argument("--num-envs", type=int, default=1024)
+    flying.add_argument("--seed", type=int, default=0)
+    flying.add_argument("--device", default="cpu")
+    flying.add_argument("--tracks", nargs="+", choices=KINDS, default=KINDS)
+    flying.add_argument("--output", type=Path, required=True)
+    flying.set_defaults(run=fly_all)
+    comparing = commands.add_parser("compare")
+    comparing.add_argument("first", type=Path)
+    comparing.add_argument("second", type=Path)
+    comparing.set_defaults(run=compare)
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()
