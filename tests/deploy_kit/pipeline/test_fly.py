@@ -22,9 +22,7 @@ def options(checkpoint, scripted, tmp_path) -> FlyOptions:
         "max_thrust_to_weight: 3.0\nmax_body_rate: 6.0\ngravity: 9.81\npolicy_period_s: 0.03\n"
         "depth_period_s: 0.04\naction_latency_steps: 1\n"
     )
-    return FlyOptions(
-        policy=checkpoint, env=EnvOptions(num_envs=4), task="scripted_racing:make", vehicle_file=vehicle
-    )
+    return FlyOptions(policy=checkpoint, env=EnvOptions(num_envs=4), task="scripted_racing:make", vehicle_file=vehicle)
 
 
 def test_statistics_are_those_of_the_script_and_written_as_json(options, scripted, tmp_path):
