@@ -35,7 +35,7 @@ def fly_all(arguments: argparse.Namespace) -> None:
             stage=2,
             tracks=(kind,),
             randomisation=randomised,
-            track_pool=arguments.num_envs,
+            track_pool=arguments.track_pool,
             device=arguments.device,
         )
         started = time.monotonic()
@@ -76,6 +76,7 @@ def main() -> None:
     flying.add_argument("--backend", choices=("mujoco", "isaaclab"), required=True)
     flying.add_argument("--checkpoint", type=Path, required=True)
     flying.add_argument("--num-envs", type=int, default=1024)
+    flying.add_argument("--track-pool", type=int, default=256, help="Tracks of each kind.")
     flying.add_argument("--seed", type=int, default=0)
     flying.add_argument("--device", default="cpu")
     flying.add_argument("--tracks", nargs="+", choices=KINDS, default=KINDS)

@@ -3,6 +3,7 @@
 import io
 import logging
 from contextlib import redirect_stdout
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from deploy_kit.errors import TaskError
@@ -49,6 +50,9 @@ def make_isaaclab_env(options: EnvOptions, task: str) -> "IsaacLabEnv":
         TaskError: an extension or the task is unknown, or the task cannot be built.
     """
     require_isaaclab()
+    if options.device == "cuda":
+        # Isaac Lab and Warp want a device with its number.
+        options = replace(options, device="cuda:0")
     arguments = parse_launcher(options.launcher, options.device)
     register()
     import_extensions(options.extensions)

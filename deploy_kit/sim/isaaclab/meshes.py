@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from deploy_kit.sim.primitives import Primitive
+from deploy_kit.sim.primitives import Primitive, PrimitiveKind
 from deploy_kit.sim.rotations import Array, matrix_from_quaternion
 
 SECTIONS = 24
@@ -43,20 +43,34 @@ def primitive_mesh(primitive: Primitive) -> TriangleMesh:
     return TriangleMesh((vertices + np.asarray(primitive.position)).astype(np.float32), np.asarray(mesh.faces))
 
 
-def _local_mesh(primitive: Primitive) -> Any:
+@lru_cache
+def _template(kind: PrimitiveKind) -> TriangleMesh:
+    """Return a solid of unit size: half extents, radius and half length are 1 m."""
     from trimesh import creation
 
-    size = primitive.size
-    if primitive.kind == "box":
-        return creation.box(extents=[2 * extent for extent in size])
-    if primitive.kind == "sphere":
-        return creation.icosphere(subdivisions=2, radius=size[0])
+    if kind == "box":
+        mesh = creation.box(extents=[2.0, 2.0, 2.0])
+    elif kind == "sphere":
+        mesh = creation.icosphere(subdivisions=2, radius=1.0)
+    elif kind == "cylinder":
+        mesh = creation.cylinder(radius=1.0, height=2.0, sections=SECTIONS)
+    else:
+        mesh = creation.capsule(radius=1.0, height=2.0, count=[SECTIONS // 2, SECTIONS])
+        # trimesh's capsule may stand on its lower cap's centre.
+        mesh.vertices -= mesh.bounds.mean(axis=0)
+    return TriangleMesh(np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.int64))
+
+
+def _local_mesh(primitive: Primitive) -> TriangleMesh:
+    template, size = _template(primitive.kind), primitive.size
+    if primitive.kind == "capsule":
+        radius, half = size
+        cap = np.sign(template.vertices[:, 2:])
+        across, along = template.vertices[:, :2] * radius, (template.vertices[:, 2:] - cap) * radius + cap * half
+        return TriangleMesh(np.hstack([across, along]), template.faces)
     if primitive.kind == "cylinder":
-        return creation.cylinder(radius=size[0], height=2 * size[1], sections=SECTIONS)
-    capsule = creation.capsule(radius=size[0], height=2 * size[1], count=[SECTIONS // 2, SECTIONS])
-    # trimesh's capsule stands on its lower cap's centre.
-    capsule.vertices -= capsule.bounds.mean(axis=0)
-    return capsule
+        size = (size[0], size[0], size[1])
+    return TriangleMesh(template.vertices * np.asarray(size, np.float32), template.faces)
 
 
 def ground_mesh(low: Array, high: Array, tile: float) -> TriangleMesh:

@@ -134,7 +134,8 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         return environment_generator(self.options.seed, index, stream, counter)
 
     def _new_track(self, index: int, counter: int) -> Track:
-        seed = track_seed(self.options.seed, index, counter)
+        owner = index if self.options.track_pool is None else index % self.options.track_pool
+        seed = track_seed(self.options.seed, owner, counter)
         return make_track(seed, self.options.tracks, self.options.difficulty, self.options.obstacles)
 
     def _new_slot(self, index: int) -> _Slot:

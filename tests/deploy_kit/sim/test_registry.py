@@ -125,6 +125,14 @@ def test_back_ends(monkeypatch):
         make_env(SMALL, backend="mujcoo")
 
 
+def test_environments_share_a_pool_of_tracks():
+    with make_env(replace(SMALL, num_envs=5, track_pool=2)) as env:
+        seeds = [track.seed for track in env.tracks()]
+    with make_env(replace(SMALL, num_envs=2)) as env:
+        assert seeds == [*(track.seed for track in env.tracks())] * 2 + seeds[:1]
+    assert seeds[0] != seeds[1]
+
+
 def test_options_are_checked_before_anything_is_built():
     with pytest.raises(OptionError, match="num_envs is 0"):
         make_env(EnvOptions(num_envs=0), task="no_such_module:factory")
