@@ -80,7 +80,7 @@ def resolve_image_shape(
     if shape is None:
         raise OptionError(
             f"{path} does not say its image shape and there is no params/agent.yaml beside it that does: "
-            "give --image-shape ROWS COLUMNS"
+            "give --image-shape ROWSxCOLUMNS"
         )
     return shape
 

@@ -35,7 +35,7 @@ def test_options_tell_where_the_run_does_not(run):
     path = run("seed: 1")
     with pytest.raises(OptionError, match=r"give --activation \(.*elu.*lrelu"):
         load_checkpoint(path, image_shape=(9, 12))
-    with pytest.raises(OptionError, match="give --image-shape ROWS COLUMNS"):
+    with pytest.raises(OptionError, match="give --image-shape ROWSxCOLUMNS"):
         load_checkpoint(path, activation="elu")
     assert load_checkpoint(path, activation="relu", image_shape=(9, 12)).network.config.activation == "relu"
 
