@@ -92,6 +92,10 @@ class FeatureFile:
         """SHA-256 of the whole file."""
         return file_sha256(self.path)
 
+    def has_heldout(self, split: Split) -> bool:
+        """Return whether there are held-out rows of a split."""
+        return bool((self._is_test if split == "test" else ~self._is_test).any())
+
     def heldout(self, split: Split | None = None) -> Rows:
         """Return the held-out rows, whole consecutive episodes.
 

@@ -61,9 +61,18 @@ class Matrix:
             DatasetError: the file is damaged, or a number is not finite.
         """
         for start in range(0, self.index.size, rows):
-            part = self.index[start : start + rows]
-            first = int(part[0])
-            yield read_rows(self.path, self.dataset, first, int(part[-1]) + 1)[part - first]
+            yield self.part(start, min(start + rows, self.index.size))
+
+    def part(self, start: int, stop: int) -> FloatArray:
+        """Return a range of the rows.
+
+        Raises:
+            DatasetError: the file is damaged, or a number is not finite.
+        """
+        index = self.index[start:stop]
+        first, last = int(index[0]), int(index[-1])
+        block = read_rows(self.path, self.dataset, first, last + 1)
+        return block if last - first + 1 == index.size else block[index - first]
 
     def load(self) -> FloatArray:
         """Return all rows.
