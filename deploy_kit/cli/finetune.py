@@ -1,5 +1,6 @@
 """``deploy-kit finetune``."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,17 +10,41 @@ from deploy_kit.cli.console import Command, progress_bars, stdout
 from deploy_kit.cli.options import network_options
 
 if TYPE_CHECKING:
+    from deploy_kit.pipeline.comparison import Comparison
     from deploy_kit.pipeline.finetune import FinetuneResult
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+class ByteCount(click.ParamType[int]):
+    """A number of bytes, as in ``1GiB`` or ``512MiB``."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse ``1GiB``, ``512M`` or a plain number of bytes."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(value), re.IGNORECASE)
+        if found is None:
+            self.fail(f"{value!r} is not a number of bytes, for example 1GiB or 512MiB", param, ctx)
+        return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
 @click.command("finetune", cls=Command)
-@click.option("--h5-path", type=click.Path(path_type=Path), required=True, help="Feature file that collect wrote.")
+@click.option(
+    "--h5-path",
+    type=click.Path(path_type=Path),
+    required=True,
+    multiple=True,
+    help="Feature file that collect wrote; give it several times, or a quoted pattern, for several files.",
+)
 @click.option("--policy-path", type=click.Path(path_type=Path), required=True, help="Checkpoint it was collected with.")
 @click.option(
     "--save-path",
     type=click.Path(path_type=Path),
     default=Path("outputs/finetune"),
-    help="Folder for checkpoints, metrics.json, plots and TensorBoard logs.",
+    help="Folder for checkpoints, metrics.json, report.html, plots and TensorBoard logs.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=5, help="Passes over the training rows.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=256, help="Rows a step.")
@@ -27,6 +52,42 @@ if TYPE_CHECKING:
 @click.option("--pgd-steps", type=click.IntRange(min=0), default=3, help="Steps of the perturbation, 0 for none.")
 @click.option("--epsilon", type=click.FloatRange(min=0), default=0.1, help="Largest change of a feature.")
 @click.option("--alpha", type=click.FloatRange(min=0), default=0.01, help="Change of a feature in one step.")
+@click.option("--norm", type=click.Choice(["linf", "l2"]), default="linf", help="Norm of the perturbation.")
+@click.option(
+    "--origin-compatible", is_flag=True, help="Cut perturbed features to [0, 1] as the origin did; slow, to compare."
+)
+@click.option(
+    "--solver",
+    type=click.Choice(["adam", "lbfgs"]),
+    default="adam",
+    help="Adam, or the optimum of the robust loss with a certificate.",
+)
+@click.option(
+    "--memory",
+    type=ByteCount(),
+    help="Bytes the process may take, as in 1GiB; rows that do not fit are streamed. [default: half of what is free]",
+)
+@click.option(
+    "--threshold-rule",
+    default="f1",
+    metavar="RULE",
+    help="f1, precision=P or false-alarms-per-minute=R, on the validation episodes.",
+)
+@click.option(
+    "--prior-correction/--no-prior-correction",
+    default=True,
+    help="Make the probability right for flight's share of passes instead of training's.",
+)
+@click.option("--temperature/--no-temperature", default=True, help="Fit a temperature on the validation rows.")
+@click.option("--compare", is_flag=True, help="Train a second head the origin's way, for the comparison.")
+@click.option("--patience", type=click.IntRange(min=1), help="Stop after N epochs without a better validation AUROC.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted finetuning in the folder.")
+@click.option(
+    "--seconds-per-step",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.03,
+    help="Period of the policy, for false alarms a minute.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Same seed, same head.")
 @click.option("--device", default="cpu", help="Torch device.")
 @click.option("--overwrite", is_flag=True, help="Replace the results of an earlier finetuning.")
@@ -49,10 +110,38 @@ def _show(result: "FinetuneResult") -> None:
     for name in ("figure", "before", "after"):
         table.add_column(name, justify="left" if name == "figure" else "right")
     for name, after in result.after.items():
-        table.add_row(name.replace("_", " "), _figure(result.before[name]), _figure(after))
+        before = result.before.get(name)
+        table.add_row(name.replace("_", " "), "–" if before is None else _figure(before), _figure(after))
     stdout.print(table)
+    _show_comparison(result.comparison)
+    if result.certificate is not None:
+        found = result.certificate
+        stdout.print(f"Robust loss {found.loss:.6f}; no head within its radius is better by more than {found.gap:.2g}")
     stdout.print(f"Wrote {result.checkpoint} ({len(result.epochs)} epochs; best: epoch {result.best_epoch})")
-    stdout.print(f"Figures: {result.metrics_path}")
+    stdout.print(f"Figures: {result.metrics_path}; report: {result.save_path / 'report.html'}")
+
+
+def _show_comparison(comparison: "Comparison") -> None:
+    from rich.table import Table
+
+    shown = {
+        "AUROC": ("clean", "auroc"),
+        "AUROC, PGD": ("pgd", "auroc"),
+        "AUROC, worst": ("worst_case", "auroc"),
+        "AP": ("clean", "average_precision"),
+        "ECE": ("clean", "expected_calibration_error"),
+        "Brier": ("clean", "brier"),
+        "hit rate": ("clean", "event_hit_rate"),
+        "false alarms/min": ("clean", "event_false_alarms_per_minute"),
+        "latency": ("clean", "event_latency_steps"),
+    }
+    table = Table(title="Heads compared on the test rows")
+    for name in ("head", *shown):
+        table.add_column(name, justify="left" if name == "head" else "right")
+    for head, found in comparison.items():
+        cells = [found.get(attack, {}).get(figure) for attack, figure in shown.values()]
+        table.add_row(head, *("–" if cell is None else f"{cell['value']:.3f}" for cell in cells))
+    stdout.print(table)
 
 
 def _figure(value: float) -> str:

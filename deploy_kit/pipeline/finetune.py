@@ -1,107 +1,56 @@
-"""Finetuning: train the gate head on a feature file, choose its threshold, say how good it is."""
+"""Finetuning: train the gate head on feature files, choose its threshold, say how good it is."""
 
 import copy
-import json
+import hashlib
 import logging
-import math
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from threadpoolctl import threadpool_limits
 
 from deploy_kit import __version__
 from deploy_kit.data.reader import FeatureFile, open_feature_file
-from deploy_kit.data.schema import utc_now
+from deploy_kit.data.rows import FloatArray
 from deploy_kit.errors import CheckpointError, OptionError
+from deploy_kit.pipeline.attack import Attack
+from deploy_kit.pipeline.comparison import Comparison, compare_heads
+from deploy_kit.pipeline.correction import Correction, fit_temperature
+from deploy_kit.pipeline.finetune_options import FinetuneOptions
 from deploy_kit.pipeline.finetune_output import (
     CHECKPOINT_STEM,
     METRICS_NAME,
-    METRICS_VERSION,
     PLOTS_NAME,
+    REPORT_NAME,
     TENSORBOARD_NAME,
     EpochProgress,
     EpochRecord,
+    TrainingState,
     earlier_results,
     remove,
+    write_metrics,
 )
 from deploy_kit.pipeline.finetune_plots import HeadScores, write_plots
-from deploy_kit.pipeline.finetune_rows import FinetuneRows, JudgedRows, load_rows
-from deploy_kit.pipeline.gate_head import Attack, train_epoch, worst_case_logits
-from deploy_kit.pipeline.metrics import (
-    auroc,
-    average_precision,
-    best_f1_threshold,
-    gate_metrics,
-    mean_loss,
-    sigmoid,
-)
+from deploy_kit.pipeline.finetune_rows import FinetuneRows, load_rows
+from deploy_kit.pipeline.iterated import IteratedLearner
+from deploy_kit.pipeline.judge import short_figures
+from deploy_kit.pipeline.metrics import auroc, average_precision, mean_loss, sigmoid
+from deploy_kit.pipeline.optimum import Certificate, solve
+from deploy_kit.pipeline.report import write_report
+from deploy_kit.pipeline.robust import ClosedFormLearner, Learner
 from deploy_kit.policy.checkpoint import Checkpoint, CheckpointFormat, GateCalibration, load_checkpoint, save_checkpoint
-from deploy_kit.policy.files import replace_file
 from deploy_kit.progress import Progress, silent
+
+__all__ = ["FinetuneOptions", "FinetuneResult", "finetune"]
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class FinetuneOptions:
-    """Options of `finetune`.
-
-    Attributes:
-        h5_path: feature file, collected with this policy.
-        policy_path: checkpoint whose gate head is trained.
-        save_path: folder for checkpoints, metrics, plots and logs.
-        epochs: passes over the training rows.
-        batch_size: rows a step.
-        lr: Adam's learning rate.
-        pgd_steps: gradient steps of the perturbation, 0 for none.
-        epsilon: largest change of a feature.
-        alpha: change of a feature in one step.
-        seed: of the order of the rows.
-        device: torch device.
-        overwrite: replace the results of an earlier finetuning in the folder.
-        activation: see `load_checkpoint`.
-        image_shape: see `load_checkpoint`.
-        normalizer_eps: see `load_checkpoint`.
-    """
-
-    h5_path: Path
-    policy_path: Path
-    save_path: Path
-    epochs: int = 5
-    batch_size: int = 256
-    lr: float = 3e-4
-    pgd_steps: int = 3
-    epsilon: float = 0.1
-    alpha: float = 0.01
-    seed: int = 0
-    device: str = "cpu"
-    overwrite: bool = False
-    activation: str | None = None
-    image_shape: tuple[int, int] | None = None
-    normalizer_eps: float | None = None
-
-    def check(self) -> torch.device:
-        """Return the device after checking the numbers.
-
-        Raises:
-            OptionError: a number makes no sense, or the device is not there.
-        """
-        for name, low in (("epochs", 1), ("batch_size", 1), ("pgd_steps", 0)):
-            if getattr(self, name) < low:
-                raise OptionError(f"--{name} {getattr(self, name)} is below {low}")
-        for name in ("lr", "alpha", "epsilon"):
-            value = getattr(self, name)
-            if not math.isfinite(value) or value < 0 or (name == "lr" and value == 0):
-                raise OptionError(f"--{name} {value} is not a positive number")
-        try:
-            return torch.empty(0, device=self.device).device
-        except (RuntimeError, AssertionError) as error:
-            raise OptionError(f"--device {self.device} is not available here ({str(error).splitlines()[0]})") from error
+BLOCK_ROWS = 4096
+"""Rows that are shuffled together and handed to the learner, in whole batches."""
 
 
 @dataclass
@@ -110,13 +59,15 @@ class FinetuneResult:
 
     Attributes:
         save_path: the folder.
-        checkpoint: of the last finished epoch.
+        checkpoint: of the last finished epoch, or of the best one with `patience`.
         metrics_path: metrics.json.
         before: figures on the test rows before training, as in metrics.json.
-        after: the same after the last finished epoch.
+        after: the same for `checkpoint`.
         epochs: all finished epochs.
         best_epoch: the epoch with the highest validation AUROC.
         interrupted: whether Ctrl-C ended the training early.
+        comparison: the heads side by side on the test rows, clean and attacked.
+        certificate: of the optimum, with `solver` "lbfgs".
     """
 
     save_path: Path
@@ -127,25 +78,27 @@ class FinetuneResult:
     epochs: list[EpochRecord] = field(default_factory=list)
     best_epoch: int = 0
     interrupted: bool = False
+    comparison: Comparison = field(default_factory=dict)
+    certificate: Certificate | None = None
 
 
 def finetune(options: FinetuneOptions, progress: Callable[[Progress], None] = silent) -> FinetuneResult:
-    """Train the gate head of a checkpoint on a feature file; every other tensor stays as it is.
+    """Train the gate head of a checkpoint on feature files; every other tensor stays as it is.
 
     Each epoch writes a checkpoint with its threshold and an updated metrics.json, so that Ctrl-C loses at most the
-    epoch it falls into.
+    epoch it falls into, and `resume` goes on from there.
 
     Args:
         options: what to train on and how.
         progress: called several times a second.
 
     Raises:
-        OptionError: a number makes no sense, the folder holds earlier results, or the loss diverged.
+        OptionError: an option makes no sense, the folder holds earlier results, or the loss diverged.
         CheckpointError: the checkpoint cannot be read or has no gate head, or the folder cannot be written.
-        DatasetError: the feature file cannot be read, is another policy's, or lacks rows of a class.
+        DatasetError: a feature file cannot be read, is another policy's, or lacks rows of a class.
     """
-    device = options.check()
-    earlier = earlier_results(options.save_path, options.policy_path, options.overwrite)
+    options.check()
+    earlier = earlier_results(options.save_path, options.policy_path, options.overwrite or options.resume)
     source = load_checkpoint(
         options.policy_path,
         activation=options.activation,
@@ -157,86 +110,115 @@ def finetune(options: FinetuneOptions, progress: Callable[[Progress], None] = si
             f"{options.policy_path}: aux_decoder.weight is missing, so this policy was trained without the gate head "
             "and there is none to finetune; train the policy with its auxiliary head"
         )
-    with open_feature_file(options.h5_path) as file:
-        file.require_policy(source.network)
+    with ExitStack() as stack:
+        files = [stack.enter_context(open_feature_file(path)) for path in options.paths()]
+        for file in files:
+            file.require_policy(source.network)
         progress(Progress("reading rows", 0, None))
-        rows = load_rows(file, options.seed, device)
-        run = _Run(options, source, file, rows, earlier)
-    return run.train(progress)
+        rows = load_rows(files, options.seed, options.memory, options.seconds_per_step)
+        return _Run(options, source, files, rows).train(earlier, progress)
 
 
 class _Run:
     """One finetuning: the head being trained, and what is known of it so far."""
 
     def __init__(
-        self,
-        options: FinetuneOptions,
-        source: Checkpoint,
-        file: FeatureFile,
-        rows: FinetuneRows,
-        earlier: list[Path],
+        self, options: FinetuneOptions, source: Checkpoint, files: list[FeatureFile], rows: FinetuneRows
     ) -> None:
-        assert source.network.aux_decoder is not None
-        self.options = options
-        self.earlier = earlier
-        self.source = source
-        self.rows = rows
-        self.info = file.attrs
-        self.dataset = {
-            "path": str(file.path),
-            "sha256": file.sha256,
-            "complete": None if file.attrs is None else file.attrs.complete,
-            "training_rows": len(rows.train.label),
-            "training_positives": int(rows.train.label.sum()),
-        }
-        self.attack = Attack(options.pgd_steps, options.epsilon, options.alpha)
-        self.head = copy.deepcopy(source.network.aux_decoder).to(rows.train.features.device).requires_grad_(True)
+        head = source.network.aux_decoder
+        assert head is not None
+        self.options, self.source, self.rows = options, source, rows
+        self.info = files[0].attrs
+        self.dataset = _dataset(files, rows)
+        self.untrained: FloatArray = torch.cat([head.weight[0], head.bias]).numpy()
+        self.start = _as_trained(source, self.untrained)
+        self.state = TrainingState(options, source.sha256, str(self.dataset["sha256"]))
+        self.certificate: Certificate | None = None
         self.epochs: list[EpochRecord] = []
-        self.before_scores = self._score(rows.test)
-        self.before = self._figures(best_f1_threshold(self._score(rows.validation), rows.validation.label))
-        self.after = self.before
+        # By epoch: the head as saved, and its figures on the test rows.
+        self.heads: dict[int, FloatArray] = {}
+        self.figures: dict[int, dict[str, float]] = {}
+        self.corrections: dict[int, Correction | None] = {}
+        self.before_threshold = self._threshold(self.untrained)
+        self.before = self._figures(self.untrained, self.before_threshold)
 
-    def train(self, progress: Callable[[Progress], None]) -> FinetuneResult:
-        """Train all epochs, writing results after each."""
+    def train(self, earlier: list[Path], progress: Callable[[Progress], None]) -> FinetuneResult:
+        """Train, writing results after each epoch, then compare and draw."""
         from torch.utils.tensorboard import SummaryWriter
 
-        options, count = self.options, len(self.rows.train.label)
-        optimizer = torch.optim.Adam(self.head.parameters(), lr=options.lr)
-        generator = torch.Generator().manual_seed(options.seed)
+        options = self.options
         interrupted = False
         with ExitStack() as stack:
             try:
-                for epoch in range(1, options.epochs + 1):
-                    reporter = EpochProgress(progress, epoch, options.epochs, count, self._note())
-                    loss = train_epoch(
-                        self.head, optimizer, self.rows.train, self.attack, options.batch_size, generator, reporter
-                    )
-                    if epoch == 1:
-                        # Only now is there something to put in the place of an earlier finetuning's results.
-                        remove(self.earlier)
+                steps = self._optimum(progress) if options.solver == "lbfgs" else self._adam(progress)
+                for number, (vector, loss, speed) in enumerate(steps):
+                    if number == 0:
+                        if not options.resume:
+                            # Only now is there something to put in the place of an earlier finetuning's results.
+                            remove(earlier)
                         board = stack.enter_context(SummaryWriter(str(options.save_path / TENSORBOARD_NAME)))
-                    self._finish_epoch(epoch, loss, reporter.speed(count))
+                    self._finish_epoch(len(self.epochs) + 1, vector, loss, speed)
                     self._log(board)
+                    if self._out_of_patience():
+                        break
             except KeyboardInterrupt:
                 if not self.epochs:
                     raise
                 interrupted = True
-        progress(Progress("plots", options.epochs * count, options.epochs * count, self._note()))
-        self._plot()
-        return FinetuneResult(
-            save_path=options.save_path,
-            checkpoint=options.save_path / self.epochs[-1].checkpoint,
-            metrics_path=options.save_path / METRICS_NAME,
-            before=self.before,
-            after=self.after,
-            epochs=self.epochs,
-            best_epoch=self._best_epoch(),
-            interrupted=interrupted,
+        return self._conclude(interrupted, progress)
+
+    def _adam(self, progress: Callable[[Progress], None]) -> Iterator[tuple[FloatArray, float, float]]:
+        """Yield the head, its training loss and the speed after each epoch."""
+        options, rows = self.options, self.rows.train
+        learner = self._learner(options.attack)
+        if options.resume:
+            self._restore(learner)
+            if self._out_of_patience():
+                return
+        for epoch in range(len(self.epochs) + 1, options.epochs + 1):
+            reporter = EpochProgress(progress, epoch, options.epochs, rows.rows, self._note())
+            loss = self._epoch(learner, epoch, reporter)
+            yield learner.vector.copy(), loss, reporter.speed(rows.rows)
+            self.state.save(epoch, learner.state())
+
+    def _epoch(self, learner: Learner, epoch: int, progress: Callable[[int], None]) -> float:
+        return train_epoch(
+            learner, self.rows.train.shuffled((self.options.seed, epoch), _block_rows(self.options)), progress
         )
 
-    def _finish_epoch(self, epoch: int, loss: float, rows_per_second: float) -> None:
+    def _optimum(self, progress: Callable[[Progress], None]) -> Iterator[tuple[FloatArray, float, float]]:
+        reporter = EpochProgress(progress, 1, 1, 0, "passes over the rows")
+        vector, self.certificate = solve(self.rows.train, self.start, self.options.attack, reporter)
+        yield vector, self.certificate.loss, reporter.speed(self.rows.train.rows * self.certificate.iterations)
+
+    def _learner(self, attack: Attack) -> Learner:
+        options = self.options
+        if attack.unit_interval or options.device != "cpu":
+            return IteratedLearner(self.start, attack, options.batch_size, options.lr, options.device)
+        return ClosedFormLearner(self.start, attack, options.batch_size, options.lr)
+
+    def _restore(self, learner: Learner) -> None:
+        epoch, state = self.state.load()
+        learner.restore(state)
+        for record in self.state.records()[:epoch]:
+            path = self.options.save_path / record.checkpoint
+            checkpoint = load_checkpoint(path)
+            head, calibration = checkpoint.network.aux_decoder, checkpoint.calibration
+            assert head is not None
+            if calibration is None:
+                raise CheckpointError(f"{path} has no calibration, so it is no epoch to resume from; use --overwrite")
+            self.heads[record.epoch] = torch.cat([head.weight[0], head.bias]).numpy()
+            self.figures[record.epoch] = calibration.metrics
+            self.corrections[record.epoch] = Correction.from_json(calibration.training.get("correction"))
+            self.epochs.append(record)
+
+    def _finish_epoch(self, epoch: int, vector: FloatArray, loss: float, rows_per_second: float) -> None:
         validation = self.rows.validation
-        logit = self._score(validation)
+        correction = self.corrections[epoch] = self._fit_correction(vector)
+        head = vector if correction is None else correction.apply(vector)
+        if not np.isfinite(head).all():
+            raise OptionError("the gate head is not finite any more; lower --lr")
+        logit = validation.score(head)
         suffix = "safetensors" if self.source.format is CheckpointFormat.SAFETENSORS else "pt"
         record = EpochRecord(
             epoch=epoch,
@@ -245,43 +227,68 @@ class _Run:
             validation_loss=mean_loss(logit, validation.label),
             validation_auroc=auroc(logit, validation.label),
             validation_average_precision=average_precision(logit, validation.label),
-            threshold_logit=best_f1_threshold(logit, validation.label),
+            threshold_logit=self._threshold(head),
             rows_per_second=rows_per_second,
         )
-        figures = self._figures(record.threshold_logit)
+        found = self._figures(head, record.threshold_logit)
         network = copy.deepcopy(self.source.network)
         assert network.aux_decoder is not None
-        network.aux_decoder.load_state_dict(self.head.state_dict())
+        network.aux_decoder.weight.copy_(torch.from_numpy(head[None, :-1]))
+        network.aux_decoder.bias.copy_(torch.from_numpy(head[-1:]))
         save_checkpoint(
-            self.options.save_path / record.checkpoint, self.source, network, self._calibration(record, figures)
+            self.options.save_path / record.checkpoint, self.source, network, self._calibration(record, found)
         )
-        self.after = figures
         self.epochs.append(record)
-        self._write_metrics()
+        self.heads[epoch], self.figures[epoch] = head, found
+        self._write_metrics({})
 
-    def _score(self, rows: JudgedRows) -> npt.NDArray[np.float64]:
-        with torch.inference_mode():
-            logit: npt.NDArray[np.float64] = self.head(rows.features)[:, 0].double().cpu().numpy()
-        return logit
+    def _fit_correction(self, vector: FloatArray) -> Correction | None:
+        """Fit what makes the probability right; it needs to know how often flight passes a gate."""
+        options, rows = self.options, self.rows
+        training = rows.training_prior
+        flight = rows.flight_prior if options.prior_correction else training
+        if flight is None:
+            logger.warning(
+                "the files do not tell how many steps of a flight are passes: probabilities are not corrected"
+            )
+            return None
+        if not (options.prior_correction or options.temperature):
+            return None
+        temperature = 1.0
+        if options.temperature:
+            temperature = fit_temperature(rows.validation.score(vector), rows.validation.label, training, flight)
+        return Correction(temperature, training, flight)
 
-    def _figures(self, threshold: float) -> dict[str, float]:
-        """Return the figures of the head as it is, on the test rows."""
-        test = self.rows.test
-        logit = self._score(test)
-        label = torch.from_numpy(test.label.astype(np.float32)[:, None]).to(test.features.device)
-        attacked = JudgedRows(self.attack.perturb(self.head, test.features, label), test.label)
-        worst = worst_case_logits(self.head, logit, test.label, self.options.epsilon)
-        return {
-            **gate_metrics(logit, test.label, threshold).to_json(),
-            "auroc_pgd": auroc(self._score(attacked), test.label),
-            "auroc_worst_case": auroc(worst, test.label),
-        }
+    def _threshold(self, head: FloatArray) -> float:
+        return self.options.rule.choose(
+            self.rows.validation.score(head),
+            self.rows.validation.label,
+            self.rows.validation.timeline,
+            self.options.seconds_per_step,
+        )
+
+    def _figures(self, head: FloatArray, threshold: float) -> dict[str, float]:
+        return short_figures(head, self.rows.test, threshold, self._judging_attack())
+
+    def _judging_attack(self) -> Attack:
+        return replace(self.options.attack, unit_interval=False)
+
+    def _out_of_patience(self) -> bool:
+        patience = self.options.patience
+        return bool(patience and self.epochs and len(self.epochs) - self._best_epoch() >= patience)
+
+    def _best_epoch(self) -> int:
+        return max(self.epochs, key=lambda record: record.validation_auroc).epoch
+
+    def _kept(self) -> EpochRecord:
+        """Return the epoch that the results are of."""
+        return self.epochs[self._best_epoch() - 1 if self.options.patience else -1]
 
     def _rule(self) -> str:
         on = "validation episodes" if self.rows.natural_prevalence else f"{self.rows.source}, not at natural prevalence"
-        return f"best F1 on {on}"
+        return f"{self.options.rule} on {on}"
 
-    def _calibration(self, record: EpochRecord, figures: dict[str, float]) -> GateCalibration:
+    def _calibration(self, record: EpochRecord, found: dict[str, float]) -> GateCalibration:
         options = self.options
         return GateCalibration(
             threshold_logit=record.threshold_logit,
@@ -291,27 +298,78 @@ class _Run:
             label_rule="not recorded in the feature file" if self.info is None else self.info.label_rule,
             label_offset_steps=1 if self.info is None else self.info.label_offset_steps,
             dataset_sha256=str(self.dataset["sha256"]),
-            metrics=figures,
+            metrics=found,
             tool_version=__version__,
             training={
                 "policy_sha256": self.source.sha256,
                 "epoch": record.epoch,
-                "rows": len(self.rows.train.label),
+                "rows": self.rows.train.rows,
+                "solver": options.solver,
                 **{name: getattr(options, name) for name in ("batch_size", "lr", "seed")},
-                **asdict(self.attack),
+                **asdict(options.attack),
+                "correction": _json(self.corrections[record.epoch]),
             },
         )
 
-    def _write_metrics(self) -> None:
+    def _conclude(self, interrupted: bool, progress: Callable[[Progress], None]) -> FinetuneResult:
+        options = self.options
+        if not self.epochs:
+            raise OptionError(f"--resume: {options.save_path} holds all {options.epochs} epochs; raise --epochs")
+        kept = self._kept()
+        heads = {"untrained": (self.untrained, self.before_threshold)}
+        if options.compare and not options.origin_compatible:
+            heads |= self._origin_heads(progress)
+        heads["ours" if not options.origin_compatible else "origin-compatible"] = (
+            self.heads[kept.epoch],
+            kept.threshold_logit,
+        )
+        progress(Progress("judging", 0, None, self._note()))
+        prior = self.rows.flight_prior or self.rows.training_prior
+        comparison = compare_heads(heads, self.rows.test, self._judging_attack(), prior, options.seed)
+        metrics = self._write_metrics(comparison)
+        progress(Progress("plots", 0, None, self._note()))
+        scores = (
+            HeadScores("before", self.rows.test.score(self.untrained), self.before_threshold),
+            HeadScores("after", self.rows.test.score(self.heads[kept.epoch]), kept.threshold_logit),
+        )
+        plots = write_plots(options.save_path / PLOTS_NAME, self.rows.test, scores, self.epochs, self.rows.source)
+        write_report(options.save_path / REPORT_NAME, metrics, plots)
+        return FinetuneResult(
+            save_path=options.save_path,
+            checkpoint=options.save_path / kept.checkpoint,
+            metrics_path=options.save_path / METRICS_NAME,
+            before=self.before,
+            after=self.figures[kept.epoch],
+            epochs=self.epochs,
+            best_epoch=self._best_epoch(),
+            interrupted=interrupted,
+            comparison=comparison,
+            certificate=self.certificate,
+        )
+
+    def _origin_heads(self, progress: Callable[[Progress], None]) -> dict[str, tuple[FloatArray, float]]:
+        """Train the origin's way, for the comparison: as it was used, and with our correction and threshold."""
+        learner = self._learner(replace(self.options.attack, unit_interval=True))
+        count = self.options.epochs
+        for epoch in range(1, count + 1):
+            reporter = EpochProgress(progress, epoch, count, self.rows.train.rows, "the origin's way, to compare")
+            self._epoch(learner, epoch, reporter)
+        vector = learner.vector
+        correction = self._fit_correction(vector)
+        corrected = vector if correction is None else correction.apply(vector)
+        return {
+            # The origin decided where the probability exceeded one half.
+            "origin-compatible": (vector, 0.0),
+            "origin-compatible, corrected": (corrected, self._threshold(corrected)),
+        }
+
+    def _write_metrics(self, comparison: Comparison) -> dict[str, Any]:
+        kept = self._kept()
         judged = {
             name: {"rows": len(rows.label), "positives": int(rows.label.sum()), "prevalence": float(rows.label.mean())}
             for name, rows in (("validation", self.rows.validation), ("test", self.rows.test))
         }
-        threshold = self.epochs[-1].threshold_logit
         content: dict[str, Any] = {
-            "schema_version": METRICS_VERSION,
-            "tool_version": __version__,
-            "created_utc": utc_now(),
             "policy": {"path": str(self.source.path), "sha256": self.source.sha256},
             "dataset": self.dataset,
             "options": {key: _plain(value) for key, value in asdict(self.options).items()},
@@ -321,45 +379,101 @@ class _Run:
                 **judged,
             },
             "threshold": {
-                "logit": threshold,
-                "probability": float(sigmoid(np.array(threshold))),
+                "logit": kept.threshold_logit,
+                "probability": float(sigmoid(np.array(kept.threshold_logit))),
                 "rule": self._rule(),
             },
+            "correction": _json(self.corrections[kept.epoch]),
+            "certificate": _json(self.certificate),
             "before": self.before,
-            "after": self.after,
+            "after": self.figures[kept.epoch],
+            "comparison": comparison,
             "best_epoch": self._best_epoch(),
             "epochs": [asdict(record) for record in self.epochs],
         }
-        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-        replace_file(self.options.save_path / METRICS_NAME, lambda path: path.write_text(text))
-
-    def _best_epoch(self) -> int:
-        return max(self.epochs, key=lambda record: record.validation_auroc).epoch
+        return write_metrics(self.options.save_path, content)
 
     def _log(self, board: Any) -> None:
         record = self.epochs[-1]
+        found = self.figures[record.epoch]
         for name, value in (
             ("loss/training", record.training_loss),
             ("loss/validation", record.validation_loss),
             ("validation/auroc", record.validation_auroc),
             ("validation/average_precision", record.validation_average_precision),
             ("validation/threshold_logit", record.threshold_logit),
-            *((f"test/{name}", self.after[name]) for name in ("auroc", "auroc_pgd", "precision", "recall")),
+            *((f"test/{name}", found[name]) for name in ("auroc", "auroc_pgd", "precision", "recall")),
         ):
             board.add_scalar(name, value, record.epoch)
         board.flush()
-
-    def _plot(self) -> None:
-        label = self.rows.test.label
-        scores = (
-            HeadScores("before", self.before_scores, self.before["threshold_logit"]),
-            HeadScores("after", self._score(self.rows.test), self.after["threshold_logit"]),
-        )
-        write_plots(self.options.save_path / PLOTS_NAME, label, scores, self.epochs, self.rows.source)
 
     def _note(self) -> str:
         return f"validation AUROC {self.epochs[-1].validation_auroc:.4f}" if self.epochs else ""
 
 
+def train_epoch(learner: Learner, blocks: Iterator[FloatArray], progress: Callable[[int], None]) -> float:
+    """Train on all blocks of an epoch and return the mean loss on the moved rows.
+
+    Args:
+        learner: trained in place.
+        blocks: signed rows, in whole batches but for the last.
+        progress: called with the number of rows done.
+
+    Raises:
+        OptionError: the loss is not finite.
+    """
+    total, done = 0.0, 0
+    with _one_thread():
+        for block in blocks:
+            total += learner.learn(block)
+            done += len(block)
+            progress(done)
+            if not np.isfinite(total):
+                raise OptionError("the training loss is not finite any more; lower --lr")
+    return total / done
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Work on one thread: products of one batch are too short to share, and waiting for each other costs more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _block_rows(options: FinetuneOptions) -> int:
+    return max(1, BLOCK_ROWS // options.batch_size) * options.batch_size
+
+
+def _as_trained(source: Checkpoint, vector: FloatArray) -> FloatArray:
+    """Return the head to begin with: a head that deploy-kit corrected is taken as it was before that."""
+    stored = None if source.calibration is None else source.calibration.training.get("correction")
+    correction = Correction.from_json(stored)
+    return vector if correction is None else correction.undo(vector)
+
+
+def _dataset(files: list[FeatureFile], rows: FinetuneRows) -> dict[str, object]:
+    hashes = [file.sha256 for file in files]
+    return {
+        "path": ", ".join(str(file.path) for file in files),
+        # Of several files: the hash of their hashes, in their order.
+        "sha256": hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest(),
+        "complete": all(file.attrs.complete for file in files if file.attrs) if files[0].attrs else None,
+        "training_rows": rows.train.rows,
+        "training_positives": rows.train.positives,
+        "streamed": rows.train.streamed,
+    }
+
+
+def _json(value: Correction | Certificate | None) -> dict[str, Any] | None:
+    return None if value is None else dict(value.to_json())
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value

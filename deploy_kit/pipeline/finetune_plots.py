@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from deploy_kit.pipeline.events import Timeline
 from deploy_kit.pipeline.finetune_output import EpochRecord
+from deploy_kit.pipeline.judge import JudgedRows
 from deploy_kit.pipeline.metrics import (
     auroc,
     average_precision,
@@ -26,6 +28,7 @@ from deploy_kit.pipeline.plot_style import plot_style
 from deploy_kit.policy.files import replace_file
 
 _COLOURS = {"before": "#9aa3ad", "after": "#1d6fb8"}
+_EPISODES_SHOWN = 6
 _PASS, _OTHER = "#2a9d5c", "#c2410c"
 
 
@@ -48,13 +51,13 @@ Labels = npt.NDArray[np.bool_]
 
 
 def write_plots(
-    folder: Path, label: Labels, heads: Sequence[HeadScores], epochs: Sequence[EpochRecord], source: str
+    folder: Path, judged: JudgedRows, heads: Sequence[HeadScores], epochs: Sequence[EpochRecord], source: str
 ) -> list[Path]:
-    """Write training.png, curves.png, reliability.png and probabilities.png.
+    """Write training.png, curves.png, reliability.png, probabilities.png and, for whole episodes, events.png.
 
     Args:
         folder: where to; created.
-        label: (n,) labels of the test rows.
+        judged: the test rows.
         heads: the head before and after.
         epochs: the training's course.
         source: where the test rows come from, for the titles.
@@ -62,6 +65,7 @@ def write_plots(
     Returns:
         The files.
     """
+    label = judged.label
     rows = f"{len(label):,} test rows ({source}), {label.mean():.1%} positive"
     drawings: dict[str, Callable[[], Figure]] = {
         "training.png": partial(_training, epochs),
@@ -69,6 +73,8 @@ def write_plots(
         "reliability.png": partial(_reliability, label, heads, rows),
         "probabilities.png": partial(_probabilities, label, heads, rows),
     }
+    if judged.timeline is not None:
+        drawings["events.png"] = partial(_events, label, heads[-1], judged.timeline)
     for name, draw in drawings.items():
         with plot_style():
             replace_file(folder / name, draw().savefig)
@@ -152,4 +158,31 @@ def _probabilities(label: Labels, heads: Sequence[HeadScores], rows: str) -> Fig
             title=head.name, xlabel="predicted probability", ylabel="share of the class", xlim=(0, 1), yscale="log"
         )
         axes.legend(frameon=False, loc="upper center")
+    return figure
+
+
+def _events(label: Labels, head: HeadScores, timeline: Timeline) -> Figure:
+    """Draw the first episodes: probability over steps, passages, and where the detector fires."""
+    shown = min(_EPISODES_SHOWN, timeline.episodes)
+    figure = Figure(figsize=(10.4, 1.1 + 1.05 * shown), layout="constrained")
+    figure.suptitle(f"Detector on the first {shown} of {timeline.episodes} test episodes")
+    panels = figure.subplots(shown, 1, sharex=True, squeeze=False)[:, 0]
+    firings = timeline.firings(head.logit, head.threshold)
+    probability = sigmoid(head.logit)
+    for episode, axes in enumerate(panels):
+        rows = np.flatnonzero(timeline.row == episode)
+        axes.plot(timeline.step[rows], probability[rows], color=_COLOURS["after"], linewidth=1, label="probability")
+        passed = timeline.step[rows[label[rows]]]
+        axes.vlines(passed, 0, 1, color=_PASS, linewidth=4, alpha=0.35, label="gate passed")
+        inside = timeline.row[firings.row] == episode
+        for kind, colour, marker, name in (
+            (firings.hit, _PASS, "^", "fired, hit"),
+            (~firings.hit, _OTHER, "x", "fired, false alarm"),
+        ):
+            at = firings.row[inside & kind]
+            axes.plot(timeline.step[at], probability[at], marker, color=colour, markersize=6, label=name)
+        axes.axhline(float(sigmoid(np.array(head.threshold))), color="black", linewidth=0.8, linestyle="--")
+        axes.set(ylim=(0, 1.05), ylabel=f"ep. {episode}", yticks=(0, 1))
+    panels[0].legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=4, fontsize=8)
+    panels[-1].set(xlabel="step")
     return figure

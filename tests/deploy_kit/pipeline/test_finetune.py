@@ -155,7 +155,9 @@ def test_every_epoch_leaves_a_checkpoint(done: FinetuneOptions, result: Finetune
         "params",
         "plots",
         *(p.name for p in paths),
+        "report.html",
         "tensorboard",
+        "training_state.npz",
     ]
 
 
@@ -213,12 +215,16 @@ def test_the_threshold_and_its_provenance_are_in_the_checkpoint(done: FinetuneOp
         "policy_sha256": source.sha256,
         "epoch": 3,
         "rows": 1200,
+        "solver": "adam",
         "batch_size": 256,
         "lr": 2e-2,
         "seed": 0,
         "steps": 3,
         "epsilon": 0.1,
         "alpha": 0.01,
+        "norm": "linf",
+        "unit_interval": False,
+        "correction": json.loads(result.metrics_path.read_text())["correction"],
     }
 
 
@@ -231,7 +237,7 @@ def test_the_logs_hold_the_curve(done: FinetuneOptions, result: FinetuneResult) 
     assert log.Scalars("test/auroc")[-1].value == pytest.approx(result.after["auroc"])
 
 
-@pytest.mark.parametrize("name", ["training", "curves", "reliability", "probabilities"])
+@pytest.mark.parametrize("name", ["training", "curves", "reliability", "probabilities", "events"])
 def test_the_plots_are_pictures(result: FinetuneResult, name: str) -> None:
     with Image.open(result.save_path / "plots" / f"{name}.png") as picture:
         assert picture.width > 500
