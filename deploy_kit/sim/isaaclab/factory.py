@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from deploy_kit.errors import TaskError
 from deploy_kit.sim.extensions import import_extensions
 from deploy_kit.sim.isaaclab.launch import launch, parse_launcher, require_isaaclab
+from deploy_kit.sim.isaaclab.newton import restore_newton
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.sim.suggest import did_you_mean
 from deploy_kit.sim.task import TASK_ID
@@ -58,6 +59,8 @@ def make_isaaclab_env(options: EnvOptions, task: str) -> "IsaacLabEnv":
     import_extensions(options.extensions)
     cfg = _racing_cfg(options) if task == TASK_ID else _user_cfg(options, task)
     launch(cfg, arguments)
+    if task == TASK_ID:
+        restore_newton(cfg, options.num_envs)
     return _build(cfg, task)
 
 

@@ -20,3 +20,15 @@ def newton_physics(num_envs: int) -> Any:
         num_substeps=1,
         collision_cfg=NewtonCollisionPipelineCfg(max_triangle_pairs=max(20_000, 256 * num_envs)),
     )
+
+
+def restore_newton(cfg: Any, num_envs: int) -> None:
+    """Put our Newton configuration back where the launcher's ``--physics newton_mjwarp`` put Isaac Lab's default.
+
+    That one takes the track's mesh for its convex hull: every drone would start in contact.
+    """
+    from isaaclab_newton.physics import MJWarpSolverCfg, NewtonCfg
+
+    physics = cfg.sim.physics
+    if isinstance(physics, NewtonCfg) and isinstance(physics.solver_cfg, MJWarpSolverCfg):
+        cfg.sim.physics = newton_physics(num_envs)

@@ -60,6 +60,14 @@ def test_two_environments_at_once_are_refused(build):
         make_env(OPTIONS, task="Cube-Labelled-v0", backend="isaaclab")
 
 
+def test_the_racing_task_keeps_its_contacts_when_newton_is_named(build):
+    env = build(EnvOptions(num_envs=2, seed=3, obstacles=False, launcher=("--physics", "newton_mjwarp")))
+    for _ in range(4):
+        *_, extras = env.step(torch.zeros(2, 4))
+        assert not extras["crashed"].any()
+    assert env.cfg.sim.physics.solver_cfg.use_mujoco_contacts is False
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

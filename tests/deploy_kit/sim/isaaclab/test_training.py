@@ -1,0 +1,56 @@
+"""Isaac Lab's own way: the registered task, its agent configuration, rsl_rl's runner."""
+
+import importlib.metadata
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+pytest.importorskip("isaaclab")
+
+from isaaclab_rl.rsl_rl import handle_deprecated_rsl_rl_cfg
+from rsl_rl.runners import OnPolicyRunner
+
+from deploy_kit.errors import OptionError
+from deploy_kit.policy.checkpoint import load_checkpoint
+from deploy_kit.sim.isaaclab.factory import AGENT_KEY, CFG_KEY, entry_point, register
+from deploy_kit.sim.task import STAGES, TASK_ID
+from tests.deploy_kit.sim.isaaclab.support import CALM
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_registered_configuration_follows_training_stage(monkeypatch, stage):
+    register()
+    monkeypatch.setenv("TRAINING_STAGE", str(stage))
+    cfg = entry_point(TASK_ID, CFG_KEY)
+    assert cfg.episode_length_s == pytest.approx(STAGES[stage].episode_length_s)
+    assert {name: term.weight for name, term in cfg.rewards.items()} == vars(STAGES[stage].rewards)
+    assert cfg.commands.race.settings.options.stage == stage
+    assert (cfg.decimation, cfg.sim.dt) == (3, 0.01)
+
+
+def test_unknown_training_stage_is_refused(monkeypatch):
+    register()
+    monkeypatch.setenv("TRAINING_STAGE", "3")
+    with pytest.raises(OptionError, match="TRAINING_STAGE is '3'; the task has the stages 0 to 2"):
+        entry_point(TASK_ID, CFG_KEY)
+
+
+def test_runner_trains_on_the_task_with_its_agent_configuration(build, tmp_path):
+    env = build(CALM)
+    agent = handle_deprecated_rsl_rl_cfg(entry_point(TASK_ID, AGENT_KEY), importlib.metadata.version("rsl-rl-lib"))
+    agent.num_steps_per_env, agent.algorithm.num_mini_batches, agent.algorithm.num_learning_epochs = 4, 2, 1
+    runner = OnPolicyRunner(env, agent.to_dict(), log_dir=None, device="cpu")
+    runner.learn(1)
+    runner.save(str(tmp_path / "model_1.pt"))
+    runner.export_policy_to_onnx(str(tmp_path))
+    network = load_checkpoint(tmp_path / "model_1.pt", activation="lrelu", image_shape=(72, 96)).network
+    observation = env.get_observations()["policy"][:1]
+    with torch.inference_mode():
+        expected = network(observation)
+    state, depth = network.split(observation)
+    session = onnxruntime.InferenceSession(tmp_path / "policy.onnx")
+    action, logit = session.run(["action", "gate_logit"], {"state": state.numpy(), "depth": depth.numpy()})
+    np.testing.assert_allclose(action, expected.action, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(logit, expected.gate_logit, rtol=0, atol=1e-5)
