@@ -20,6 +20,7 @@ from deploy_kit.errors import CheckpointError, OptionError
 from deploy_kit.pipeline.attack import Attack
 from deploy_kit.pipeline.comparison import Comparison, compare_heads
 from deploy_kit.pipeline.correction import Correction, fit_temperature
+from deploy_kit.pipeline.device import DeviceLearner, DeviceRows
 from deploy_kit.pipeline.finetune_options import FinetuneOptions
 from deploy_kit.pipeline.finetune_output import (
     CHECKPOINT_STEM,
@@ -132,6 +133,8 @@ class _Run:
         self.dataset = _dataset(files, rows)
         self.untrained: FloatArray = torch.cat([head.weight[0], head.bias]).numpy()
         self.start = _as_trained(source, self.untrained)
+        on_device = torch.device(options.device).type != "cpu" and not rows.train.streamed
+        self.device_rows = DeviceRows(rows.train.loaded, options.device) if on_device else None
         self.state = TrainingState(options, source.sha256, str(self.dataset["sha256"]))
         self.certificate: Certificate | None = None
         self.epochs: list[EpochRecord] = []
@@ -182,9 +185,8 @@ class _Run:
             self.state.save(epoch, learner.state())
 
     def _epoch(self, learner: Learner, epoch: int, progress: Callable[[int], None]) -> float:
-        return train_epoch(
-            learner, self.rows.train.shuffled((self.options.seed, epoch), _block_rows(self.options)), progress
-        )
+        rows = self.device_rows or self.rows.train
+        return train_epoch(learner, rows.shuffled((self.options.seed, epoch), _block_rows(self.options)), progress)
 
     def _optimum(self, progress: Callable[[Progress], None]) -> Iterator[tuple[FloatArray, float, float]]:
         reporter = EpochProgress(progress, 1, 1, 0, "passes over the rows")
@@ -193,8 +195,12 @@ class _Run:
 
     def _learner(self, attack: Attack) -> Learner:
         options = self.options
-        if attack.unit_interval or options.device != "cpu":
+        if attack.unit_interval:
             return IteratedLearner(self.start, attack, options.batch_size, options.lr, options.device)
+        if torch.device(options.device).type != "cpu":
+            return DeviceLearner(
+                self.start, attack, options.batch_size, options.lr, options.device, _block_rows(options)
+            )
         return ClosedFormLearner(self.start, attack, options.batch_size, options.lr)
 
     def _restore(self, learner: Learner) -> None:
@@ -411,7 +417,9 @@ class _Run:
         return f"validation AUROC {self.epochs[-1].validation_auroc:.4f}" if self.epochs else ""
 
 
-def train_epoch(learner: Learner, blocks: Iterator[FloatArray], progress: Callable[[int], None]) -> float:
+def train_epoch(
+    learner: Learner, blocks: Iterator[FloatArray | torch.Tensor], progress: Callable[[int], None]
+) -> float:
     """Train on all blocks of an epoch and return the mean loss on the moved rows.
 
     Args:

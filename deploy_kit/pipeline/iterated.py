@@ -37,9 +37,9 @@ class IteratedLearner:
         parameters = [self._head.weight[0].detach(), self._head.bias.detach()]
         return torch.cat(parameters).cpu().numpy()
 
-    def learn(self, block: FloatArray) -> float:
+    def learn(self, block: FloatArray | torch.Tensor) -> float:
         """Train on a block of signed rows (n, F + 1), batch by batch; return the sum of its rows' losses."""
-        signed = torch.from_numpy(block).to(self._head.weight.device)
+        signed = torch.as_tensor(block, device=self._head.weight.device)
         features, label = signed[:, :-1] * signed[:, -1:], (signed[:, -1:] > 0).float()
         total = 0.0
         batches = (torch.split(values, self._batch_size) for values in (features, label))

@@ -17,7 +17,7 @@ class Learner(Protocol):
     def vector(self) -> FloatArray:
         """(F + 1,) weights and bias."""
 
-    def learn(self, block: FloatArray) -> float:
+    def learn(self, block: Any) -> float:
         """Train on a block, batch by batch; return the sum of its rows' losses."""
 
     def state(self) -> dict[str, Any]:

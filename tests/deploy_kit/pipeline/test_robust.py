@@ -1,5 +1,7 @@
 """The closed form against PGD iterated by autograd, and its training against torch's."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from deploy_kit.data.blocks import signed_rows
 from deploy_kit.errors import OptionError
 from deploy_kit.pipeline.attack import Attack, Norm, worst_case_logits
+from deploy_kit.pipeline.device import DeviceLearner, DeviceRows
 from deploy_kit.pipeline.iterated import IteratedLearner
-from deploy_kit.pipeline.robust import ClosedFormLearner
+from deploy_kit.pipeline.robust import ClosedFormLearner, Learner
 
 SIZE = 12
 
@@ -142,12 +145,36 @@ def test_training_is_that_of_autograd_and_torchs_adam(attack: Attack, norm: Norm
     assert np.abs(learner.vector - vector_of(make_head())).max() > 0.1
 
 
-def test_the_iterated_learner_trains_the_same_head() -> None:
-    features, label = make_rows(500)
+def on_device(vector: np.ndarray, attack: Attack, batch_size: int, lr: float, device: str = "cpu") -> DeviceLearner:
+    return DeviceLearner(vector, attack, batch_size, lr, device, 4 * batch_size)
+
+
+def in_blocks(learner: Learner, rows: np.ndarray, size: int = 256) -> float:
+    return sum(learner.learn(rows[start : start + size]) for start in range(0, len(rows), size))
+
+
+@pytest.mark.parametrize("norm", list(Norm))
+@pytest.mark.parametrize("kind", [IteratedLearner, on_device])
+def test_all_learners_train_the_same_head(kind: Callable[..., Learner], norm: Norm) -> None:
+    features, label = make_rows(1000)
     rows = signed_rows(features.numpy(), as_bool(label))
-    one, other = (kind(vector_of(make_head()), Attack(), 64, 1e-2) for kind in (ClosedFormLearner, IteratedLearner))
-    assert one.learn(rows) == pytest.approx(other.learn(rows), rel=1e-5)
-    np.testing.assert_allclose(one.vector, other.vector, rtol=0, atol=1e-5)
+    rows[0, :-1] *= 100  # a saturated row
+    one, other = (make(vector_of(make_head()), Attack(norm=norm), 64, 1e-2) for make in (ClosedFormLearner, kind))
+    for _ in range(2):
+        assert in_blocks(one, rows) == pytest.approx(in_blocks(other, rows), rel=1e-5)
+    np.testing.assert_allclose(one.vector, other.vector, rtol=0, atol=2e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_graph_on_cuda_trains_the_same_head() -> None:
+    features, label = make_rows(5000)
+    rows = signed_rows(features.numpy(), as_bool(label))
+    one = ClosedFormLearner(vector_of(make_head()), Attack(), 64, 1e-2)
+    other = on_device(vector_of(make_head()), Attack(), 64, 1e-2, "cuda")
+    assert in_blocks(one, rows) == pytest.approx(in_blocks(other, rows), rel=1e-4)
+    np.testing.assert_allclose(one.vector, other.vector, rtol=0, atol=1e-4)
+    blocks = list(DeviceRows(rows, "cuda").shuffled((0, 1), 256))
+    assert sorted(torch.cat(blocks)[:, 0].tolist()) == sorted(rows[:, 0].tolist())
 
 
 def test_the_origins_cut_keeps_features_in_the_unit_interval_and_has_no_closed_form() -> None:
@@ -164,15 +191,15 @@ def test_the_origins_cut_keeps_features_in_the_unit_interval_and_has_no_closed_f
             use()
 
 
-@pytest.mark.parametrize("kind", [ClosedFormLearner, IteratedLearner])
-def test_a_restored_learner_goes_on_as_if_never_stopped(kind: type) -> None:
+@pytest.mark.parametrize("kind", [ClosedFormLearner, IteratedLearner, on_device])
+def test_a_restored_learner_goes_on_as_if_never_stopped(kind: Callable[..., Learner]) -> None:
     features, label = make_rows(640)
     rows = signed_rows(features.numpy(), as_bool(label))
     straight = kind(vector_of(make_head()), Attack(), 64, 1e-2)
-    straight.learn(rows)
+    in_blocks(straight, rows)
     resumed = kind(vector_of(make_head(seed=5)), Attack(), 64, 1e-2)
     resumed.restore(straight.state())
-    assert straight.learn(rows) == resumed.learn(rows)
+    assert in_blocks(straight, rows) == in_blocks(resumed, rows)
     np.testing.assert_array_equal(straight.vector, resumed.vector)
 
 
