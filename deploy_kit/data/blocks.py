@@ -19,6 +19,9 @@ PIECE_ROWS = 1024
 SHARE_OF_FREE_MEMORY = 0.5
 """How much of the free memory rows may take where no bound is given."""
 
+RESERVE = 160 * 2**20
+"""Bytes of a bound that are left to everything else: products, logs, plots, the HDF5 library's buffers."""
+
 SMALLEST_BUFFER = 64 * 2**20
 """Bytes below which streamed rows would hardly be shuffled."""
 
@@ -175,12 +178,13 @@ def _room(memory: int | None) -> int | None:
         free = available_memory()
         return None if free is None else int(SHARE_OF_FREE_MEMORY * free)
     taken = resident_memory()
-    if memory - taken < SMALLEST_BUFFER:
+    room = memory - taken - RESERVE
+    if room < SMALLEST_BUFFER:
         raise OptionError(
-            f"--memory {memory / 2**20:.0f} MiB is too little: the program itself takes {taken / 2**20:.0f} MiB "
-            f"and rows need {SMALLEST_BUFFER / 2**20:.0f} MiB more"
+            f"--memory {memory / 2**20:.0f} MiB is too little: at least "
+            f"{(taken + RESERVE + SMALLEST_BUFFER) / 2**20:.0f} MiB are needed for these files"
         )
-    return memory - taken
+    return room
 
 
 def _ahead(blocks: Iterator[FloatArray]) -> Iterator[FloatArray]:
