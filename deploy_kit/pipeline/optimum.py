@@ -80,16 +80,17 @@ class RobustLoss:
         """
         total, entropy, weight = 0.0, 0.0, 0.0
         pulled = np.zeros(self._rows.width)
-        single = vector.astype(np.float32)
-        for block in self._rows.in_order():
-            margin = (block @ single).astype(np.float64) - fall
+        for single in self._rows.in_order():
+            # In float32 the loss' noise would end the line search long before the optimum.
+            block = single.astype(np.float64)
+            margin = block @ vector - fall
             loss = np.logaddexp(0.0, -margin)
             share = np.exp(-np.logaddexp(0.0, margin))
             total += float(loss.sum())
             weight += float(share.sum())
             # H(a) for a = sigmoid(−m) is log(1 + exp(−m)) + a·m
             entropy += float((loss + share * margin).sum())
-            pulled += share.astype(np.float32) @ block
+            pulled += share @ block
         count = self._rows.rows
         return total / count, pulled / count, weight / count, entropy / count
 
