@@ -74,6 +74,10 @@ class BalancedSampler:
         num_positive: positives wanted.
         num_negative: negatives wanted.
         seed: of all random choices.
+
+    Attributes:
+        pilot_rows: rows that are seen at least before the rate is fixed.
+        seen: negatives and positives seen.
     """
 
     def __init__(self, num_positive: int, num_negative: int, seed: int) -> None:
@@ -84,6 +88,7 @@ class BalancedSampler:
         self._pilot_positives = min(PILOT_POSITIVES, num_positive)
         self._rate = 0.0 if num_negative == 0 else 1.0
         self._fixed = num_positive == 0 or num_negative == 0
+        self.pilot_rows = 0
         self._pilot: list[list[Columns]] = [[], []]
         self._pilot_keys: npt.NDArray[np.float64] = np.empty(0)
         self.seen = [0, 0]
@@ -121,7 +126,7 @@ class BalancedSampler:
         self._pilot[0].append(negatives)
         self._pilot[1].append(positives)
         self._pilot_keys = np.concatenate([self._pilot_keys, keys[keys < self._rate]])
-        if self.seen[1] >= self._pilot_positives:
+        if self.seen[1] >= self._pilot_positives and sum(self.seen) >= self.pilot_rows:
             yield from self.settle()
         while self._pilot_keys.size > PILOT_ROWS:
             self._thin_pilot(self._rate / 2)

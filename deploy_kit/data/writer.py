@@ -145,6 +145,16 @@ class FeatureFileWriter:
         """Whether all training rows wanted are there."""
         return self._sampler.full
 
+    def hold_rate(self, rows: int) -> None:
+        """Leave the negatives' rate open until so many training rows have been offered.
+
+        Drones that start together reach the first gate together, so the prevalence of less than an episode misleads.
+
+        Args:
+            rows: for example one whole episode of every environment.
+        """
+        self._sampler.pilot_rows = rows
+
     def add_training(
         self,
         features: npt.ArrayLike,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from deploy_kit.data.schema import SUFFIX, FeatureFileInfo
 from deploy_kit.data.writer import FeatureFileWriter, check_target
@@ -276,6 +277,7 @@ def _collect_training(
     with ExitStack() as stack:
         stack.callback(_close, env)
         video = _video(options, checkpoint, result, stack)
+        writer.hold_rate(env.num_envs * int(torch.as_tensor(env.max_episode_length).max()))
         feed = stack.enter_context(TrainingFeed(writer, maker))
         for record in rollout(env, checkpoint.network.to(env.device), options.max_steps):
             feed.add(record)

@@ -15,7 +15,7 @@ def newton_physics(num_envs: int) -> Any:
 
     return NewtonCfg(
         solver_cfg=MJWarpSolverCfg(
-            njmax=60, nconmax=24, iterations=20, ls_iterations=20, cone="pyramidal", use_mujoco_contacts=False
+            njmax=60, nconmax=24, iterations=20, ls_iterations=50, cone="pyramidal", use_mujoco_contacts=False
         ),
         num_substeps=1,
         collision_cfg=NewtonCollisionPipelineCfg(max_triangle_pairs=max(20_000, 256 * num_envs)),

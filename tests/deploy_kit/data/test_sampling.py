@@ -140,3 +140,17 @@ def test_the_split_is_seeded() -> None:
     assert len(splits) == 2
     for split in splits:
         assert all(split[i] != split[i + 1] for i in range(0, 20, 2))
+
+
+def test_the_rate_waits_for_a_whole_episode_of_drones_that_start_together():
+    # 1000 environments pass their only gate of 100 steps at step 2, all at once: early prevalence is 1 in 3.
+    sampler = BalancedSampler(1500, 1500, seed=0)
+    sampler.pilot_rows = 100_000
+    kept = [0, 0]
+    for step in range(200):
+        label = np.full((1000, 1), step % 100 == 2, np.int8)
+        rows = {"supervision": label, "features": np.zeros((1000, 1), np.float32)}
+        for placement in sampler.offer(rows):
+            kept[placement.label] += len(placement.slots)
+        assert sampler._fixed == (step >= 99)
+    assert sampler.rate(0) == pytest.approx(1500 / 198_000, rel=0.1)
