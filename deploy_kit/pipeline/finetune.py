@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from deploy_kit import __version__
 from deploy_kit.data.reader import FeatureFile, open_feature_file
 from deploy_kit.data.rows import FloatArray
-from deploy_kit.errors import CheckpointError, OptionError
+from deploy_kit.errors import CheckFailedError, CheckpointError, OptionError
 from deploy_kit.pipeline.attack import Attack
 from deploy_kit.pipeline.comparison import Comparison, compare_heads
 from deploy_kit.pipeline.correction import Correction, fit_temperature
@@ -39,10 +39,11 @@ from deploy_kit.pipeline.finetune_plots import HeadScores, write_plots
 from deploy_kit.pipeline.finetune_rows import FinetuneRows, load_rows
 from deploy_kit.pipeline.iterated import IteratedLearner
 from deploy_kit.pipeline.judge import short_figures
-from deploy_kit.pipeline.metrics import auroc, average_precision, mean_loss, sigmoid
+from deploy_kit.pipeline.metrics import auroc, average_precision, best_f1_threshold, mean_loss, sigmoid
 from deploy_kit.pipeline.optimum import Certificate, solve
 from deploy_kit.pipeline.report import write_report
 from deploy_kit.pipeline.robust import ClosedFormLearner, Learner
+from deploy_kit.pipeline.threshold import RuleNotKeptError, ThresholdRule
 from deploy_kit.policy.checkpoint import Checkpoint, CheckpointFormat, GateCalibration, load_checkpoint, save_checkpoint
 from deploy_kit.progress import Progress, silent
 
@@ -97,6 +98,7 @@ def finetune(options: FinetuneOptions, progress: Callable[[Progress], None] = si
         OptionError: an option makes no sense, the folder holds earlier results, or the loss diverged.
         CheckpointError: the checkpoint cannot be read or has no gate head, or the folder cannot be written.
         DatasetError: a feature file cannot be read, is another policy's, or lacks rows of a class.
+        CheckFailedError: no threshold keeps the rule in the end; everything is written, with the one of best F1.
     """
     options.check()
     earlier = earlier_results(options.save_path, options.policy_path, options.overwrite or options.resume)
@@ -142,7 +144,7 @@ class _Run:
         self.heads: dict[int, FloatArray] = {}
         self.figures: dict[int, dict[str, float]] = {}
         self.corrections: dict[int, Correction | None] = {}
-        self.before_threshold = self._threshold(self.untrained)
+        self.before_threshold, _ = self._threshold(self.untrained)
         self.before = self._figures(self.untrained, self.before_threshold)
 
     def train(self, earlier: list[Path], progress: Callable[[Progress], None]) -> FinetuneResult:
@@ -225,6 +227,7 @@ class _Run:
         if not np.isfinite(head).all():
             raise OptionError("the gate head is not finite any more; lower --lr")
         logit = validation.score(head)
+        threshold, rule_kept = self._threshold(head)
         suffix = "safetensors" if self.source.format is CheckpointFormat.SAFETENSORS else "pt"
         record = EpochRecord(
             epoch=epoch,
@@ -233,8 +236,9 @@ class _Run:
             validation_loss=mean_loss(logit, validation.label),
             validation_auroc=auroc(logit, validation.label),
             validation_average_precision=average_precision(logit, validation.label),
-            threshold_logit=self._threshold(head),
+            threshold_logit=threshold,
             rows_per_second=rows_per_second,
+            rule_kept=rule_kept,
         )
         found = self._figures(head, record.threshold_logit)
         network = copy.deepcopy(self.source.network)
@@ -265,13 +269,14 @@ class _Run:
             temperature = fit_temperature(rows.validation.score(vector), rows.validation.label, training, flight)
         return Correction(temperature, training, flight)
 
-    def _threshold(self, head: FloatArray) -> float:
-        return self.options.rule.choose(
-            self.rows.validation.score(head),
-            self.rows.validation.label,
-            self.rows.validation.timeline,
-            self.options.seconds_per_step,
-        )
+    def _threshold(self, head: FloatArray) -> tuple[float, bool]:
+        """Return the threshold and whether it keeps the rule; that of best F1 where none does."""
+        rows = self.rows.validation
+        logit = rows.score(head)
+        try:
+            return self.options.rule.choose(logit, rows.label, rows.timeline, self.options.seconds_per_step), True
+        except RuleNotKeptError:
+            return best_f1_threshold(logit, rows.label), False
 
     def _figures(self, head: FloatArray, threshold: float) -> dict[str, float]:
         return short_figures(head, self.rows.test, threshold, self._judging_attack())
@@ -290,15 +295,16 @@ class _Run:
         """Return the epoch that the results are of."""
         return self.epochs[self._best_epoch() - 1 if self.options.patience else -1]
 
-    def _rule(self) -> str:
+    def _rule(self, record: EpochRecord) -> str:
+        rule = str(self.options.rule if record.rule_kept else ThresholdRule())
         on = "validation episodes" if self.rows.natural_prevalence else f"{self.rows.source}, not at natural prevalence"
-        return f"{self.options.rule} on {on}"
+        return f"{rule} on {on}"
 
     def _calibration(self, record: EpochRecord, found: dict[str, float]) -> GateCalibration:
         options = self.options
         return GateCalibration(
             threshold_logit=record.threshold_logit,
-            rule=self._rule(),
+            rule=self._rule(record),
             base_rate=float(self.rows.validation.label.mean()),
             # Files of the origin do not say; they pair an observation with the label of the step it led to.
             label_rule="not recorded in the feature file" if self.info is None else self.info.label_rule,
@@ -319,8 +325,6 @@ class _Run:
 
     def _conclude(self, interrupted: bool, progress: Callable[[Progress], None]) -> FinetuneResult:
         options = self.options
-        if not self.epochs:
-            raise OptionError(f"--resume: {options.save_path} holds all {options.epochs} epochs; raise --epochs")
         kept = self._kept()
         heads = {"untrained": (self.untrained, self.before_threshold)}
         if options.compare and not options.origin_compatible:
@@ -340,6 +344,11 @@ class _Run:
         )
         plots = write_plots(options.save_path / PLOTS_NAME, self.rows.test, scores, self.epochs, self.rows.source)
         write_report(options.save_path / REPORT_NAME, metrics, plots)
+        if not kept.rule_kept:
+            raise CheckFailedError(
+                f"--threshold-rule {options.threshold_rule} cannot be kept on the validation rows; "
+                f"{options.save_path / kept.checkpoint} has the threshold of best F1: ask for less, or train longer"
+            )
         return FinetuneResult(
             save_path=options.save_path,
             checkpoint=options.save_path / kept.checkpoint,
@@ -366,7 +375,7 @@ class _Run:
         return {
             # The origin decided where the probability exceeded one half.
             "origin-compatible": (vector, 0.0),
-            "origin-compatible, corrected": (corrected, self._threshold(corrected)),
+            "origin-compatible, corrected": (corrected, self._threshold(corrected)[0]),
         }
 
     def _write_metrics(self, comparison: Comparison) -> dict[str, Any]:
@@ -387,7 +396,7 @@ class _Run:
             "threshold": {
                 "logit": kept.threshold_logit,
                 "probability": float(sigmoid(np.array(kept.threshold_logit))),
-                "rule": self._rule(),
+                "rule": self._rule(kept),
             },
             "correction": _json(self.corrections[kept.epoch]),
             "certificate": _json(self.certificate),

@@ -41,6 +41,7 @@ class EpochRecord:
         validation_average_precision: on the validation rows.
         threshold_logit: chosen on the validation rows.
         rows_per_second: training speed.
+        rule_kept: whether the threshold keeps the rule; if no threshold does, it is that of best F1.
     """
 
     epoch: int
@@ -51,6 +52,7 @@ class EpochRecord:
     validation_average_precision: float
     threshold_logit: float
     rows_per_second: float
+    rule_kept: bool = True
 
 
 def earlier_results(folder: Path, policy: Path, overwrite: bool) -> list[Path]:

@@ -53,7 +53,7 @@ def load_rows(files: Sequence[FeatureFile], seed: int, memory: int | None, secon
     warning: their figures are at the training rows' class balance and on the same tracks.
 
     Args:
-        files: of one policy; see `require_one_origin`.
+        files: of one policy; see `require_one_origin`. Their training rows' ids are dropped.
         seed: of that split.
         memory: bytes that the process may take, None for half of what is free.
         seconds_per_step: duration of a step, s.
@@ -64,6 +64,8 @@ def load_rows(files: Sequence[FeatureFile], seed: int, memory: int | None, secon
     """
     require_one_origin(files)
     names = ", ".join(str(file.path) for file in files)
+    for file in files:
+        file.drop_training_ids()
     filled = [file.train for file in files if len(file.train)]
     if not filled:
         raise DatasetError(f"{names} holds no training rows; collect with --num-positive and --num-negative above 0")

@@ -16,6 +16,10 @@ CANDIDATES = 512
 _PRECISION, _ALARMS = "precision", "false-alarms-per-minute"
 
 
+class RuleNotKeptError(OptionError):
+    """No threshold keeps a rule, for the head as it is."""
+
+
 @dataclass(frozen=True)
 class ThresholdRule:
     """A rule of `--threshold-rule`.
@@ -68,7 +72,8 @@ class ThresholdRule:
             seconds_per_step: duration of a step, s.
 
         Raises:
-            OptionError: no threshold keeps the rule, or it needs whole episodes and there are none.
+            RuleNotKeptError: no threshold keeps the rule.
+            OptionError: the rule needs whole episodes and there are none.
         """
         if self.kind == "f1":
             return best_f1_threshold(logit, label)
@@ -89,7 +94,7 @@ def _precise(logit: npt.NDArray[np.float64], label: npt.NDArray[np.bool_], wante
     precision = hits / alarms
     fit = np.flatnonzero(precision >= wanted)
     if not fit.size:
-        raise OptionError(
+        raise RuleNotKeptError(
             f"--threshold-rule precision={wanted:g} cannot be kept: the best precision on the validation rows is "
             f"{precision.max():.3f}; ask for less, or train longer"
         )
@@ -106,7 +111,7 @@ def _quiet(logit: npt.NDArray[np.float64], timeline: Timeline, allowed: float, r
     too_many = np.flatnonzero(counts.false_alarms.sum(axis=1) > allowed)
     quiet = int(too_many[0]) if too_many.size else candidates.size
     if not quiet or not counts.hits[:quiet].any():
-        raise OptionError(
+        raise RuleNotKeptError(
             f"--threshold-rule false-alarms-per-minute={rate:g} cannot be kept on the validation episodes with "
             "a single passage found; allow more, or train longer"
         )

@@ -1,8 +1,11 @@
 import json
 import logging
+import re
 import shutil
+from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,11 +16,13 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from deploy_kit.data import blocks as blocks_module
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.data.schema import FeatureFileInfo
 from deploy_kit.data.writer import FeatureFileWriter
-from deploy_kit.errors import CheckpointError, DatasetError, OptionError
+from deploy_kit.errors import CheckFailedError, CheckpointError, DatasetError, OptionError
 from deploy_kit.pipeline import finetune as finetune_module
+from deploy_kit.pipeline.correction import Correction
 from deploy_kit.pipeline.finetune import FinetuneOptions, FinetuneResult, finetune
 from deploy_kit.pipeline.metrics import best_f1_threshold, gate_metrics
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
@@ -435,6 +440,12 @@ def test_a_policy_without_a_gate_head_is_refused(options: FinetuneOptions) -> No
         ({"epsilon": -0.1}, "--epsilon -0.1 is not a positive number"),
         ({"device": "cuda:77"}, "--device cuda:77 is not available here"),
         ({"device": "nonsense"}, "--device nonsense is not available here"),
+        ({"norm": "l1"}, "--norm 'l1' is not one of linf, l2"),
+        ({"solver": "newton"}, "--solver 'newton' is not one of adam, lbfgs"),
+        ({"patience": 0}, "--patience 0 is below 1"),
+        ({"threshold_rule": "f3"}, "--threshold-rule 'f3' is not f1"),
+        ({"solver": "lbfgs", "origin_compatible": True}, "needs the closed form"),
+        ({"memory": 1}, "--memory 0 MiB is too little"),
         ({"lr": 1e37}, "loss is not finite any more; lower --lr"),
     ],
 )
@@ -466,3 +477,212 @@ def test_the_reference_policys_other_tensors_stay(
     for name, tensor in before["model_state_dict"].items():
         assert torch.equal(tensor, after["model_state_dict"][name]) != name.startswith("aux_decoder."), name
     assert before["iter"] == after["iter"] == 7998
+
+
+def test_the_head_that_ships_is_the_corrected_one(done: FinetuneOptions, result: FinetuneResult) -> None:
+    found = json.loads(result.metrics_path.read_text())
+    correction = Correction(**found["correction"])
+    with open_feature_file(done.h5_path) as file:
+        assert correction.flight_prior == file.attrs.prevalence
+    assert correction.training_prior == 0.5
+    head = load_checkpoint(result.checkpoint).network.aux_decoder
+    shipped = torch.cat([head.weight[0], head.bias]).numpy()
+    with np.load(done.save_path / "training_state.npz") as state:
+        np.testing.assert_allclose(correction.apply(state["vector"]), shipped, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [({"prior_correction": False, "temperature": False}, None), ({"temperature": False}, 1.0)],
+)
+def test_the_correction_can_be_left_out(options: FinetuneOptions, change: dict, expected: float | None) -> None:
+    with h5py.File(options.h5_path, "r+") as file:
+        file.attrs["prevalence"] = 0.02
+    result = finetune(replace(options, epochs=1, **change))
+    found = json.loads(result.metrics_path.read_text())["correction"]
+    assert (None if found is None else found["temperature"]) == expected
+    head = load_checkpoint(result.checkpoint).network.aux_decoder
+    with np.load(result.save_path / "training_state.npz") as state:
+        same = np.allclose(state["vector"], torch.cat([head.weight[0], head.bias]).numpy())
+    assert same is (expected is None)
+
+
+def test_a_corrected_head_is_trained_on_from_where_its_training_ended(
+    earlier: FinetuneOptions, options: FinetuneOptions
+) -> None:
+    again = finetune(
+        replace(earlier, policy_path=earlier.save_path / LAST, save_path=earlier.save_path / "on", lr=1e-9, epochs=1)
+    )
+    assert again.after["auroc"] == pytest.approx(again.before["auroc"], abs=1e-6)
+    assert again.after["expected_calibration_error"] == pytest.approx(
+        again.before["expected_calibration_error"], abs=1e-4
+    )
+
+
+def test_a_resumed_finetuning_ends_where_an_uninterrupted_one_does(
+    options: FinetuneOptions, result: FinetuneResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        interrupted_in(patched, 3)
+        finetune(options)
+    resumed = finetune(replace(options, resume=True))
+    assert torch.equal(head_of(resumed.checkpoint), head_of(result.checkpoint))
+    assert resumed.after == result.after
+    plain = [[replace(record, rows_per_second=0) for record in r.epochs] for r in (resumed, result)]
+    assert plain[0] == plain[1]
+    assert finetune(replace(options, resume=True)).after == result.after
+    assert len(finetune(replace(options, resume=True, epochs=4)).epochs) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": 1e-3}, r"was trained with lr 0\.02, not 0\.001; give the same"),
+        ({"seed": 4}, "was trained with seed 0, not 4"),
+        ({"overwrite": True}, "--resume goes on with what --overwrite would replace"),
+        ({"solver": "lbfgs"}, "has no epochs; leave out --resume"),
+    ],
+)
+def test_only_the_same_finetuning_is_resumed(earlier: FinetuneOptions, change: dict, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        finetune(replace(earlier, resume=True, epochs=9, **change))
+
+
+def test_a_state_that_cannot_be_resumed_is_named(earlier: FinetuneOptions) -> None:
+    (earlier.save_path / "training_state.npz").write_bytes(b"PK damaged")
+    with pytest.raises(OptionError, match=r"training_state\.npz cannot be read"):
+        finetune(replace(earlier, resume=True))
+    (earlier.save_path / "training_state.npz").unlink()
+    with pytest.raises(OptionError, match="does not exist, so there is nothing to go on with"):
+        finetune(replace(earlier, resume=True))
+
+
+def test_patience_stops_and_keeps_the_best_epoch(options: FinetuneOptions) -> None:
+    result = finetune(replace(options, epochs=40, lr=0.5, patience=2))
+    scores = [record.validation_auroc for record in result.epochs]
+    assert len(scores) < 40
+    assert result.best_epoch == len(scores) - 2 == 1 + int(np.argmax(scores))
+    assert result.checkpoint.name == f"policy_finetune_epoch-{result.best_epoch}.pt"
+    assert result.after == load_checkpoint(result.checkpoint).calibration.metrics
+    found = json.loads(result.metrics_path.read_text())
+    assert found["threshold"]["logit"] == result.epochs[result.best_epoch - 1].threshold_logit
+
+
+def test_streamed_rows_train_as_well(options: FinetuneOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks_module, "_room", lambda memory: 800 * 193 * 4)
+    result = finetune(options)
+    found = json.loads(result.metrics_path.read_text())
+    assert found["dataset"]["streamed"] is True
+    assert result.after["auroc"] > 0.85
+    again = finetune(replace(options, save_path=options.save_path / "again"))
+    assert torch.equal(head_of(result.checkpoint), head_of(again.checkpoint))
+
+
+def renumber(path: Path, tracks: int) -> None:
+    with h5py.File(path, "r+") as file:
+        for name in ("track_id", "heldout/track_id"):
+            file[name][...] = file[name][()] + tracks
+
+
+@pytest.mark.parametrize("pattern", [True, False])
+def test_several_files_are_used_as_one(options: FinetuneOptions, tmp_path: Path, pattern: bool) -> None:
+    other = tmp_path / "features2.h5"
+    shutil.copy(options.h5_path, other)
+    renumber(other, 10_000)
+    given = (tmp_path / "feat*.h5",) if pattern else (options.h5_path, other)
+    result = finetune(replace(options, h5_path=given, epochs=1))
+    found = json.loads(result.metrics_path.read_text())
+    assert found["dataset"]["training_rows"] == 2400
+    assert found["judged_on"]["test"]["rows"] == 800
+    assert found["dataset"]["path"] == f"{options.h5_path}, {other}"
+    # Episode numbers repeat; whole episodes do not grow together.
+    assert result.after["event_hit_rate"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: None, "holds the same as .*features.h5; give each file once"),
+        (lambda path: h5py.File(path, "r+").attrs.__setitem__("seed", 1), "track 0|for training here"),
+        (lambda path: renumber(path, 1000), "so figures would flatter"),
+        (lambda path: h5py.File(path, "r+").attrs.__setitem__("label_rule", "far"), "use files of one rule"),
+    ],
+)
+def test_files_that_do_not_go_together_are_refused(
+    options: FinetuneOptions, tmp_path: Path, change: Callable, message: str
+) -> None:
+    other = tmp_path / "other.h5"
+    shutil.copy(options.h5_path, other)
+    change(other)
+    if "track 0" in message:
+        with h5py.File(other, "r+") as file:
+            file["heldout/is_test"][...] = ~file["heldout/is_test"][()]
+        message = "is for .* here and for .* in"
+    with pytest.raises(DatasetError, match=message):
+        finetune(replace(options, h5_path=(options.h5_path, other)))
+
+
+def test_a_pattern_that_matches_nothing_is_refused(options: FinetuneOptions, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"nothing-\*\.h5 matches no file"):
+        finetune(replace(options, h5_path=tmp_path / "nothing-*.h5"))
+
+
+def test_the_optimum_comes_with_its_certificate(options: FinetuneOptions) -> None:
+    result = finetune(replace(options, solver="lbfgs"))
+    found = json.loads(result.metrics_path.read_text())
+    assert found["certificate"]["gap"] == result.certificate.gap < 1e-3
+    assert result.epochs[0].training_loss == result.certificate.loss
+    assert [p.name for p in result.save_path.glob("policy_*")] == ["policy_finetune_epoch-1.pt"]
+    assert result.after["auroc"] > 0.9
+    adam = finetune(replace(options, save_path=options.save_path / "adam", epochs=3))
+    assert adam.epochs[-1].training_loss > result.certificate.lower_bound
+
+
+def test_the_comparison_stands_in_metrics_and_report(options: FinetuneOptions) -> None:
+    result = finetune(replace(options, compare=True))
+    found = json.loads(result.metrics_path.read_text())["comparison"]
+    assert list(found) == [
+        "untrained",
+        "majority",
+        "origin-compatible",
+        "origin-compatible, corrected",
+        "ours",
+    ]
+    for figure, key in (("auroc", "auroc"), ("brier", "brier"), ("event_hit_rate", "event_hit_rate")):
+        entry = found["ours"]["clean"][figure]
+        assert entry["value"] == pytest.approx(result.after[key], abs=1e-9)
+        assert entry["low"] <= entry["value"] <= entry["high"]
+    assert found["ours"]["worst_case"]["auroc"]["value"] == pytest.approx(result.after["auroc_worst_case"], abs=1e-9)
+    assert found["origin-compatible"]["clean"]["auroc"] == found["origin-compatible, corrected"]["clean"]["auroc"]
+    page = (result.save_path / "report.html").read_text()
+    assert f"<small>[{found['ours']['clean']['auroc']['low']:.3f}" in page
+    for name in found:
+        assert f"<td>{name}</td>" in page
+    assert not re.search(r"(?:src|href)=\"(?!data:)", page)
+    pictures = re.findall(r"data:image/png;base64,([^\"]+)", page)
+    assert len(pictures) == 5
+    for picture in pictures:
+        with Image.open(BytesIO(b64decode(picture))) as image:
+            assert image.width > 500
+
+
+def test_the_origins_cut_gives_another_head(options: FinetuneOptions, result: FinetuneResult) -> None:
+    other = finetune(replace(options, origin_compatible=True, epochs=1))
+    assert load_checkpoint(other.checkpoint).calibration.training["unit_interval"] is True
+    ours = head_of(result.save_path / "policy_finetune_epoch-1.pt")
+    assert (ours - head_of(other.checkpoint)).abs().max() > 1e-3
+
+
+def test_a_rule_that_cannot_be_kept_fails_after_everything_is_written(options: FinetuneOptions) -> None:
+    with pytest.raises(CheckFailedError, match=r"precision=1 cannot be kept .* has the threshold of best F1"):
+        finetune(replace(options, threshold_rule="precision=1", lr=1e-6, epochs=1))
+    calibration = load_checkpoint(options.save_path / "policy_finetune_epoch-1.pt").calibration
+    assert calibration.rule == "best F1 on validation episodes"
+    assert (options.save_path / "report.html").exists()
+
+
+def test_the_rule_is_kept_and_recorded(options: FinetuneOptions) -> None:
+    result = finetune(replace(options, threshold_rule="false-alarms-per-minute=60", lr=0.05))
+    calibration = load_checkpoint(result.checkpoint).calibration
+    assert calibration.rule == "at most 60 false alarms a minute on validation episodes"
+    assert result.epochs[-1].rule_kept
