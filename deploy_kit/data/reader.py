@@ -9,6 +9,7 @@ from typing import Literal, Self
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from deploy_kit.data.layout import (
     allocated_rows,
@@ -160,27 +161,25 @@ class FeatureFile:
         labels = stored_dataset(self.path, self._file, SUPERVISION, features.shape[0])
         if self.attrs is not None:
             return self._rows(self._file)
-        rows = self._written_rows(features)
-        if rows < features.shape[0]:
+        written = self._written_rows(features)
+        if written.size < features.shape[0]:
             logger.warning(
-                "%s: the last %d of %d rows were never written (all zero) and are left out",
+                "%s: %d of %d rows were never written (all zero) and are left out",
                 self.path,
-                features.shape[0] - rows,
+                features.shape[0] - written.size,
                 features.shape[0],
             )
-        supervision = self._column(labels, rows)
-        return Rows(Matrix(self.path, features, np.arange(rows)), supervision, None, None, None, None)
+        supervision = self._column(labels, int(written[-1]) + 1 if written.size else 0)[written]
+        return Rows(Matrix(self.path, features, written), supervision, None, None, None, None)
 
-    def _written_rows(self, features: h5py.Dataset) -> int:
-        """Rows up to the last one that is not all zero: the origin allocated files whole and stopped anywhere."""
+    def _written_rows(self, features: h5py.Dataset) -> npt.NDArray[np.int64]:
+        """Rows that are not all zero: the origin allocated files whole and stopped anywhere."""
         stop = allocated_rows(features)
-        while stop:
-            start = max(0, stop - BLOCK_ROWS)
-            used = np.flatnonzero(read_rows(self.path, features, start, stop).any(axis=1))
-            if used.size:
-                return start + int(used[-1]) + 1
-            stop = start
-        return 0
+        used = [
+            start + np.flatnonzero(read_rows(self.path, features, start, min(start + BLOCK_ROWS, stop)).any(axis=1))
+            for start in range(0, stop, BLOCK_ROWS)
+        ]
+        return np.concatenate(used) if used else np.empty(0, np.int64)
 
     def _read_heldout(self) -> tuple[Rows | None, Array]:
         group = stored_group(self.path, self._file, HELDOUT) if self.attrs else None

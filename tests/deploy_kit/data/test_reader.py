@@ -295,7 +295,7 @@ def test_rows_that_the_origin_never_wrote_are_left_out(
     path = origin_file(tmp_path / "x.h5", 50_000, written, **options)
     with caplog.at_level(logging.WARNING), open_feature_file(path) as file:
         assert len(file.train) == len(file.train.features) == written
-    assert f"the last {50_000 - written} of 50000 rows were never written" in caplog.text
+    assert f"{50_000 - written} of 50000 rows were never written" in caplog.text
 
 
 def test_a_file_of_the_origin_that_was_never_written_has_no_rows(tmp_path: Path) -> None:
@@ -334,3 +334,17 @@ def test_the_files_hash_is_that_of_its_bytes(feature_file: Path) -> None:
 
     with open_feature_file(feature_file) as file:
         assert file.sha256 == hashlib.sha256(feature_file.read_bytes()).hexdigest()
+
+
+def test_unwritten_rows_in_the_middle_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    features = np.zeros((40_000, 3), np.float32)
+    features[:100], features[20_000:20_050] = 1, 2
+    with h5py.File(tmp_path / "origin.h5", "w") as file:
+        file["features"] = features
+        file["supervision"] = (np.arange(40_000) < 20_000).astype(np.int8)[:, None]
+    with caplog.at_level(logging.WARNING), open_feature_file(tmp_path / "origin.h5") as file:
+        assert len(file.train) == 150
+        assert file.train.label.sum() == 100
+        np.testing.assert_array_equal(file.train.features[:, 0], np.repeat([1, 2], [100, 50]))
+        np.testing.assert_array_equal(file.train.index[98:102], [98, 99, 20_000, 20_001])
+    assert "39850 of 40000 rows were never written" in caplog.text
