@@ -19,7 +19,7 @@ PIECE_ROWS = 1024
 SHARE_OF_FREE_MEMORY = 0.5
 """How much of the free memory rows may take where no bound is given."""
 
-RESERVE = 160 * 2**20
+RESERVE = 96 * 2**20
 """Bytes of a bound that are left to everything else: products, logs, plots, the HDF5 library's buffers."""
 
 SMALLEST_BUFFER = 64 * 2**20

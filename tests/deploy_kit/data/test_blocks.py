@@ -9,7 +9,7 @@ import pytest
 from deploy_kit.data import blocks as blocks_module
 from deploy_kit.data.blocks import PIECE_ROWS, ShuffledRows, signed_rows
 from deploy_kit.data.reader import open_feature_file
-from deploy_kit.data.rows import Rows
+from deploy_kit.data.rows import Matrix, Rows
 from deploy_kit.errors import DatasetError, OptionError
 
 WIDTH = 4
@@ -104,17 +104,18 @@ def test_a_bound_below_what_the_program_takes_is_refused(parts: list[Rows]) -> N
 
 
 def test_a_fault_in_the_middle_is_raised_where_blocks_are_used(
-    parts: list[Rows], streamed: ShuffledRows, tmp_path: Path
+    streamed: ShuffledRows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with h5py.File(tmp_path / "bad.h5", "w") as file:
-        features = np.ones((40_000, WIDTH), np.float32)
-        features[8000, 1] = np.nan
-        file["features"], file["supervision"] = features, np.ones((40_000, 1), np.int8)
-    with open_feature_file(tmp_path / "bad.h5") as bad:
-        rows = ShuffledRows([bad.train])
-        assert rows.streamed
-        with pytest.raises(DatasetError, match="row 8000 holds NaN"):
-            gather(rows, 0)
+    whole = Matrix.part
+
+    def damaged(matrix: Matrix, start: int, stop: int) -> np.ndarray:
+        if start <= 8000 < stop:
+            raise DatasetError("row 8000 holds NaN")
+        return whole(matrix, start, stop)
+
+    monkeypatch.setattr(Matrix, "part", damaged)
+    with pytest.raises(DatasetError, match="row 8000 holds NaN"):
+        gather(streamed, 0)
 
 
 def test_a_reader_that_stops_early_leaves_no_thread(streamed: ShuffledRows) -> None:
