@@ -151,8 +151,9 @@ def test_the_prior_and_the_temperature_make_the_probability_right() -> None:
 
 
 def test_another_training_prior_is_taken_out() -> None:
-    correction = Correction(1.0, 0.2, 0.02)
-    assert correction.apply(np.zeros(2))[-1] == pytest.approx(log_odds(0.02) - log_odds(0.2))
+    correction = Correction(4.0, 0.2, 0.02)
+    assert correction.apply(np.zeros(2))[-1] == pytest.approx(log_odds(0.02) - log_odds(0.2) / 4)
+    np.testing.assert_allclose(correction.undo(correction.apply(np.array([3.0, 1.0]))), [3, 1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("data", [None, {}, {"temperature": 1.0}, {"temperature": 0.0, "training_prior": 0.5,

@@ -221,3 +221,13 @@ def test_the_reach_is_the_steps_or_the_radius() -> None:
     assert Attack(30, 0.1, 0.01).reach == 0.1
     assert Attack(3, 0.05, 0.02).reach == 0.05
     assert Attack(0).reach == 0
+
+
+def test_a_saturated_row_is_not_moved() -> None:
+    # z = 20 for the positives: their sigmoid is exactly 1, so PGD has no gradient to follow although 0.4 · ‖w‖₁ = 24.
+    vector = np.array([60.0, 0.0, 0.0], np.float32)
+    features = np.array([[1 / 3, 0.0], [0.2, 0.0]], np.float32)
+    for label, expected in (([True, True], [0.0, 12.0]), ([False, False], [44.0, 36.0])):
+        learner = ClosedFormLearner(vector, Attack(1, 0.4, 0.4), 2, 1e-3)
+        total = learner.learn(signed_rows(features, np.array(label)))
+        assert total == pytest.approx(sum(expected), abs=1e-4)
