@@ -84,6 +84,8 @@ def test_streamed_rows_are_mixed_over_the_files(streamed: ShuffledRows) -> None:
     # Two pieces and more of different places are among the first rows, and neighbours are no neighbours any more.
     assert np.unique(place // PIECE_ROWS).size >= 3
     assert np.mean(np.abs(np.diff(place)) == 1) < 0.05
+    firsts = [np.abs(next(streamed.shuffled((0, seed), 256))[:, 0]) // PIECE_ROWS for seed in range(5)]
+    assert len({tuple(np.unique(first)) for first in firsts}) > 1
 
 
 def test_selected_rows_can_be_streamed(parts: list[Rows], streamed: ShuffledRows) -> None:
