@@ -34,6 +34,7 @@ from deploy_kit.pipeline.finetune import FinetuneOptions, finetune
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
 from deploy_kit.policy.fingerprint import feature_sha256
 from deploy_kit.policy.network import NetworkConfig, VisionActorCritic
+from deploy_kit.progress import Progress
 
 WIDTH = 192
 BATCH = 256
@@ -207,11 +208,19 @@ def whole(arguments: argparse.Namespace) -> None:
             options = FinetuneOptions(
                 path, checkpoint, folder / f"out{run}", epochs=5, batch_size=BATCH, device=arguments.device
             )
+            phases: dict[str, float] = {}
             started = time.perf_counter()
-            result = finetune(options)
+
+            def note(progress: Progress, phases: dict[str, float] = phases) -> None:
+                phases.setdefault(progress.phase, time.perf_counter())
+
+            result = finetune(options, note)
             seconds = time.perf_counter() - started
             epochs = sum(arguments.rows / record.rows_per_second for record in result.epochs)
-            print(f"{arguments.device}: {seconds:.2f} s for all, of which training {epochs:.2f} s")
+            print(
+                f"{arguments.device}: {phases['judging'] - started:.2f} s until the last checkpoint is written, reading "
+                f"included, of which training {epochs:.2f} s; {seconds:.2f} s with intervals, plots and report"
+            )
 
 
 def main() -> None:
