@@ -218,7 +218,7 @@ def whole(arguments: argparse.Namespace) -> None:
             seconds = time.perf_counter() - started
             epochs = sum(arguments.rows / record.rows_per_second for record in result.epochs)
             print(
-                f"{arguments.device}: {phases['judging'] - started:.2f} s until the last checkpoint is written, reading "
+                f"{arguments.device}: {phases['judging'] - started:.2f} s to the last checkpoint, reading "
                 f"included, of which training {epochs:.2f} s; {seconds:.2f} s with intervals, plots and report"
             )
 
