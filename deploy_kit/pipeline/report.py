@@ -9,11 +9,12 @@ from typing import Any
 from deploy_kit.policy.files import replace_file
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2530; max-width: 1080px; margin: 2rem auto; padding: 0 1rem }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c2530; max-width: 1160px; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 img { max-width: 100% } .scroll { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums } th { font-weight: 600; background: #f2f5f8 }
-td, th { border: 1px solid #d5dbe1; padding: 0.25rem 0.6rem; text-align: right; white-space: nowrap }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
+td, th { border: 1px solid #d5dbe1; padding: 0.2rem 0.4rem; text-align: right; white-space: nowrap }
+th { font-weight: 600; background: #f2f5f8; white-space: normal; vertical-align: bottom }
 td:first-child, th:first-child { text-align: left } small, .note { color: #5b6773 }
 """
 
