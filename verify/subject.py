@@ -9,6 +9,7 @@ from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.policy.interface import ActionTransform
 from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.policy.vehicle import Vehicle, resolve_vehicle
+from deploy_kit.policy.vehicle_env import ENV_FILE
 from deploy_kit.verify.claims import base_source
 from deploy_kit.verify.replay import Meaning
 from deploy_kit.verify.runners import Reference
@@ -91,6 +92,11 @@ def _find_vehicle(
     files = sorted(source.removeprefix("file:") for source in sources if source.startswith("file:"))
     if files and vehicle_file is None:
         return None, f"the vehicle's numbers came from {files[0]}; give that file with --vehicle"
+    if ENV_FILE in sources and checkpoint.params.env is None and vehicle_file is None:
+        return None, (
+            f"the vehicle's numbers came from the run's {ENV_FILE}, which is not beside {checkpoint.path}; "
+            "copy the folder params/ there, or give the numbers with --vehicle"
+        )
     try:
         return resolve_vehicle(checkpoint.params, task if "task" in sources else None, vehicle_file), None
     except InputError as error:

@@ -43,7 +43,8 @@ from deploy_kit.cli.options import checkpoint_path_from, env_from, run_options, 
 def collect_command(**options: Any) -> None:
     """Fly a policy in simulation; store its features with gate labels in an HDF5 file.
 
-    Stops when both classes are full, at --max-steps, or on Ctrl-C. Whatever stops it, the file is valid.
+    Held-out episodes come first, then training rows. Stops when both classes are full, at --max-steps, or on Ctrl-C;
+    the rows so far are then in a valid file.
     """
     from deploy_kit.pipeline.collect import CollectOptions, collect
 

@@ -131,7 +131,8 @@ def _progress_lines() -> Callable[[Progress], None]:
     def show(progress: Progress) -> None:
         nonlocal phase, last
         now = time.monotonic()
-        if progress.phase == phase and now - last < 10:
+        finished = progress.completed == progress.total
+        if progress.phase == phase and now - last < 10 and not finished:
             return
         phase, last = progress.phase, now
         share = f" {progress.completed / progress.total:.0%}" if progress.total else ""

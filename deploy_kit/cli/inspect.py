@@ -15,11 +15,13 @@ from deploy_kit.cli.options import network_options
 @network_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect_command(file: Path, as_json: bool, **options: Any) -> None:
-    """Show what FILE holds: a checkpoint, a feature file, or a bundle."""
+    """Show what FILE holds: a checkpoint, a run folder's latest checkpoint, a feature file, or a bundle."""
     from deploy_kit.errors import InputError
 
     if not file.exists():
         raise InputError(f"{file} does not exist; give a checkpoint, a feature file (.h5) or a bundle folder")
+    if file.is_dir() and not (file / "manifest.json").is_file():
+        file = _latest_in_run(file)
     if file.is_dir():
         kind, content = "bundle", _bundle(file)
     elif file.suffix == ".h5":
@@ -30,6 +32,16 @@ def inspect_command(file: Path, as_json: bool, **options: Any) -> None:
         click.echo(json.dumps({"kind": kind, **content}, indent=2, allow_nan=True))
     else:
         _show(kind, file, content)
+
+
+def _latest_in_run(folder: Path) -> Path:
+    from deploy_kit.errors import CheckpointError, InputError
+    from deploy_kit.policy.run_directory import CheckpointQuery, resolve_checkpoint
+
+    try:
+        return resolve_checkpoint(CheckpointQuery(checkpoint=str(folder)))
+    except CheckpointError as error:
+        raise InputError(f"{folder} is neither a bundle (no manifest.json) nor a run folder ({error})") from error
 
 
 def _checkpoint(path: Path, options: dict[str, Any]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def main(verbose: bool) -> Any:
 
     collect → finetune → export → verify. Every step reads and writes files, so each can be run alone.
 
-    Exit codes: 0 done; 1 a check failed; 2 bad usage or input.
+    Exit codes: 0 done; 1 a check failed; 2 bad usage or input; 130 interrupted.
     """
     from deploy_kit.cli.console import set_up_logging
 

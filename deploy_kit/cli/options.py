@@ -109,7 +109,7 @@ task_options = _compose(
         show_envvar=True,
         help="Stage of the task: noise, terminations, episode length.",
     ),
-    click.option("--tracks", type=Tracks(), default=",".join(TRACKS), help="Kinds of track to draw from."),
+    click.option("--tracks", type=Tracks(), default=",".join(TRACKS), help="Kinds of track to draw from, or all."),
     click.option("--difficulty", type=click.FloatRange(0, 1), help="Track difficulty. [default: drawn per track]"),
     click.option(
         "--finish",

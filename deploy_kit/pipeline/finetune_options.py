@@ -9,6 +9,7 @@ import torch
 from deploy_kit.errors import OptionError
 from deploy_kit.pipeline.attack import Attack, Norm
 from deploy_kit.pipeline.threshold import ThresholdRule
+from deploy_kit.policy.torch_device import require_device
 
 SOLVERS = ("adam", "lbfgs")
 
@@ -122,10 +123,7 @@ class FinetuneOptions:
                 raise OptionError(f"--{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
         self._check_combinations()
         _ = self.rule
-        try:
-            return torch.empty(0, device=self.device).device
-        except (RuntimeError, AssertionError) as error:
-            raise OptionError(f"--device {self.device} is not available here ({str(error).splitlines()[0]})") from error
+        return require_device(self.device)
 
     def _check_combinations(self) -> None:
         if self.solver == "lbfgs" and self.origin_compatible:

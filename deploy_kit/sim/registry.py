@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deploy_kit.errors import MissingDependencyError, OptionError, TaskError
+from deploy_kit.policy.torch_device import require_device
 from deploy_kit.sim.extensions import import_extensions
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.sim.suggest import did_you_mean
@@ -48,12 +49,13 @@ def make_env(options: EnvOptions, task: str = TASK_ID, backend: str = "mujoco") 
     if options.launcher:
         raise OptionError(f"back end 'mujoco' has no launcher that could take {options.launcher[0]!r} (given after --)")
     _require("rsl_rl", "tensordict", "gymnasium")
+    require_device(options.device)
+    import_extensions(options.extensions)
     if task == TASK_ID:
         _require("mujoco")
         from deploy_kit.sim.mujoco.env import MujocoRacingEnv
 
         return MujocoRacingEnv(options)
-    import_extensions(options.extensions)
     return _checked(_unwrap(_builder(task, options)(), task), task)
 
 

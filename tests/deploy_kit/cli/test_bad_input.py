@@ -232,4 +232,23 @@ def test_an_existing_bundle_is_kept(refused, cli, checkpoint, tmp_path):
 def test_a_file_that_holds_nothing_known(refused, tmp_path):
     refused("inspect", tmp_path / "nothing.pt", words=("does not exist",))
     (tmp_path / "folder").mkdir()
-    refused("inspect", tmp_path / "folder", words=("folder",))
+    refused("inspect", tmp_path / "folder", words=("folder", "neither a bundle"))
+
+
+@pytest.mark.parametrize("device", ["cdua", "cuda:9"])
+def test_a_device_that_is_not_there(refused, checkpoint, tmp_path, device):
+    options = ("--device", device)
+    refused(
+        "collect", "--checkpoint", checkpoint, *options, "--dataset", tmp_path / "a.h5", words=(f"--device {device}",)
+    )
+    refused("fly", checkpoint, *options, words=(f"--device {device}",))
+    assert not (tmp_path / "a.h5").exists()
+
+
+def test_an_extension_that_is_not_there(refused, checkpoint, tmp_path):
+    extension = ("--extension", "no_such_module", "--dataset", tmp_path / "a.h5")
+    refused("collect", "--checkpoint", checkpoint, *extension, words=("no_such_module", "not found"))
+
+
+def test_a_run_folder_is_inspected_at_its_latest_checkpoint(cli, checkpoint):
+    assert "model_7.pt" in cli("inspect", checkpoint.parent).stdout

@@ -29,7 +29,7 @@ def test_help_lists_the_commands_in_the_order_of_the_work(cli):
     assert result.code == 0
     positions = [result.stdout.index(f"  {name} ") for name in COMMANDS]
     assert positions == sorted(positions)
-    assert "Exit codes: 0 done; 1 a check failed; 2 bad usage or input." in result.stdout
+    assert "Exit codes: 0 done; 1 a check failed; 2 bad usage or input; 130 interrupted." in result.stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)
