@@ -28,7 +28,7 @@ class DeviceRows:
     def shuffled(self, seed: Sequence[int], block_rows: int) -> Iterator[Tensor]:
         """Yield every row once in a random order, so many at a time."""
         order = torch.from_numpy(np.random.default_rng(list(seed)).permutation(len(self._rows))).to(self._rows.device)
-        for index in order.split(block_rows):  # type: ignore[no-untyped-call]
+        for index in order.split(block_rows):  # type: ignore[no-untyped-call]  # torch's own
             yield self._rows.index_select(0, index)
 
 
@@ -100,7 +100,7 @@ class DeviceLearner:
     def _capture(self) -> torch.cuda.CUDAGraph:
         """Capture the batches of a whole block, after one run that lets libraries set themselves up."""
         kept = [tensor.clone() for tensor in (self._vector, self._moments, self._powers)]
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's own
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self._batches(len(self._block))

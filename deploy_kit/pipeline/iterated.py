@@ -46,7 +46,7 @@ class IteratedLearner:
         for rows, wanted in zip(*batches, strict=True):
             loss = binary_cross_entropy_with_logits(self._head(self._attack.perturb(self._head, rows, wanted)), wanted)
             self._optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own
             self._optimizer.step()
             total += float(loss.detach()) * len(rows)
         return total

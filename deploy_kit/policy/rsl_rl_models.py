@@ -157,10 +157,10 @@ class VisionActor(MLPModel):  # type: ignore[misc]  # rsl_rl carries no types
     def as_jit(self) -> nn.Module:
         """Return the traced twin that rsl_rl's `export_policy_to_jit` saves; inputs and outputs as in the ONNX."""
         twin = ExportedPolicy(self.network()).eval()
-        return cast(nn.Module, torch.jit.trace(twin, twin.get_dummy_inputs()))  # type: ignore[no-untyped-call]
+        return cast(nn.Module, torch.jit.trace(twin, twin.get_dummy_inputs()))  # type: ignore[no-untyped-call]  # torch's own
 
 
-class VisionCritic(MLPModel):  # type: ignore[misc]
+class VisionCritic(MLPModel):  # type: ignore[misc]  # rsl_rl carries no types
     """Critic over the actor's features. Its state dict holds the value head (`mlp.*`) alone.
 
     Args:

@@ -139,7 +139,7 @@ class CtbrAction(ActionTerm):  # type: ignore[misc]  # Isaac Lab is not there wh
 
 
 @configclass
-class CtbrActionCfg(ActionTermCfg):  # type: ignore[misc]
+class CtbrActionCfg(ActionTermCfg):  # type: ignore[misc]  # Isaac Lab is not there when types are checked
     """Configuration of `CtbrAction`."""
 
     class_type: type = CtbrAction

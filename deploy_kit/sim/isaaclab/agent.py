@@ -9,7 +9,7 @@ _MODELS = "deploy_kit.policy.rsl_rl_models"
 
 
 @configclass
-class VisionActorCfg(RslRlMLPModelCfg):  # type: ignore[misc]
+class VisionActorCfg(RslRlMLPModelCfg):  # type: ignore[misc]  # Isaac Lab is not there when types are checked
     """Options of `deploy_kit.policy.rsl_rl_models.VisionActor`."""
 
     class_name: str = f"{_MODELS}:VisionActor"
@@ -21,11 +21,11 @@ class VisionActorCfg(RslRlMLPModelCfg):  # type: ignore[misc]
 
 
 @configclass
-class VisionCriticCfg(RslRlMLPModelCfg):  # type: ignore[misc]
+class VisionCriticCfg(RslRlMLPModelCfg):  # type: ignore[misc]  # Isaac Lab is not there when types are checked
     """Options of `deploy_kit.policy.rsl_rl_models.VisionCritic`."""
 
     class_name: str = f"{_MODELS}:VisionCritic"
-    hidden_dims: list[int] = [128, 128]  # noqa: RUF012
+    hidden_dims: list[int] = [128, 128]  # noqa: RUF012  # Isaac Lab copies it
     activation: str = "lrelu"
 
 

@@ -41,7 +41,7 @@ class _Observations:
     """Groups as rsl_rl's agents and deploy-kit read them."""
 
     @configclass
-    class Policy(ObservationGroupCfg):  # type: ignore[misc]
+    class Policy(ObservationGroupCfg):  # type: ignore[misc]  # Isaac Lab is not there when types are checked
         """The 6928 numbers of the policy; the critic's copy is without noise."""
 
         base_lin_vel = ObservationTermCfg(func=terms.body_velocity, params={"noisy": True})
@@ -54,7 +54,7 @@ class _Observations:
             self.concatenate_terms = True
 
     @configclass
-    class Auxiliary(ObservationGroupCfg):  # type: ignore[misc]
+    class Auxiliary(ObservationGroupCfg):  # type: ignore[misc]  # Isaac Lab is not there when types are checked
         """The label."""
 
         cross_obs = ObservationTermCfg(func=terms.gate_passed_label)
@@ -99,7 +99,7 @@ class _Terminations:
 
 
 @configclass
-class RacingSceneCfg(InteractiveSceneCfg):  # type: ignore[misc]
+class RacingSceneCfg(InteractiveSceneCfg):  # type: ignore[misc]  # Isaac Lab is not there when types are checked
     """All tracks in one mesh, one drone an environment; environments share the world's frame."""
 
     track: AssetBaseCfg | None = None
@@ -109,7 +109,7 @@ class RacingSceneCfg(InteractiveSceneCfg):  # type: ignore[misc]
 
 
 @configclass
-class RacingEnvCfg(ManagerBasedRLEnvCfg):  # type: ignore[misc]
+class RacingEnvCfg(ManagerBasedRLEnvCfg):  # type: ignore[misc]  # Isaac Lab is not there when types are checked
     """The racing task. Build it with `racing_env_cfg`."""
 
     scene: RacingSceneCfg = RacingSceneCfg(num_envs=1, env_spacing=0.0, replicate_physics=True)

@@ -11,7 +11,7 @@ from deploy_kit.sim.isaaclab.race import Outcome, race_of
 from deploy_kit.sim.tracks import Track
 
 
-class IsaacLabEnv(RslRlVecEnvWrapper):  # type: ignore[misc]
+class IsaacLabEnv(RslRlVecEnvWrapper):  # type: ignore[misc]  # Isaac Lab is not there when types are checked
     """Any Isaac Lab task. Closing it leaves room for another one in the same process."""
 
     def close(self) -> None:

@@ -86,7 +86,7 @@ class Sight:
     depth: Tensor
 
 
-class Race(CommandTerm):  # type: ignore[misc]
+class Race(CommandTerm):  # type: ignore[misc]  # Isaac Lab is not there when types are checked
     """State of every environment's race.
 
     Args:
@@ -299,7 +299,7 @@ class Race(CommandTerm):  # type: ignore[misc]
 
 
 @configclass
-class RaceCfg(CommandTermCfg):  # type: ignore[misc]
+class RaceCfg(CommandTermCfg):  # type: ignore[misc]  # Isaac Lab is not there when types are checked
     """Configuration of `Race`."""
 
     class_type: type = Race
