@@ -6,7 +6,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from deploy_kit.errors import TaskError
+from deploy_kit.pipeline.rollout import require_layout
 from deploy_kit.policy.interface import ObservationLayout
 from deploy_kit.progress import Progress
 from deploy_kit.verify.replay import ParityComparison
@@ -68,11 +68,7 @@ class LiveTest:
             TaskError: the task is unknown, or its observation does not fit the policy.
         """
         self._first = self._make()
-        size = self._first.get_observations()["policy"].shape[1]
-        if size != layout.size:
-            raise TaskError(
-                f"task {self._task!r}: observation group 'policy' has {size} numbers, the policy takes {layout.size}"
-            )
+        require_layout(self._first, layout, self._task)
 
     def run(self, subject: Subject, onnx: OnnxRunner | None, progress: Callable[[Progress], None]) -> Iterator[Check]:
         """Fly, and yield the checks of the modes asked for."""
