@@ -269,6 +269,11 @@ class Race(CommandTerm):  # type: ignore[misc]  # Isaac Lab is not there when ty
         """Return standard normal draws."""
         return torch.randn(shape, generator=self.generator, device=self.device)
 
+    def reset(self, env_ids: Any = None) -> dict[str, Tensor]:
+        """Begin new episodes; returns what Isaac Lab logs of those that ended: gates passed, mean."""
+        passed = self.gates_passed[slice(None) if env_ids is None else env_ids].float().mean()
+        return {**super().reset(env_ids), "gates_passed": passed}
+
     def _resample_command(self, env_ids: Any) -> None:
         """Begin an episode: Isaac Lab resamples at resets alone, since the resampling time never comes."""
         ids = torch.arange(self.num_envs, device=self.device)[env_ids] if isinstance(env_ids, slice) else env_ids
