@@ -1,8 +1,8 @@
 """Train the demo policy from random weights: rsl_rl's PPO on the racing task, stage after stage, on Isaac Lab.
 
-    python examples/train_demo_policy.py runs/demo --device cuda:0 --num-envs 4096 --steps 25e6 100e6
-    python examples/train_demo_policy.py runs/demo --device cuda:0 --num-envs 4096 --steps 25e6 200e6 --resume runs/demo/model_999.pt
-    torchrun --nproc_per_node 2 examples/train_demo_policy.py runs/demo --device cuda …        # several GPUs
+    python examples/train_demo_policy.py runs/demo --num-envs 4096 --steps 25e6 100e6
+    python examples/train_demo_policy.py runs/demo --num-envs 4096 --steps 25e6 200e6 --resume runs/demo/model_999.pt
+    torchrun --nproc_per_node 2 examples/train_demo_policy.py runs/demo …        # several GPUs
 
 `--steps` says how many environment steps in all have been flown when stage 0, stage 1, … ends. Checkpoints
 (`model_<iteration>.pt`, read by every deploy-kit command), `params/agent.yaml` and TensorBoard logs go to the folder
