@@ -39,7 +39,9 @@ class ByteCount(click.ParamType[int]):
     multiple=True,
     help="Feature file that collect wrote; give it several times, or a quoted pattern, for several files.",
 )
-@click.option("--policy-path", type=click.Path(path_type=Path), required=True, help="Checkpoint it was collected with.")
+@click.option(
+    "--policy-path", type=click.Path(path_type=Path), required=True, help="Checkpoint it was collected with, or demo."
+)
 @click.option(
     "--save-path",
     type=click.Path(path_type=Path),
@@ -95,7 +97,9 @@ class ByteCount(click.ParamType[int]):
 def finetune_command(**options: Any) -> None:
     """Train the gate head (aux_decoder) on collected features; every other tensor stays bit-identical."""
     from deploy_kit.pipeline.finetune import FinetuneOptions, finetune
+    from deploy_kit.policy.shipped import resolve_name
 
+    options["policy_path"] = resolve_name(options["policy_path"])
     with progress_bars() as progress:
         result = finetune(FinetuneOptions(**options), progress)
     _show(result)

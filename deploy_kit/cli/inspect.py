@@ -17,7 +17,9 @@ from deploy_kit.cli.options import network_options
 def inspect_command(file: Path, as_json: bool, **options: Any) -> None:
     """Show what FILE holds: a checkpoint, a run folder's latest checkpoint, a feature file, or a bundle."""
     from deploy_kit.errors import InputError
+    from deploy_kit.policy.shipped import resolve_name
 
+    file = resolve_name(file)
     if not file.exists():
         raise InputError(f"{file} does not exist; give a checkpoint, a feature file (.h5) or a bundle folder")
     if file.is_dir() and not (file / "manifest.json").is_file():

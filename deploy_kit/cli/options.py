@@ -68,7 +68,8 @@ network_options = _compose(
 run_options = _compose(
     click.option(
         "--checkpoint",
-        help="Checkpoint file or run directory; with the three options below, a name or regular expression in the run.",
+        help="Checkpoint file or run directory, or demo for deploy-kit's own policy; with the three options below, a "
+        "name or regular expression in the run.",
     ),
     click.option("--experiment-name", help="Experiment folder under the log root."),
     click.option("--load-run", help="Run in the experiment: a name or regular expression. [default: the latest]"),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy_kit.errors import CheckpointError, OptionError
+from deploy_kit.policy.shipped import resolve_name
 
 LOG_ROOT = Path("logs/rsl_rl")
 """Where Isaac Lab's training scripts write."""
@@ -30,6 +31,7 @@ class CheckpointQuery:
 
     Attributes:
         checkpoint: path of a file or run folder, or name or pattern of a file within the run; the latest if None.
+            ``demo``, where nothing of that name lies and no run is named, is the policy that comes with deploy-kit.
         load_run: name or pattern of the run; the latest if None.
         experiment_name: folder under the log root; needed unless the other two tell the place.
         log_root: folder of experiments; ``logs/rsl_rl`` if None. ``checkpoints`` is searched after it.
@@ -57,9 +59,10 @@ def resolve_checkpoint(query: CheckpointQuery) -> Path:
 def _resolve_path(query: CheckpointQuery) -> Path:
     if query.checkpoint is None:
         raise OptionError(
-            "no checkpoint is named: give --checkpoint PATH, or --experiment_name with or without --load_run"
+            "no checkpoint is named: give --checkpoint PATH (demo is the policy that comes with deploy-kit), or "
+            "--experiment_name with or without --load_run"
         )
-    path = Path(query.checkpoint)
+    path = resolve_name(Path(query.checkpoint))
     if path.is_file():
         return path
     if path.is_dir():

@@ -8,16 +8,6 @@ import torch
 SCRIPTED = ("--task", "scripted_racing:make")
 
 
-@pytest.fixture
-def vehicle(tmp_path):
-    path = tmp_path / "vehicle.yaml"
-    path.write_text(
-        "max_thrust_to_weight: 3.0\nmax_body_rate: 6.0\ngravity: 9.81\npolicy_period_s: 0.03\n"
-        "depth_period_s: 0.04\naction_latency_steps: 1\n"
-    )
-    return path
-
-
 def test_collect_finetune_export_verify(cli, checkpoint, scripted, vehicle, tmp_path):
     dataset, folder, bundle = tmp_path / "f.h5", tmp_path / "finetuned", tmp_path / "bundle"
     result = cli(

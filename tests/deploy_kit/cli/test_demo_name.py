@@ -1,0 +1,44 @@
+"""Every command takes the shipped policy by its name; here a random one stands in its place."""
+
+import json
+
+import pytest
+
+from deploy_kit.policy import shipped
+from deploy_kit.policy.checkpoint import load_checkpoint
+
+SCRIPTED = ("--task", "scripted_racing:make")
+
+
+@pytest.fixture(autouse=True)
+def shipped_policy(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "DEMO_POLICY", checkpoint)
+    monkeypatch.chdir(tmp_path)
+    return load_checkpoint(checkpoint)
+
+
+def test_every_command_takes_it_by_its_name(cli, scripted, shipped_policy, vehicle, tmp_path):
+    collected = cli(
+        *("collect", "--checkpoint", "demo", *SCRIPTED, "--num-envs", 3, "--dataset", tmp_path / "f.h5"),
+        *("--num-positive", 30, "--num-negative", 30, "--heldout-episodes", 8),
+    )
+    assert collected.code == 0, collected
+    trained = cli("finetune", "--policy-path", "demo", "--h5-path", "f.h5", "--save-path", "out", "--epochs", 1)
+    assert trained.code == 0, trained
+    exported = cli("export", "--checkpoint", "demo", "--vehicle", vehicle, "--output", "bundle")
+    assert exported.code == 0, exported
+    contract = json.loads((tmp_path / "bundle" / "contract.json").read_text())
+    assert contract["provenance"]["checkpoint_sha256"] == shipped_policy.sha256
+    verified = cli("verify", "bundle", "--checkpoint", "demo", "--vehicle", vehicle, "--no-replay", "--no-live")
+    assert verified.code == 0, verified
+    for named in (("demo",), ("--checkpoint", "demo")):
+        assert cli("fly", *named, *SCRIPTED, "--vehicle", vehicle, "--num-envs", 1).code == 0
+    assert json.loads(cli("inspect", "demo", "--json").stdout)["sha256"] == shipped_policy.sha256
+
+
+def test_a_file_of_that_name_is_taken_instead(refused, tmp_path):
+    (tmp_path / "demo").write_text("not a checkpoint at all\n" * 100)
+    for arguments in (("inspect", "demo"), ("fly", "demo"), ("export", "--checkpoint", "demo")):
+        refused(*arguments, words=("demo is no checkpoint",))
+    (tmp_path / "f.h5").write_text("")
+    refused("finetune", "--policy-path", "demo", "--h5-path", "f.h5", words=("demo is no checkpoint",))
