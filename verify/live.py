@@ -6,8 +6,8 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from deploy_kit.pipeline.rollout import require_layout
-from deploy_kit.policy.interface import ObservationLayout
+from deploy_kit.pipeline.rollout import require_checkpoint
+from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.progress import Progress
 from deploy_kit.verify.replay import ParityComparison
 from deploy_kit.verify.report import Check, NotRun
@@ -61,14 +61,15 @@ class LiveTest:
         if self._first is not None:
             close(self._first)
 
-    def prepare(self, layout: ObservationLayout) -> None:
+    def prepare(self, checkpoint: Checkpoint) -> None:
         """Make the first environment, so that a wrong task fails before the long work.
 
         Raises:
-            TaskError: the task is unknown, or its observation does not fit the policy.
+            TaskError: the task is unknown, or does not fit the policy.
+            CheckpointError: the agent that the task registers cannot be restored from the checkpoint.
         """
         self._first = self._make()
-        require_layout(self._first, layout, self._task)
+        require_checkpoint(self._first, checkpoint, self._task)
 
     def run(self, subject: Subject, onnx: OnnxRunner | None, progress: Callable[[Progress], None]) -> Iterator[Check]:
         """Fly, and yield the checks of the modes asked for."""

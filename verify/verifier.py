@@ -137,7 +137,7 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
         live = LiveTest(options.live_modes, options.episodes, options.env, options.seed, options.task, options.backend)
         if options.live:
             stack.enter_context(live)
-            live.prepare(checkpoint.network.config.layout)
+            live.prepare(checkpoint)
         progress(Progress("static checks", 0))
         artifacts, checks = open_artifacts(subject)
         if subject.misfit is None:

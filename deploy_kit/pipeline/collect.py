@@ -18,15 +18,14 @@ import torch
 
 from deploy_kit.data.schema import SUFFIX, FeatureFileInfo
 from deploy_kit.data.writer import FeatureFileWriter, check_target
-from deploy_kit.errors import DatasetError
+from deploy_kit.errors import DatasetError, InputError
 from deploy_kit.pipeline.collect_rows import ObservationSample, RowMaker
 from deploy_kit.pipeline.meter import Meter
-from deploy_kit.pipeline.rollout import StepRecord, require_layout, rollout
+from deploy_kit.pipeline.rollout import StepRecord, policy_period, require_checkpoint, rollout
 from deploy_kit.pipeline.training_feed import TrainingFeed
 from deploy_kit.pipeline.video import DepthVideo
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
 from deploy_kit.policy.fingerprint import feature_sha256
-from deploy_kit.policy.interface import ObservationLayout
 from deploy_kit.progress import Progress, silent
 from deploy_kit.sim.registry import make_env
 from deploy_kit.sim.task import RACING_TASK, TASK_ID
@@ -207,12 +206,16 @@ def _label_rule(task: str) -> str:
     return f"observation group 'auxiliary' of task {task}"
 
 
-def _make_env(options: CollectOptions, layout: ObservationLayout, purpose: int) -> "VecEnv":
+def _make_env(options: CollectOptions, checkpoint: Checkpoint, purpose: int) -> "VecEnv":
     """Build the environment of one purpose (0 held-out, 1 training), with tracks of its own, new each episode."""
     seed = int(np.random.SeedSequence([options.env.seed, purpose]).generate_state(1)[0])
     env_options = replace(options.env, seed=seed, episodes_per_track=EPISODES_PER_TRACK)
     env = make_env(env_options, options.task, options.backend)
-    require_layout(env, layout, options.task)
+    try:
+        require_checkpoint(env, checkpoint, options.task)
+    except InputError:
+        _close(env)
+        raise
     return env
 
 
@@ -232,7 +235,7 @@ def _collect_heldout(
         return
     num_envs = min(options.env.num_envs, options.heldout_episodes)
     env_options = replace(options, env=replace(options.env, num_envs=num_envs))
-    env = _make_env(env_options, checkpoint.network.config.layout, purpose=0)
+    env = _make_env(env_options, checkpoint, purpose=0)
     quota, rest = divmod(options.heldout_episodes, num_envs)
     left = quota + (np.arange(num_envs) < rest)
     steps: list[list[tuple[npt.NDArray[np.float32], np.int8]]] = [[] for _ in range(num_envs)]
@@ -271,12 +274,12 @@ def _collect_training(
     progress: Callable[[Progress], None],
 ) -> None:
     """Store training rows until the file is full or something else ends it."""
-    env = _make_env(options, checkpoint.network.config.layout, purpose=1)
+    env = _make_env(options, checkpoint, purpose=1)
     maker, meter = RowMaker(env.num_envs, FIRST_TRAINING_ID), Meter(env.num_envs)
     total = options.num_positive + options.num_negative
     with ExitStack() as stack:
         stack.callback(_close, env)
-        video = _video(options, checkpoint, result, stack)
+        video = _video(options, checkpoint, result, stack, 1 / policy_period(env))
         writer.hold_rate(env.num_envs * int(torch.as_tensor(env.max_episode_length).max()))
         feed = stack.enter_context(TrainingFeed(writer, maker))
         for record in rollout(env, checkpoint.network.to(env.device), options.max_steps):
@@ -302,12 +305,12 @@ def _collect_training(
 
 
 def _video(
-    options: CollectOptions, checkpoint: Checkpoint, result: CollectResult, stack: ExitStack
+    options: CollectOptions, checkpoint: Checkpoint, result: CollectResult, stack: ExitStack, fps: float
 ) -> DepthVideo | None:
     if not options.video:
         return None
     result.video = result.path.with_suffix(".mp4")
-    return stack.enter_context(DepthVideo(result.video, checkpoint.network.config.layout.image_shape))
+    return stack.enter_context(DepthVideo(result.video, checkpoint.network.config.layout.image_shape, fps))
 
 
 def _add_frame(video: DepthVideo, record: StepRecord, checkpoint: Checkpoint) -> None:

@@ -16,15 +16,15 @@ from deploy_kit.pipeline.drivers import ArtifactDriver
 from deploy_kit.pipeline.episodes import FirstEpisodes, FlightStatistics
 from deploy_kit.pipeline.meter import Meter
 from deploy_kit.pipeline.pictures import FlightTrace, draw_actions, draw_probability, draw_track
-from deploy_kit.pipeline.rollout import Driver, require_layout, rollout
+from deploy_kit.pipeline.rollout import Driver, policy_period, require_checkpoint, require_interface, rollout
 from deploy_kit.pipeline.video import DepthVideo
-from deploy_kit.policy.checkpoint import load_checkpoint
+from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
 from deploy_kit.policy.files import replace_file
 from deploy_kit.policy.interface import ActionTransform, ObservationLayout
 from deploy_kit.policy.vehicle import resolve_vehicle
 from deploy_kit.progress import Progress, silent
 from deploy_kit.sim.registry import make_env
-from deploy_kit.sim.task import RACING_TASK, TASK_ID
+from deploy_kit.sim.task import TASK_ID
 
 if TYPE_CHECKING:
     from deploy_kit.sim.options import EnvOptions
@@ -80,12 +80,13 @@ class FlyResult:
 
 @dataclass(frozen=True)
 class _Policy:
-    """A driver with what the pictures need to know of it; `threshold` is a probability."""
+    """A driver with what the pictures need to know; `threshold` is a probability, a bundle has no `checkpoint`."""
 
     driver: Driver
     layout: ObservationLayout
     transform: ActionTransform
     threshold: float | None
+    checkpoint: Checkpoint | None = None
 
 
 def fly(options: FlyOptions, progress: Callable[[Progress], None] = silent) -> FlyResult:
@@ -114,12 +115,18 @@ def fly(options: FlyOptions, progress: Callable[[Progress], None] = silent) -> F
         if hasattr(env, "close"):
             stack.callback(env.close)
         policy = _load(options, str(env.device))
-        require_layout(env, policy.layout, options.task)
+        if policy.checkpoint is None:
+            require_interface(env, policy.layout, len(policy.transform.scale), options.task)
+        else:
+            require_checkpoint(env, policy.checkpoint, options.task)
         episodes = FirstEpisodes(env.num_envs)
-        trace = FlightTrace(options.picture_env, RACING_TASK.clock.policy_dt)
+        trace = FlightTrace(options.picture_env, policy_period(env))
         if hasattr(env, "tracks"):
             trace.track = env.tracks()[trace.env]
-        video = stack.enter_context(DepthVideo(targets["video"], policy.layout.image_shape)) if targets else None
+        video = None
+        if targets:
+            shape, fps = policy.layout.image_shape, 1 / policy_period(env)
+            video = stack.enter_context(DepthVideo(targets["video"], shape, fps))
         meter = Meter(env.num_envs)
         for record in rollout(env, policy.driver):
             if video is not None and not trace.finished:
@@ -185,6 +192,7 @@ def _load(options: FlyOptions, device: str) -> _Policy:
         layout=checkpoint.network.config.layout,
         transform=vehicle.action_transform,
         threshold=None if calibration is None else _sigmoid(calibration.threshold_logit),
+        checkpoint=checkpoint,
     )
 
 

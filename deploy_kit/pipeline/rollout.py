@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from deploy_kit.errors import TaskError
+from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.policy.interface import ObservationLayout
 from deploy_kit.policy.network import PolicyOutput
+from deploy_kit.sim.task import RACING_TASK
 
 if TYPE_CHECKING:
     from rsl_rl.env import VecEnv
@@ -50,8 +52,22 @@ class StepRecord:
     extras: dict[str, Any]
 
 
-def require_layout(env: "VecEnv", layout: ObservationLayout, task: str) -> None:
-    """Check that an environment gives the observation that a policy takes.
+def require_checkpoint(env: "VecEnv", checkpoint: Checkpoint, task: str) -> None:
+    """Check that a checkpoint's policy can fly in an environment, and flies there as it was trained to.
+
+    Raises:
+        TaskError: sizes differ, or the environment knows the agent that was trained in it and it is another one.
+        CheckpointError: that agent cannot be restored from the checkpoint.
+    """
+    config = checkpoint.network.config
+    require_interface(env, config.layout, config.num_actions, task)
+    # Isaac Lab's tasks register an agent.
+    if hasattr(env, "require_policy"):
+        env.require_policy(checkpoint)
+
+
+def require_interface(env: "VecEnv", layout: ObservationLayout, num_actions: int, task: str) -> None:
+    """Check that an environment gives the observation that a policy takes, and takes the actions that it gives.
 
     Raises:
         TaskError: the sizes differ.
@@ -62,6 +78,13 @@ def require_layout(env: "VecEnv", layout: ObservationLayout, task: str) -> None:
             f"task {task!r}: observation group 'policy' has {offered} numbers, the policy takes {layout.size} "
             f"({layout.state_size} state, {layout.image_shape[0]}x{layout.image_shape[1]} image)"
         )
+    if env.num_actions != num_actions:
+        raise TaskError(f"task {task!r} takes {env.num_actions} actions, the policy gives {num_actions}")
+
+
+def policy_period(env: "VecEnv") -> float:
+    """Return the seconds of one step: what an Isaac Lab task says, else the racing task's."""
+    return float(getattr(getattr(env, "unwrapped", None), "step_dt", RACING_TASK.clock.policy_dt))
 
 
 def _float32(device: torch.device) -> AbstractContextManager[None]:

@@ -7,12 +7,27 @@ import torch
 from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
+from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.sim.isaaclab.race import Outcome, race_of
+from deploy_kit.sim.isaaclab.registered_agent import RegisteredAgent
 from deploy_kit.sim.tracks import Track
 
 
 class IsaacLabEnv(RslRlVecEnvWrapper):  # type: ignore[misc]  # Isaac Lab is not there when types are checked
-    """Any Isaac Lab task. Closing it leaves room for another one in the same process."""
+    """Any Isaac Lab task. Closing it leaves room for another one in the same process.
+
+    Args:
+        env: as Isaac Lab builds it.
+        agent: the agent that the task registers.
+    """
+
+    def __init__(self, env: Any, agent: RegisteredAgent) -> None:
+        super().__init__(env, clip_actions=agent.clip_actions)
+        self.agent = agent
+
+    def require_policy(self, checkpoint: Checkpoint) -> None:
+        """Check that the task's agent flies a policy as deploy-kit does; see `RegisteredAgent.require_policy`."""
+        self.agent.require_policy(self, checkpoint)
 
     def close(self) -> None:
         """Close the environment and forget the meshes of its ray casters.

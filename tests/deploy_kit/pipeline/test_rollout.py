@@ -1,10 +1,11 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from deploy_kit.errors import TaskError
-from deploy_kit.pipeline.rollout import rollout
+from deploy_kit.pipeline.rollout import policy_period, require_checkpoint, rollout
 from deploy_kit.policy.network import PolicyOutput
 
 
@@ -36,3 +37,25 @@ def test_an_action_that_is_not_finite_stops_the_flight(scripted):
     with pytest.raises(TaskError, match="not finite in environment 1 at step 0"):
         next(rollout(env, driver))
     assert env.log == []
+
+
+def test_a_checkpoint_needs_an_environment_that_takes_its_actions(scripted, network):
+    env, checkpoint = scripted.ScriptedEnv(2, seed=0, device="cpu"), SimpleNamespace(network=network)
+    require_checkpoint(env, checkpoint, "toy")
+    env.num_actions = 3
+    with pytest.raises(TaskError, match="task 'toy' takes 3 actions, the policy gives 4"):
+        require_checkpoint(env, checkpoint, "toy")
+
+
+def test_an_environment_that_knows_its_agent_is_asked_for_it(scripted, network):
+    env, checkpoint, asked = scripted.ScriptedEnv(2, seed=0, device="cpu"), SimpleNamespace(network=network), []
+    env.require_policy = asked.append
+    require_checkpoint(env, checkpoint, "toy")
+    assert asked == [checkpoint]
+
+
+def test_the_policys_period_is_the_environments_own_or_the_racing_tasks(scripted):
+    env = scripted.ScriptedEnv(1, seed=0, device="cpu")
+    assert policy_period(env) == pytest.approx(0.03)
+    env.unwrapped = SimpleNamespace(step_dt=0.02)
+    assert policy_period(env) == pytest.approx(0.02)

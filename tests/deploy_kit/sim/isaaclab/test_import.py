@@ -13,7 +13,7 @@ for name in ("collect", "fly", "verify", "finetune", "export", "inspect"):
 for name in ("collect", "fly", "finetune"):
     importlib.import_module(f"deploy_kit.pipeline.{name}")
 importlib.import_module("deploy_kit.verify.verifier")
-from deploy_kit.sim.isaaclab.factory import register
+from deploy_kit.sim.isaaclab.registration import register
 register()
 heavy = ("isaaclab", "isaaclab_rl", "isaaclab_newton", "newton", "warp", "omni", "pxr", "trimesh")
 print(",".join(sorted({name.split(".")[0] for name in sys.modules} & set(heavy))))

@@ -14,7 +14,7 @@ from rsl_rl.runners import OnPolicyRunner
 
 from deploy_kit.errors import OptionError
 from deploy_kit.policy.checkpoint import load_checkpoint
-from deploy_kit.sim.isaaclab.factory import AGENT_KEY, CFG_KEY, entry_point, register
+from deploy_kit.sim.isaaclab.registration import AGENT_KEY, CFG_KEY, entry_point, register
 from deploy_kit.sim.task import STAGES, TASK_ID
 from tests.deploy_kit.sim.isaaclab.support import CALM
 

@@ -1,5 +1,7 @@
 """What a user's extension module looks like: a cube that falls, registered under ids with and without the groups."""
 
+from functools import partial, reduce
+
 import gymnasium
 import isaaclab.sim as sim_utils
 import torch
@@ -16,6 +18,10 @@ from isaaclab.managers import (
 )
 from isaaclab.scene import InteractiveSceneCfg
 from isaaclab.utils import configclass
+from isaaclab_rl.rsl_rl import RslRlMLPModelCfg
+
+from deploy_kit.policy.rsl_rl_models import VisionActor
+from deploy_kit.sim.isaaclab.agent import racing_agent_cfg
 
 
 def pose(env):
@@ -26,6 +32,12 @@ def high(env):
     return (env.scene["cube"].data.root_link_pos_w.torch[:, 2:] > 0.5).float()
 
 
+def image(env):
+    """18 x 36 pixels that tell the cube's height, flat."""
+    pixels = torch.linspace(0.0, 1.0, 18 * 36, device=env.device)
+    return (env.scene["cube"].data.root_link_pos_w.torch[:, 2:] * pixels).clone()
+
+
 def put_back(env, env_ids):
     cube = env.scene["cube"]
     cube.write_root_pose_to_sim_index(root_pose=cube.data.default_root_pose.torch[env_ids].clone(), env_ids=env_ids)
@@ -34,11 +46,11 @@ def put_back(env, env_ids):
 class NoAction(ActionTerm):
     @property
     def action_dim(self):
-        return 4
+        return self.cfg.size
 
     @property
     def raw_actions(self):
-        return torch.zeros(self.num_envs, 4)
+        return torch.zeros(self.num_envs, self.cfg.size)
 
     processed_actions = raw_actions
 
@@ -47,6 +59,13 @@ class NoAction(ActionTerm):
 
     def apply_actions(self):
         pass
+
+
+@configclass
+class NoActionCfg(ActionTermCfg):
+    class_type: type = NoAction
+    asset_name: str = "cube"
+    size: int = 4
 
 
 @configclass
@@ -60,6 +79,11 @@ class High(ObservationGroupCfg):
 
 
 @configclass
+class Image(ObservationGroupCfg):
+    image = ObservationTermCfg(func=image)
+
+
+@configclass
 class Groups:
     policy: Pose = Pose()
 
@@ -67,6 +91,11 @@ class Groups:
 @configclass
 class LabelledGroups(Groups):
     auxiliary: High = High()
+
+
+@configclass
+class SeeingGroups(LabelledGroups):
+    image: Image = Image()
 
 
 @configclass
@@ -84,7 +113,7 @@ class Scene(InteractiveSceneCfg):
 
 @configclass
 class Actions:
-    none = ActionTermCfg(class_type=NoAction, asset_name="cube")
+    none: NoActionCfg = NoActionCfg()
 
 
 @configclass
@@ -123,6 +152,43 @@ class LabelledCubeCfg(CubeCfg):
     observations: LabelledGroups = LabelledGroups()
 
 
+@configclass
+class SeeingCubeCfg(CubeCfg):
+    observations: SeeingGroups = SeeingGroups()
+
+
+def threefold():
+    cfg = SeeingCubeCfg()
+    cfg.actions.none.size = 3
+    return cfg
+
+
+def actor_without_head(*arguments, **options):
+    """An actor class of the user's own, which deploy-kit does not know."""
+    return VisionActor(*arguments, **options, image_shape=(18, 36), gate_head=False)
+
+
+def agent(**changes):
+    """Return an agent that sees pose and image."""
+    cfg = racing_agent_cfg()
+    cfg.obs_groups = {"actor": ["policy", "image"], "critic": ["policy", "image"]}
+    cfg.clip_actions = 0.05
+    cfg.actor.image_shape, cfg.actor.obs_normalization, cfg.critic.obs_normalization = (18, 36), True, True
+    cfg.num_steps_per_env, cfg.algorithm.num_mini_batches, cfg.algorithm.num_learning_epochs = 4, 2, 1
+    for name, value in changes.items():
+        *path, last = name.split("__")
+        setattr(reduce(getattr, path, cfg), last, value)
+    return cfg
+
+
+def mlp(**options):
+    """Return the options of a model of rsl_rl's own."""
+    gaussian = RslRlMLPModelCfg.GaussianDistributionCfg(init_std=1.0)
+    return RslRlMLPModelCfg(
+        hidden_dims=[128, 128], activation="lrelu", obs_normalization=True, distribution_cfg=gaussian, **options
+    )
+
+
 def _register(name, **kwargs):
     if name not in gymnasium.registry:
         gymnasium.register(
@@ -134,3 +200,22 @@ _register("Cube-Plain-v0", env_cfg_entry_point=CubeCfg)
 _register("Cube-Labelled-v0", env_cfg_entry_point=f"{__name__}:LabelledCubeCfg")
 _register("Cube-Broken-v0", env_cfg_entry_point=f"{__name__}:NoSuchCfg")
 _register("Cube-Bare-v0")
+_register("Cube-Threefold-v0", env_cfg_entry_point=threefold, rsl_rl_cfg_entry_point=agent)
+for _name, _agent in {
+    "Seeing": agent,
+    "Seeing-Wide": partial(agent, actor__hidden_dims=[16, 16]),
+    "Seeing-Swapped": partial(agent, obs_groups={"actor": ["image", "policy"]}),
+    "Seeing-Unclipped": partial(agent, clip_actions=None),
+    "Seeing-Elu": partial(agent, actor__activation="elu"),
+    "Seeing-Unnormalised": partial(agent, actor__obs_normalization=False),
+    "Seeing-Headless": partial(agent, actor__gate_head=False),
+    "Seeing-Headless-Own": partial(agent, actor=mlp(class_name=f"{__name__}:actor_without_head")),
+    "Seeing-Plain": partial(agent, actor=mlp(), critic=mlp(), algorithm__share_cnn_encoders=False),
+    "Seeing-Distilled": partial(agent, class_name="DistillationRunner"),
+    "Seeing-Unknown": partial(agent, actor__class_name="no_such_module:Actor"),
+    "Seeing-Blind": partial(agent, obs_groups={"actor": ["policy", "depth"]}),
+    "Seeing-File": f"{__name__}:user_agent.yaml",
+    "Seeing-No-File": f"{__name__}:no_such_agent.yaml",
+    "Seeing-Nothing": object,
+}.items():
+    _register(f"Cube-{_name}-v0", env_cfg_entry_point=SeeingCubeCfg, rsl_rl_cfg_entry_point=_agent)

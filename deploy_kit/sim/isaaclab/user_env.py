@@ -1,0 +1,44 @@
+"""Tasks of the user's own, with the observation groups that the pipeline reads."""
+
+from typing import Any
+
+import torch
+from isaaclab.envs import DirectMARLEnv
+from tensordict import TensorDict
+
+from deploy_kit.errors import TaskError
+from deploy_kit.sim.isaaclab.env import IsaacLabEnv
+
+_LABEL = "auxiliary"
+
+
+class IsaacLabUserEnv(IsaacLabEnv):
+    """A registered task: its group `policy` is what the agent that it registers reads, groups and order.
+
+    A multi-agent task, seen as one agent, gets its label from the entry `auxiliary` that stands beside the agents' own
+    in its observations; Isaac Lab's conversion would drop it.
+    """
+
+    def get_observations(self) -> TensorDict:
+        """Return the current observations.
+
+        Raises:
+            TaskError: the task lacks a group that its agent reads, or a multi-agent task the label.
+        """
+        return self._shown(super().get_observations())
+
+    def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
+        """Step all environments, the actions clipped as the agent's configuration says."""
+        observations, rewards, dones, extras = super().step(actions)
+        return self._shown(observations), rewards, dones, extras
+
+    def _shown(self, observations: TensorDict) -> TensorDict:
+        agents = getattr(self.unwrapped, "env", None)
+        if isinstance(agents, DirectMARLEnv):
+            if _LABEL not in agents.obs_dict:
+                raise TaskError(
+                    f"task {self.agent.task!r} has several agents and no observation {_LABEL!r}; what its "
+                    "_get_observations returns must hold it, (num_envs, 1), beside those of the agents"
+                )
+            observations[_LABEL] = agents.obs_dict[_LABEL]
+        return self.agent.with_policy_group(observations)
