@@ -14,10 +14,10 @@ from deploy_kit.errors import OptionError
 from deploy_kit.export.bundle import MANIFEST_NAME, open_bundle
 from deploy_kit.pipeline.drivers import ArtifactDriver
 from deploy_kit.pipeline.episodes import FirstEpisodes, FlightStatistics
+from deploy_kit.pipeline.flight_trace import FlightTrace
 from deploy_kit.pipeline.meter import Meter
-from deploy_kit.pipeline.pictures import FlightTrace, draw_actions, draw_probability, draw_track
+from deploy_kit.pipeline.pictures import draw_flight, picture_paths
 from deploy_kit.pipeline.rollout import Driver, policy_period, require_checkpoint, require_interface, rollout
-from deploy_kit.pipeline.video import DepthVideo
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
 from deploy_kit.policy.files import replace_file
 from deploy_kit.policy.interface import ActionTransform, ObservationLayout
@@ -27,6 +27,8 @@ from deploy_kit.sim.registry import make_env
 from deploy_kit.sim.task import TASK_ID
 
 if TYPE_CHECKING:
+    from rsl_rl.env import VecEnv
+
     from deploy_kit.sim.options import EnvOptions
 
 logger = logging.getLogger(__name__)
@@ -43,7 +45,8 @@ class FlyOptions:
         backend: simulator.
         json_path: where to write the statistics, None to leave them.
         pictures: folder for the pictures and the video of one environment, None for none.
-        picture_env: environment that the pictures show.
+        picture_env: environment that the pictures show; None for the one that passes the most gates (the depth images
+            of all are then held in memory, some 4 MB each).
         overwrite: replace existing pictures and statistics.
         vehicle_file: vehicle numbers for the actions' units, where neither task nor run has them.
         activation: see `load_checkpoint`.
@@ -57,7 +60,7 @@ class FlyOptions:
     backend: str = "mujoco"
     json_path: Path | None = None
     pictures: Path | None = None
-    picture_env: int = 0
+    picture_env: int | None = 0
     overwrite: bool = False
     vehicle_file: Path | None = None
     activation: str | None = None
@@ -102,12 +105,12 @@ def fly(options: FlyOptions, progress: Callable[[Progress], None] = silent) -> F
         TaskError: the task is unknown or does not fit.
         OptionError: a file to be written exists and `overwrite` is off.
     """
-    targets = _targets(options)
+    targets = () if options.pictures is None else tuple(picture_paths(options.pictures).values())
     if not options.overwrite:
-        for path in (*targets.values(), *filter(None, [options.json_path])):
+        for path in (*targets, *filter(None, [options.json_path])):
             if path.exists():
                 raise OptionError(f"{path} exists and is kept; pass --overwrite to replace it, or another name")
-    if not 0 <= options.picture_env < options.env.num_envs:
+    if options.picture_env is not None and not 0 <= options.picture_env < options.env.num_envs:
         last = options.env.num_envs - 1
         raise OptionError(f"--picture-env {options.picture_env}: there are environments 0 to {last}")
     env = make_env(options.env, options.task, options.backend)
@@ -120,23 +123,11 @@ def fly(options: FlyOptions, progress: Callable[[Progress], None] = silent) -> F
         else:
             require_checkpoint(env, policy.checkpoint, options.task)
         episodes = FirstEpisodes(env.num_envs)
-        trace = FlightTrace(options.picture_env, policy_period(env))
-        if hasattr(env, "tracks"):
-            trace.track = env.tracks()[trace.env]
-        video = None
-        if targets:
-            shape, fps = policy.layout.image_shape, 1 / policy_period(env)
-            video = stack.enter_context(DepthVideo(targets["video"], shape, fps))
+        traces = _traces(env, policy.layout, options) if options.pictures is not None else []
         meter = Meter(env.num_envs)
         for record in rollout(env, policy.driver):
-            if video is not None and not trace.finished:
-                logit = record.output.gate_logit
-                video.add(
-                    record.observation[trace.env, policy.layout.state_size :].cpu().numpy(),
-                    None if logit is None else float(logit[trace.env, 0].sigmoid()),
-                    bool(record.label[trace.env]),
-                )
-            trace.add(record)
+            for trace in traces:
+                trace.add(record)
             episodes.add(record)
             if meter.due():
                 done = int((~episodes.alive).sum())
@@ -145,35 +136,21 @@ def fly(options: FlyOptions, progress: Callable[[Progress], None] = silent) -> F
                 break
         progress(Progress("episodes", env.num_envs, env.num_envs, meter.note()))
     statistics = episodes.statistics(options.env.seed)
-    pictures = _draw(targets, trace, policy) if targets else ()
+    pictures: tuple[Path, ...] = ()
+    if options.pictures is not None:
+        progress(Progress("pictures", 0))
+        shown = max(traces, key=lambda trace: (sum(trace.passed), not trace.crashed))
+        pictures = draw_flight(options.pictures, shown, policy.layout.image_shape, policy.transform, policy.threshold)
     if options.json_path is not None:
         text = json.dumps(statistics.to_json(), indent=2) + "\n"
         replace_file(options.json_path, lambda path: path.write_text(text, encoding="utf-8"))
     return FlyResult(statistics, pictures)
 
 
-def _targets(options: FlyOptions) -> dict[str, Path]:
-    folder = options.pictures
-    if folder is None:
-        return {}
-    return {
-        "probability": folder / "auxiliary_prob.png",
-        "actions": folder / "actions.png",
-        "track": folder / "track.png",
-        "video": folder / "depth.mp4",
-    }
-
-
-def _draw(targets: dict[str, Path], trace: FlightTrace, policy: _Policy) -> tuple[Path, ...]:
-    written = [targets["actions"], targets["video"]]
-    draw_actions(trace, policy.transform, targets["actions"])
-    if trace.probability:
-        draw_probability(trace, policy.threshold, targets["probability"])
-        written.append(targets["probability"])
-    if trace.track is not None and trace.position:
-        draw_track(trace, targets["track"])
-        written.append(targets["track"])
-    return tuple(sorted(written))
+def _traces(env: "VecEnv", layout: ObservationLayout, options: FlyOptions) -> list[FlightTrace]:
+    tracks = env.tracks() if hasattr(env, "tracks") else [None] * env.num_envs
+    shown = range(env.num_envs) if options.picture_env is None else [options.picture_env]
+    return [FlightTrace(index, policy_period(env), layout.state_size, tracks[index]) for index in shown]
 
 
 def _load(options: FlyOptions, device: str) -> _Policy:

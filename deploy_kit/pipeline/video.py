@@ -20,6 +20,7 @@ SCALE = 6
 PANEL_HEIGHT = 108
 HISTORY_STEPS = 160
 TEXT, MUTED, LINE, PASSED = (235, 235, 235), (130, 130, 130), (255, 179, 71), (94, 214, 130)
+DARK = (60, 60, 60)
 
 
 class DepthVideo:
@@ -31,13 +32,16 @@ class DepthVideo:
         path: the ``.mp4`` to write.
         image_shape: (rows, columns) of the depth image.
         fps: frames a second, real time if it is one over the policy's period.
+        threshold: probability from which a step counts as a passage, marked on the bar; None for no mark.
 
     Raises:
         OptionError: the name does not end in ``.mp4``.
         MissingDependencyError: PyAV is not installed.
     """
 
-    def __init__(self, path: Path, image_shape: tuple[int, int], fps: float = 1 / 0.03) -> None:
+    def __init__(
+        self, path: Path, image_shape: tuple[int, int], fps: float = 1 / 0.03, threshold: float | None = None
+    ) -> None:
         if path.suffix != ".mp4":
             raise OptionError(f"{path}: a video's name must end in .mp4")
         try:
@@ -48,6 +52,7 @@ class DepthVideo:
         self.path = path
         self._rows, self._columns = image_shape
         self._fps = fps
+        self._threshold = threshold
         self._history: deque[tuple[float, bool]] = deque(maxlen=HISTORY_STEPS)
         self._colours = (colormaps["turbo_r"](np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
         self._av = av
@@ -60,17 +65,18 @@ class DepthVideo:
         self._stream.options = {"crf": "20", "preset": "veryfast"}
         self.frames = 0
 
-    def add(self, depth: npt.NDArray[np.floating], probability: float | None, passed: bool) -> None:
-        """Append one frame.
+    def add(self, depth: npt.NDArray[np.floating], probability: float | None, passed: bool) -> npt.NDArray[np.uint8]:
+        """Append one frame and return it as `draw` does.
 
         Args:
             depth: (rows, columns) or flat, scaled to [0, 1].
             probability: gate probability of this step, None without a gate head.
             passed: whether this step passed a gate.
         """
-        frame = self._av.VideoFrame.from_ndarray(self.draw(depth, probability, passed), format="rgb24")
-        self._container.mux(self._stream.encode(frame))
+        picture = self.draw(depth, probability, passed)
+        self._container.mux(self._stream.encode(self._av.VideoFrame.from_ndarray(picture, format="rgb24")))
         self.frames += 1
+        return picture
 
     def draw(self, depth: npt.NDArray[np.floating], probability: float | None, passed: bool) -> npt.NDArray[np.uint8]:
         """Return the picture of one step, (height, width, 3) RGB."""
@@ -87,14 +93,14 @@ class DepthVideo:
     def _draw_panel(self, draw: ImageDraw.ImageDraw, top: int, width: int) -> None:
         font = ImageFont.load_default(size=16)
         probability, passed = self._history[-1]
-        left, right, low, high = 12, width - 12, top + PANEL_HEIGHT - 12, top + 34
+        left, right, low, high = 12, width - 12, top + PANEL_HEIGHT - 12, top + 52
         shown = "no gate head" if np.isnan(probability) else f"gate probability {probability:.2f}"
-        draw.text((left, top + 8), shown, fill=TEXT, font=font)
-        draw.text((right, top + 8), f"{self.frames / self._fps:5.2f} s", fill=MUTED, font=font, anchor="ra")
-        if passed:
-            draw.text((width // 2, top + 8), "GATE PASSED", fill=PASSED, font=font, anchor="ma")
+        draw.text((left, top + 7), shown, fill=TEXT, font=font)
+        draw.text((right, top + 7), f"{self.frames / self._fps:5.2f} s", fill=MUTED, font=font, anchor="ra")
+        if not np.isnan(probability):
+            self._draw_bar(draw, (left, top + 32, right, top + 42), PASSED if passed else LINE, probability)
         draw.line((left, low, right, low), fill=MUTED)
-        draw.line((left, high, right, high), fill=(60, 60, 60))
+        draw.line((left, high, right, high), fill=DARK)
         step = (right - left) / (HISTORY_STEPS - 1)
         start = HISTORY_STEPS - len(self._history)
         points = []
@@ -107,8 +113,22 @@ class DepthVideo:
         if len(points) > 1:
             draw.line(points, fill=LINE, width=2)
 
+    def _draw_bar(
+        self, draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colour: tuple[int, int, int], share: float
+    ) -> None:
+        left, top, right, bottom = box
+        draw.rectangle(box, fill=DARK)
+        draw.rectangle((left, top, left + round(share * (right - left)), bottom), fill=colour)
+        if self._threshold is not None:
+            tick = left + round(self._threshold * (right - left))
+            draw.line((tick, top - 3, tick, bottom + 3), fill=TEXT, width=2)
+
     def close(self) -> None:
-        """Finish the file and move it into place."""
+        """Finish the file and move it into place; without a frame there is none."""
+        if self.frames == 0:
+            self._container.close()
+            self._partial.unlink(missing_ok=True)
+            return
         self._container.mux(self._stream.encode(None))
         self._container.close()
         self._partial.replace(self.path)
@@ -121,3 +141,10 @@ class DepthVideo:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def write_still(frames: list[npt.NDArray[np.uint8]], path: Path) -> None:
+    """Write frames of equal size, (height, width, 3) RGB, side by side as a PNG."""
+    gap = np.full((frames[0].shape[0], 12, 3), 255, np.uint8)
+    spaced = [piece for frame in frames for piece in (gap, frame)][1:]
+    Image.fromarray(np.hstack(spaced)).save(path)

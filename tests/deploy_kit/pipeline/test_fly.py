@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from deploy_kit.errors import OptionError, TaskError
+from deploy_kit.pipeline.flight_trace import FlightTrace
 from deploy_kit.pipeline.fly import FlyOptions, fly
-from deploy_kit.pipeline.pictures import FlightTrace, draw_track
 from deploy_kit.pipeline.rollout import rollout
 from deploy_kit.pipeline.video import DepthVideo
 from deploy_kit.sim.mujoco.env import MujocoRacingEnv
@@ -51,9 +51,20 @@ def test_the_pictured_environment_must_exist(options, tmp_path):
 
 def test_pictures_of_a_task_without_tracks_leave_the_track_out(options, scripted, tmp_path):
     result = fly(replace(options, pictures=tmp_path / "pictures"))
-    assert [path.name for path in result.pictures] == ["actions.png", "auxiliary_prob.png", "depth.mp4"]
+    names = ["actions.png", "auxiliary_prob.png", "depth.mp4"]
+    assert [path.name for path in result.pictures] == names
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == names
     with av.open(str(tmp_path / "pictures" / "depth.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == scripted.length_of(0, 0)
+
+
+def test_the_pictures_show_the_flight_with_the_most_gates_where_none_is_named(options, scripted, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr("deploy_kit.pipeline.fly.draw_flight", lambda folder, trace, *rest: shown.append(trace) or ())
+    # Flights 1 and 3 crash.
+    monkeypatch.setattr(scripted, "label_of", lambda env, episode, step: step < (1, 3, 3, 2)[env])
+    fly(replace(options, pictures=tmp_path / "pictures", picture_env=None))
+    assert (shown[0].env, sum(shown[0].passed), shown[0].crashed) == (2, 3, False)
 
 
 @pytest.mark.slow
@@ -66,7 +77,7 @@ def test_pictures_of_the_racing_task(checkpoint, tmp_path):
         "auxiliary_prob.png",
         "depth.mp4",
         "track.png",
-    ]
+    ], "an untrained policy passes no gate, so there is no still of a passage"
     assert result.statistics.mean_speed.mean > 0
     for path in folder.glob("*.png"):
         pixels = np.asarray(Image.open(path).convert("RGB"))
@@ -76,7 +87,7 @@ def test_pictures_of_the_racing_task(checkpoint, tmp_path):
 
 def test_a_trace_follows_its_environment_to_the_end_of_its_first_episode(network):
     with MujocoRacingEnv(EnvOptions(num_envs=2, seed=1, num_threads=1)) as env:
-        trace = FlightTrace(1, 0.03, track=env.tracks()[1])
+        trace = FlightTrace(1, 0.03, 16, track=env.tracks()[1])
         seen = []
         for record in rollout(env, network, max_steps=200):
             if not trace.finished:
@@ -84,13 +95,8 @@ def test_a_trace_follows_its_environment_to_the_end_of_its_first_episode(network
             trace.add(record)
     np.testing.assert_array_equal(np.stack(trace.position), np.stack(seen))
     assert trace.finished
-    assert len(trace.action) == len(trace.probability) == len(trace.passed) == len(seen)
+    assert len(trace.action) == len(trace.probability) == len(trace.passed) == len(trace.depth) == len(seen)
     np.testing.assert_allclose(trace.time, 0.03 * np.arange(len(seen)))
-
-
-def test_a_track_picture_needs_a_track(tmp_path):
-    with pytest.raises(ValueError, match="needs a track"):
-        draw_track(FlightTrace(0, 0.03), tmp_path / "track.png")
 
 
 def test_a_video_frame_shows_near_things_red_and_far_things_blue(tmp_path):
