@@ -32,9 +32,9 @@ from torch import Tensor
 
 from deploy_kit.sim.isaaclab.agent import racing_agent_cfg
 from deploy_kit.sim.isaaclab.config import racing_env_cfg
-from deploy_kit.sim.isaaclab.factory import register
 from deploy_kit.sim.isaaclab.launch import launch, parse_launcher
 from deploy_kit.sim.isaaclab.race import race_of
+from deploy_kit.sim.isaaclab.registration import register
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.sim.task import RACING_TASK, STAGES, TASK_ID, NoiseCurriculum
 
@@ -134,6 +134,8 @@ def train(arguments: argparse.Namespace) -> None:
     if rank == 0:
         dump_yaml(str(arguments.output / "params" / "agent.yaml"), agent)
     torch.manual_seed(options.seed)
+    # What cuDNN does with convolutions anyway.
+    torch.backends.cuda.matmul.allow_tf32 = True
     runner = DemoRunner(env, agent, log_dir=str(arguments.output), device=options.device)
     saved = None
     if arguments.resume is not None:
@@ -150,6 +152,7 @@ def train(arguments: argparse.Namespace) -> None:
             runner.learn(iterations, init_at_random_ep_len=stage == 0)
             runner.current_learning_iteration += 1
         begins = ends
+    env.close()
 
 
 def main() -> None:

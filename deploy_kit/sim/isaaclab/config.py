@@ -28,6 +28,7 @@ from deploy_kit.sim.isaaclab.actions import CtbrActionCfg
 from deploy_kit.sim.isaaclab.newton import newton_physics
 from deploy_kit.sim.isaaclab.pool import build_pool
 from deploy_kit.sim.isaaclab.race import RaceCfg
+from deploy_kit.sim.isaaclab.rays import index_tracks
 from deploy_kit.sim.isaaclab.settings import RaceSettings
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.sim.task import RACING_TASK, STAGES, Camera, RewardWeights, Task
@@ -84,6 +85,7 @@ class _Commands:
 @configclass
 class _Events:
     airframe = EventTermCfg(func=terms.set_airframe, mode="startup")
+    rays = EventTermCfg(func=index_tracks, mode="startup")
     episode = EventTermCfg(func=terms.begin_episode, mode="reset")
 
 

@@ -35,8 +35,8 @@ def test_training_goes_through_the_stages_and_on_from_a_checkpoint(monkeypatch, 
     last = torch.load(tmp_path / "model_2.pt", weights_only=True)
     assert last["infos"]["env_steps"] == 3 * BATCH
     assert 0.09 < last["infos"]["gate_noise"] <= 0.1
-    # 5 epochs of 4 minibatches an iteration, the first one's included.
-    assert {float(state["step"]) for state in last["optimizer_state_dict"]["state"].values()} == {60.0}
+    # Three iterations of 5 epochs of 8 minibatches.
+    assert {float(state["step"]) for state in last["optimizer_state_dict"]["state"].values()} == {120.0}
     network = load_checkpoint(tmp_path / "model_2.pt").network
     assert torch.equal(network.state_enc.weight, last["actor_state_dict"]["state_enc.weight"])
     assert not torch.equal(network.state_enc.weight, first["actor_state_dict"]["state_enc.weight"])
