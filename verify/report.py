@@ -5,6 +5,7 @@ running anything: `VerifyReport.from_json(data).judged(thresholds)`.
 """
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -190,6 +191,13 @@ def _output_problems(output: OutputParity, tolerance: Tolerance) -> Iterable[str
         )
 
 
+def _share(output: OutputParity, tolerance: Tolerance) -> float | None:
+    if output.problem is not None or output.nonfinite:
+        return math.inf
+    worst = output.worst(tolerance)
+    return None if worst is None else worst[1]
+
+
 def _judge_flight(check: FlightCheck, thresholds: Thresholds) -> tuple[str, tuple[str, ...]]:
     margins = {"gates": thresholds.gates_margin, "crashed": thresholds.crash_margin, "speed": thresholds.speed_margin}
     reasons = []
@@ -249,6 +257,21 @@ class VerifyReport:
         """Whether at least one check ran and none failed; checks that were not run are named, not counted."""
         statuses = [verdict.status for verdict in self.verdicts]
         return Status.PASSED in statuses and Status.FAILED not in statuses
+
+    @property
+    def worst_share(self) -> tuple[str, float] | None:
+        """Name of the parity check whose error uses up most of its limit, and that share; None without such a check.
+
+        What is not finite or could not be compared counts as infinite.
+        """
+        shares = [
+            (check.name, share)
+            for check in self.checks
+            if isinstance(check, ParityCheck)
+            for output in check.outputs
+            if (share := _share(output, tolerance_of(check, self.thresholds))) is not None
+        ]
+        return max(shares, key=lambda pair: pair[1], default=None)
 
     def verdict(self, name: str) -> Verdict:
         """Return the verdict of one check, KeyError if there is no such check."""

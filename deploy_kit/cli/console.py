@@ -73,13 +73,16 @@ class Command(click.Command):
         return super().parse_args(context, args)
 
     def invoke(self, context: click.Context) -> Any:
-        """Run the command; turn deliberate errors and operating-system refusals into one line."""
+        """Run the command; turn deliberate errors, refusals of the system and Ctrl-C into one line."""
         try:
             return super().invoke(context)
         except CheckFailedError as error:
             raise _CheckFailed(str(error)) from error
         except DeployKitError as error:
             raise _InputRejected(str(error)) from error
+        except KeyboardInterrupt as interrupt:
+            stderr.print("Interrupted")
+            raise click.exceptions.Exit(130) from interrupt
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             advice = "check the path, its permissions and the free space"

@@ -8,6 +8,7 @@ import click
 from deploy_kit import __version__
 
 _COMMANDS = {
+    "demo": "See the whole job on the policy that comes with deploy-kit, in two minutes.",
     "collect": "Fly a policy in simulation and store its features with gate labels (HDF5).",
     "finetune": "Train the gate head on collected features; everything else stays frozen.",
     "export": "Write the policy as a bundle: ONNX, TorchScript, safetensors, contract.",

@@ -30,3 +30,15 @@ def checkpoint(tmp_path: Path, network) -> Path:
     state = {**network.state_dict(), "std": torch.ones(4)}
     torch.save({"model_state_dict": state, "optimizer_state_dict": {}, "iter": 7, "infos": None}, run / "model_7.pt")
     return run / "model_7.pt"
+
+
+@pytest.fixture
+def vehicle_params(checkpoint: Path) -> Path:
+    """The run's ``env.yaml``, with the vehicle's numbers as Isaac Lab dumps them."""
+    path = checkpoint.parent / "params" / "env.yaml"
+    path.write_text(
+        "sim: {dt: 0.01, gravity: [0.0, 0.0, -9.81]}\ndecimation: 3\nscene: {camera: {update_period: 0.04}}\n"
+        "actions: {ctbr: {max_thrust_weight_ratio: 3.0, action_lag: 1, controller_cfg: {body_rate_bound: [-6, 6]}}}\n",
+        encoding="utf-8",
+    )
+    return path

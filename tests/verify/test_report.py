@@ -59,6 +59,16 @@ def test_good_checks_pass():
     assert [verdict.status for verdict in good.verdicts] == [Status.PASSED] * 3
 
 
+def test_the_worst_share_is_that_of_the_check_nearest_to_its_limit():
+    near, far = parity(1e-5, name="replay/random/onnx"), parity(1e-6, name="replay/kept/onnx")
+    name, share = report(far, near, flight(), NotRun("live", "x")).worst_share
+    assert name == "replay/random/onnx"
+    assert 0.1 < share < 1.0
+    assert report(near).judged(Thresholds(parity=Tolerance(1e-6, 1e-6))).worst_share[1] == pytest.approx(10 * share)
+    assert report(near, parity(np.nan, name="replay/extreme/onnx")).worst_share == ("replay/extreme/onnx", np.inf)
+    assert report(flight()).worst_share is None
+
+
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [

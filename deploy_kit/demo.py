@@ -1,0 +1,208 @@
+"""The whole job on one policy: collect, finetune, export, verify, and a flight with pictures. Some two minutes."""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from deploy_kit.errors import CheckpointError, OptionError
+from deploy_kit.export.exporter import ExportOptions, export_bundle
+from deploy_kit.pipeline.collect import CollectOptions, collect
+from deploy_kit.pipeline.finetune import FinetuneOptions, FinetuneResult, finetune
+from deploy_kit.pipeline.fly import FlyOptions, FlyResult, fly
+from deploy_kit.policy.checkpoint import load_checkpoint, save_checkpoint
+from deploy_kit.progress import Progress, silent
+from deploy_kit.sim.options import EnvOptions
+from deploy_kit.sim.task import TASK_ID
+from deploy_kit.verify.report import VerifyReport
+from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
+
+logger = logging.getLogger(__name__)
+
+STEPS = ("collect", "finetune", "export", "verify", "fly")
+
+FEATURES = "features.h5"
+"""Name of the feature file in the output."""
+
+EPOCHS, LEARNING_RATE, BATCH_SIZE = 20, 3e-3, 64
+"""Made for some hundred rows: finetune's own defaults are for millions."""
+
+MOST_ENV_STEPS = 50_000
+"""Training rows are collected no longer than this, so that a policy that hardly passes a gate ends too."""
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Options of `run_demo`.
+
+    Attributes:
+        checkpoint: the policy.
+        output: folder for everything that is written; must not exist.
+        env: the vector environment's options.
+        task: task id, or ``module:factory``.
+        num_rows: training rows with a gate passage, and as many without.
+        heldout_episodes: whole episodes to judge the gate head on.
+        live_episodes: of the verification, in each mode.
+        flights: with the bundle in control, for the statistics; the pictures show the one with the most gates.
+    """
+
+    checkpoint: Path
+    output: Path = Path("outputs/demo")
+    env: EnvOptions = field(default_factory=EnvOptions)
+    task: str = TASK_ID
+    num_rows: int = 400
+    heldout_episodes: int = 32
+    live_episodes: int = 8
+    flights: int = 16
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo gave.
+
+    Attributes:
+        finetuned: the trained gate head, with its figures before and after.
+        bundle: folder with what flies on the drone.
+        report: of the verification.
+        flight: statistics and pictures of flights with the bundle in control.
+        seconds: wall time.
+    """
+
+    finetuned: FinetuneResult
+    bundle: Path
+    report: VerifyReport
+    flight: FlyResult
+    seconds: float
+
+
+def run_demo(options: DemoOptions, progress: Callable[[Progress], None] = silent) -> DemoResult:
+    """Do the whole job on one policy, each step from the files of the one before, as the commands do.
+
+    A verification that fails does not raise: it is in the report.
+
+    Args:
+        options: which policy, where to, how much.
+        progress: called about ten times a second.
+
+    Raises:
+        OptionError: the output exists.
+        CheckpointError: the checkpoint cannot be read, has no gate head, or passes no gate.
+        InputError: whatever else a step refuses.
+        CheckFailedError: an exported artifact does not give what the checkpoint gives.
+        KeyboardInterrupt: Ctrl-C; what was finished is kept.
+    """
+    if options.output.exists() or options.output.is_symlink():
+        advice = "; a checkpoint is given with --checkpoint" if options.output.is_file() else ""
+        raise OptionError(f"{options.output} exists and is kept; remove it, or name another folder{advice}")
+    try:
+        return _run(options, progress)
+    except BaseException as error:
+        if not (options.output / FEATURES).exists():
+            # Nothing is finished, and an empty folder would be in the way of the next try.
+            shutil.rmtree(options.output, ignore_errors=True)
+        elif isinstance(error, KeyboardInterrupt):
+            logger.warning("interrupted; what was finished is kept in %s", options.output)
+        raise
+
+
+def _run(options: DemoOptions, progress: Callable[[Progress], None]) -> DemoResult:
+    started = time.monotonic()
+    features, bundle = options.output / FEATURES, options.output / "bundle"
+    policy = _begin(options)
+    _collect(options, policy, features, _step(progress, "collect"))
+    finetuned = finetune(
+        FinetuneOptions(
+            h5_path=features,
+            policy_path=policy,
+            save_path=options.output / "finetune",
+            epochs=EPOCHS,
+            lr=LEARNING_RATE,
+            batch_size=BATCH_SIZE,
+            seed=options.env.seed,
+        ),
+        _step(progress, "finetune"),
+    )
+    if finetuned.interrupted:
+        raise KeyboardInterrupt
+    checkpoint = finetuned.checkpoint
+    export_bundle(
+        ExportOptions(checkpoint, bundle, use_auxiliary_head=True, samples=features, task=options.task),
+        _step(progress, "export"),
+    )
+    report = verify_bundle(
+        VerifyOptions(
+            bundle=bundle,
+            checkpoint=checkpoint,
+            h5=features,
+            episodes=options.live_episodes,
+            env=options.env,
+            task=options.task,
+            seed=options.env.seed,
+        ),
+        _step(progress, "verify"),
+    )
+    flight = fly(
+        FlyOptions(
+            policy=bundle,
+            env=replace(options.env, num_envs=options.flights),
+            task=options.task,
+            pictures=options.output / "pictures",
+            picture_env=None,
+        ),
+        _step(progress, "fly"),
+    )
+    return DemoResult(finetuned, bundle, report, flight, time.monotonic() - started)
+
+
+def _step(progress: Callable[[Progress], None], name: str) -> Callable[[Progress], None]:
+    """Return a callback that says which step of how many a moment belongs to."""
+    place = f"{STEPS.index(name) + 1}/{len(STEPS)} {name}"
+    return lambda moment: progress(replace(moment, phase=f"{place} · {moment.phase}"))
+
+
+def _begin(options: DemoOptions) -> Path:
+    """Return the policy to begin with: one whose gate head deploy-kit has not trained yet."""
+    checkpoint = load_checkpoint(options.checkpoint)
+    head = checkpoint.network.aux_decoder
+    if head is None:
+        raise CheckpointError(
+            f"{options.checkpoint}: aux_decoder.weight is missing, so this policy was trained without the gate head, "
+            "which the demo trains; give a policy trained with its auxiliary head"
+        )
+    options.output.mkdir(parents=True)
+    if checkpoint.calibration is None:
+        return options.checkpoint
+    logger.info("%s comes with a trained gate head; to show the training, it begins with a new one", checkpoint.path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.env.seed)
+        head.reset_parameters()
+    path = options.output / f"untrained{options.checkpoint.suffix}"
+    save_checkpoint(path, checkpoint, checkpoint.network)
+    return path
+
+
+def _collect(options: DemoOptions, policy: Path, features: Path, progress: Callable[[Progress], None]) -> None:
+    collected = collect(
+        CollectOptions(
+            checkpoint=policy,
+            dataset=features,
+            env=options.env,
+            task=options.task,
+            num_positive=options.num_rows,
+            num_negative=options.num_rows,
+            heldout_episodes=options.heldout_episodes,
+            max_steps=MOST_ENV_STEPS // options.env.num_envs,
+        ),
+        progress,
+    )
+    if collected.stopped_by == "interrupt":
+        raise KeyboardInterrupt
+    if collected.num_positive == 0:
+        raise CheckpointError(
+            f"{options.checkpoint} passed no gate in {collected.env_steps:,} env steps, so its gate head has nothing "
+            "to learn from; give a policy that flies the racing task"
+        )

@@ -1,0 +1,74 @@
+"""``deploy-kit demo``: what it prints, its exit codes, and what it hands to the library."""
+
+from dataclasses import replace
+
+import pytest
+
+import deploy_kit.demo
+from deploy_kit.policy import shipped
+from deploy_kit.verify.thresholds import Thresholds, Tolerance
+
+SCRIPTED = ("--task", "scripted_racing:make")
+
+
+@pytest.mark.slow
+def test_the_whole_job_of_a_random_policy(cli, checkpoint, vehicle_params, scripted, tmp_path, monkeypatch):
+    results = []
+    run = deploy_kit.demo.run_demo
+    monkeypatch.setattr("deploy_kit.demo.run_demo", lambda *given: results.append(run(*given)) or results[0])
+    output = tmp_path / "out"
+    told = cli("demo", output, "--checkpoint", checkpoint.parent, *SCRIPTED, "--num-envs", 8, "--seed", 4)
+    assert told.code == 0, told
+    (result,) = results
+    assert result.finetuned.before["rows"] > 30
+    table = " ".join(told.stdout.replace("│", " ").split())
+    before, after = result.finetuned.before["auroc"], result.finetuned.after["auroc"]
+    statistics = result.flight.statistics
+    assert f"{before:.3f} before, {after:.3f} after finetuning" in table
+    assert f"gates per episode {statistics.gates_per_episode.mean:.2f} (95 % " in table
+    assert f"crashes {statistics.crash_rate.mean:.0%} of 16 flights" in table
+    assert "verification VERIFIED" in table
+    name, share = result.report.worst_share
+    assert f"{share:.2f} of its limit, in {name}" in table
+    assert 0 < share < 1
+    for path in (result.bundle, output / "pictures"):
+        assert str(path) in table.replace(" ", "")
+    assert "depth.mp4" in table
+    for place in ("1/5 collect · held-out", "1/5 collect · training", "2/5 finetune", "3/5 export", "4/5 verify"):
+        assert place in told.stderr
+    assert "5/5 fly · episodes 100%" in told.stderr
+
+    # The same report under limits that nothing keeps: the last line names it, the exit code tells.
+    failing = replace(result, report=result.report.judged(Thresholds(parity=Tolerance(0.0, 1e-12))))
+    monkeypatch.setattr("deploy_kit.demo.run_demo", lambda *given: failing)
+    told = cli("demo", output, "--checkpoint", checkpoint)
+    assert told.code == 1
+    assert "FAILED" in told.stdout
+    assert told.stdout.splitlines()[-1].startswith("What failed: ")
+
+
+def test_the_defaults_are_the_shipped_policy_and_a_folder_of_outputs(cli, checkpoint, tmp_path, monkeypatch):
+    given = []
+
+    def refuse(options, progress):
+        given.append(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shipped, "DEMO_POLICY", checkpoint)
+    monkeypatch.setattr("deploy_kit.demo.run_demo", refuse)
+    monkeypatch.chdir(tmp_path)
+    told = cli("demo")
+    assert (told.code, told.stderr.strip()) == (130, "Interrupted")
+    cli("demo", "there", "--num-envs", 3, "--seed", 9)
+    first, second = given
+    assert (first.checkpoint, str(first.output)) == (checkpoint, "outputs/demo")
+    assert (first.env.num_envs, first.env.seed) == (16, 0)
+    assert (str(second.output), second.env.num_envs, second.env.seed) == ("there", 3, 9)
+
+
+def test_what_it_refuses(refused, checkpoint, tmp_path):
+    refused("demo", tmp_path, "--checkpoint", checkpoint, words=("exists and is kept", "name another folder"))
+    refused("demo", checkpoint, "--checkpoint", checkpoint, words=("is given with --checkpoint",))
+    refused("demo", tmp_path / "new", "--checkpoint", tmp_path / "no.pt", words=("no.pt does not exist",))
+    refused("demo", tmp_path / "new", "--num-envs", 0, words=("--num-envs", "x>=1"))
+    refused("demo", tmp_path / "new", "--checkpoint", checkpoint, "--task", "Nothing-v0", words=("Nothing-v0",))

@@ -1,0 +1,164 @@
+"""The whole job on a scripted task: what it leaves, what it tells, what it refuses, what an interruption leaves."""
+
+import json
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from deploy_kit.data.reader import open_feature_file
+from deploy_kit.demo import EPOCHS, STEPS, DemoOptions, run_demo
+from deploy_kit.errors import CheckpointError, OptionError, TaskError
+from deploy_kit.export.bundle import open_bundle
+from deploy_kit.policy.checkpoint import GateCalibration, load_checkpoint, save_checkpoint, save_safetensors
+from deploy_kit.sim.options import EnvOptions
+from tests.conftest import make_network
+
+
+@pytest.fixture
+def options(checkpoint, scripted, vehicle_params, tmp_path) -> DemoOptions:
+    return DemoOptions(
+        checkpoint=checkpoint,
+        output=tmp_path / "demo",
+        env=EnvOptions(num_envs=4, seed=5),
+        task="scripted_racing:make",
+        num_rows=40,
+        heldout_episodes=12,
+        live_episodes=4,
+        flights=3,
+    )
+
+
+@pytest.fixture
+def calibrated(options):
+    """The options with a checkpoint whose head deploy-kit has trained."""
+    source = load_checkpoint(options.checkpoint)
+    source.network.aux_decoder.weight.fill_(0.25)
+    trained = options.checkpoint.with_name("trained.pt")
+    save_checkpoint(trained, source, source.network, GateCalibration(0.5, "f1", 0.02, "label", 1, "0" * 64, {}, "0"))
+    return replace(options, checkpoint=trained)
+
+
+def interrupt_in(phase):
+    def progress(moment):
+        if phase in moment.phase:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.slow
+def test_the_whole_job(options, scripted):
+    seen = []
+    result = run_demo(options, seen.append)
+    places = list(dict.fromkeys(moment.phase.split(" · ")[0] for moment in seen))
+    assert places == [f"{index}/5 {name}" for index, name in enumerate(STEPS, 1)]
+    output = options.output
+    assert {path.name for path in output.iterdir()} == {"features.h5", "finetune", "bundle", "pictures"}
+    with open_feature_file(output / "features.h5") as file:
+        assert (file.attrs.complete, file.attrs.seed) == (True, 5)
+        assert len(file.heldout().label) > 12
+    metrics = json.loads((output / "finetune" / "metrics.json").read_text())
+    assert metrics["dataset"]["training_rows"] == 80
+    assert (metrics["before"], metrics["after"]) == (result.finetuned.before, result.finetuned.after)
+    assert metrics["options"]["epochs"] == len(metrics["epochs"]) == EPOCHS
+    trained = load_checkpoint(result.finetuned.checkpoint)
+    bundle = open_bundle(result.bundle)
+    assert bundle.contract.provenance.checkpoint_sha256 == trained.sha256
+    assert bundle.contract.gate.threshold_logit == trained.calibration.threshold_logit
+    assert bundle.golden.source == "recorded"
+    assert result.report.passed
+    ran = {check.name for check, verdict in zip(result.report.checks, result.report.verdicts, strict=True)}
+    assert {"replay/heldout/onnx-head", "replay/kept/onnx", "live/shadow", "live/driving"} <= ran
+    assert not [verdict for verdict in result.report.verdicts if verdict.status == "not run"]
+    gates = [sum(scripted.label_of(i, 0, s) for s in range(scripted.length_of(i, 0))) for i in range(3)]
+    assert result.flight.statistics.episodes == 3
+    assert result.flight.statistics.gates_per_episode.mean == np.mean(gates)
+    assert [path.name for path in result.flight.pictures] == ["actions.png", "auxiliary_prob.png", "depth.mp4"]
+    assert all(path.parent == output / "pictures" and path.stat().st_size > 1000 for path in result.flight.pictures)
+
+
+def test_an_output_that_exists_is_kept(options):
+    options.output.mkdir()
+    with pytest.raises(OptionError, match=r"demo exists and is kept; remove it, or name another folder$"):
+        run_demo(options)
+    assert list(options.output.iterdir()) == []
+
+
+def test_a_checkpoint_in_the_output_s_place_is_told_where_it_belongs(options):
+    with pytest.raises(OptionError, match=r"exists and is kept; .* a checkpoint is given with --checkpoint"):
+        run_demo(replace(options, output=options.checkpoint))
+
+
+def test_a_policy_that_passes_no_gate_is_refused_after_a_while(options, scripted, monkeypatch):
+    monkeypatch.setattr("deploy_kit.demo.MOST_ENV_STEPS", 200)
+    monkeypatch.setattr(scripted, "label_of", lambda env, episode, step: False)
+    with pytest.raises(CheckpointError, match=r"passed no gate in \d+ env steps"):
+        run_demo(options)
+
+
+def test_what_fails_before_anything_is_finished_leaves_no_folder(calibrated):
+    with pytest.raises(TaskError, match="Nothing-v0"):
+        run_demo(replace(calibrated, task="Nothing-v0"))
+    assert not calibrated.output.exists()
+
+
+def test_a_policy_without_a_gate_head_is_refused_at_once(options):
+    path = options.checkpoint.with_name("headless.safetensors")
+    save_safetensors(path, make_network(gate_head=False))
+    with pytest.raises(CheckpointError, match="trained without the gate head"):
+        run_demo(replace(options, checkpoint=path))
+    assert not options.output.exists()
+
+
+def test_a_head_that_was_trained_before_begins_anew_and_all_else_stays(calibrated):
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(calibrated, interrupt_in("1/5"))
+    begun, given = (load_checkpoint(p) for p in (calibrated.output / "untrained.pt", calibrated.checkpoint))
+    assert begun.calibration is None
+    before, after = given.network.state_dict(), begun.network.state_dict()
+    assert {n for n in before if not torch.equal(before[n], after[n])} == {"aux_decoder.weight", "aux_decoder.bias"}
+    with open_feature_file(calibrated.output / "features.h5") as file:
+        assert file.attrs.policy_sha256 == begun.sha256
+    first = after["aux_decoder.weight"]
+    again = replace(calibrated, output=calibrated.output.with_name("again"))
+    other = replace(calibrated, output=calibrated.output.with_name("other"), env=EnvOptions(num_envs=4, seed=6))
+    for options, equal in ((again, True), (other, False)):
+        with pytest.raises(KeyboardInterrupt):
+            run_demo(options, interrupt_in("1/5"))
+        head = load_checkpoint(options.output / "untrained.pt").network.aux_decoder
+        assert torch.equal(head.weight, first) is equal, "the seed decides"
+
+
+@pytest.mark.parametrize(
+    ("phase", "left"),
+    [
+        ("1/5 collect · training rows", {"features.h5"}),
+        ("2/5 finetune · finetuning", {"features.h5", "finetune"}),
+        ("3/5 export · writing ONNX", {"features.h5", "finetune"}),
+        ("4/5 verify · replay kept", {"features.h5", "finetune", "bundle"}),
+    ],
+)
+def test_an_interruption_ends_it_and_keeps_what_is_finished(options, caplog, monkeypatch, phase, left):
+    monkeypatch.setattr(logging.getLogger("deploy_kit"), "propagate", True)  # the command line switches it off
+    seen = []
+
+    def progress(moment):
+        seen.append(moment.phase)
+        if phase in moment.phase and (not phase.startswith("2") or "AUROC" in moment.note):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(options, progress)
+    assert seen[-1].startswith(phase[:5]), "no later step begins"
+    assert {path.name for path in options.output.iterdir()} == left
+    with open_feature_file(options.output / "features.h5") as file:
+        assert file.attrs.complete is (phase[0] != "1")
+    if "finetune" in left:
+        epoch = 1 if phase[0] == "2" else EPOCHS
+        assert load_checkpoint(options.output / "finetune" / f"policy_finetune_epoch-{epoch}.pt").calibration
+    if "bundle" in left:
+        open_bundle(options.output / "bundle")
+    assert f"what was finished is kept in {options.output}" in caplog.text
