@@ -27,7 +27,8 @@ ORIGIN_FLAGS = {
 def test_help_lists_the_commands_in_the_order_of_the_work(cli):
     result = cli("--help")
     assert result.code == 0
-    positions = [result.stdout.index(f"  {name} ") for name in COMMANDS]
+    listed = result.stdout[result.stdout.index("Commands, in the order of the work:") :]
+    positions = [listed.index(f"\n  {name} ") for name in COMMANDS]
     assert positions == sorted(positions)
     assert "Exit codes: 0 done; 1 a check failed; 2 bad usage or input; 130 interrupted." in result.stdout
 
