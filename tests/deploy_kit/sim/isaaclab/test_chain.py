@@ -9,8 +9,19 @@ from click.testing import CliRunner
 pytest.importorskip("isaaclab")
 
 from deploy_kit.cli.main import main
+from tests.deploy_kit.sim.isaaclab import user_tasks
 
-pytestmark = [pytest.mark.reference, pytest.mark.slow]
+pytestmark = pytest.mark.slow
+
+NEWTON = ("--", "--physics", "newton_mjwarp")
+VEHICLE = """
+max_thrust_to_weight: 3.0
+max_body_rate: 6.0
+gravity: 9.81
+policy_period_s: 0.02
+depth_period_s: 0.02
+action_latency_steps: 0
+"""
 
 
 def run(*arguments: object) -> str:
@@ -21,25 +32,46 @@ def run(*arguments: object) -> str:
     return result.stdout
 
 
-def test_collect_finetune_export_verify(reference_run, tmp_path):
-    policy, rows, tuned = reference_run / "model_7998.pt", tmp_path / "features.h5", tmp_path / "finetune"
-    simulator = ("--backend", "isaaclab", "--tracks", "circular", "--no-obstacles")
-    launcher = ("--", "--physics", "newton_mjwarp")
+def chain(folder, policy, simulator, network=(), vehicle=(), launcher=()):
+    """Collect, finetune, export and verify with four environments; return the feature file."""
+    rows, tuned, bundle = folder / "features.h5", folder / "finetune", folder / "bundle"
+    simulator = ("--backend", "isaaclab", *simulator)
     run(
-        *("collect", "--checkpoint", policy, *simulator, "--num-envs", 4, "--dataset", rows),
+        *("collect", "--checkpoint", policy, *network, *simulator, "--num-envs", 4, "--dataset", rows),
         *("--num-positive", 12, "--num-negative", 12, "--heldout-episodes", 4, "--keep-observations", 16, *launcher),
     )
+    run("finetune", "--policy-path", policy, *network, "--h5-path", rows, "--save-path", tuned, "--epochs", 1)
+    (checkpoint,) = tuned.glob("policy_finetune_epoch-1.*")
+    run(
+        *("export", "--checkpoint", checkpoint, *vehicle, "--use-auxiliary-head", "--samples", rows),
+        *("--output", bundle),
+    )
+    live = ("--episodes", 4, "--live-mode", "shadow")
+    said = run("verify", bundle, "--checkpoint", checkpoint, *vehicle, "--h5", rows, *simulator, *live, *launcher)
+    assert "VERIFIED" in said
+    verdicts = json.loads((bundle / "report.json").read_text())["verdicts"]
+    assert {verdict["name"]: verdict["status"] for verdict in verdicts}["live/shadow"] == "passed"
     with h5py.File(rows) as file:
         assert file["supervision"][:].sum() == 12
         assert file["features"].shape == (24, 192)
         assert file.attrs["backend"] == "isaaclab"
+    return rows
+
+
+@pytest.mark.reference
+def test_the_racing_task(reference_run, tmp_path):
+    simulator = ("--tracks", "circular", "--no-obstacles")
+    rows = chain(tmp_path, reference_run / "model_7998.pt", simulator, launcher=NEWTON)
+    with h5py.File(rows) as file:
         assert not set(file["track_id"][:]) & set(file["heldout/track_id"][:])
-    run("finetune", "--policy-path", policy, "--h5-path", rows, "--save-path", tuned, "--epochs", 1)
-    (checkpoint,) = tuned.glob("policy_finetune_epoch-1.*")
-    bundle = tmp_path / "bundle"
-    run("export", "--checkpoint", checkpoint, "--use-auxiliary-head", "--samples", rows, "--output", bundle)
-    live = ("--episodes", 4, "--live-mode", "shadow")
-    said = run("verify", bundle, "--checkpoint", checkpoint, "--h5", rows, *simulator, *live, *launcher)
-    assert "VERIFIED" in said
-    checks = {check["name"]: check for check in json.loads((bundle / "report.json").read_text())["checks"]}
-    assert "live/shadow" in checks
+
+
+def test_a_task_of_the_users(cube_checkpoint, tmp_path):
+    (tmp_path / "vehicle.yaml").write_text(VEHICLE)
+    chain(
+        tmp_path,
+        cube_checkpoint,
+        ("--task", "Cube-Seeing-v0", "--extension", user_tasks.__name__),
+        ("--activation", "lrelu", "--image-shape", "18x36"),
+        ("--vehicle", tmp_path / "vehicle.yaml"),
+    )

@@ -8,30 +8,12 @@ from click.testing import CliRunner
 
 pytest.importorskip("isaaclab")
 
-from tensordict import TensorDict
-
 from deploy_kit.cli.main import main
-from deploy_kit.policy.rsl_rl_models import VisionActor, VisionCritic
 from tests.deploy_kit.sim.isaaclab import user_tasks
 
 EXTENSION = user_tasks.__name__
 SEEING = ("--activation", "lrelu", "--image-shape", "18x36")
 FEW = ("--num-envs", 2, "--num-positive", 8, "--num-negative", 8, "--heldout-episodes", 2, "--keep-observations", 8)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A checkpoint of rsl_rl 5, untrained, for 7 numbers of state and 18 x 36 pixels."""
-    torch.manual_seed(0)
-    observations = TensorDict({"policy": torch.zeros(1, 7 + 18 * 36)}, batch_size=[1])
-    arguments = (observations, {"actor": ["policy"], "critic": ["policy"]})
-    options = {"obs_normalization": True}
-    gaussian = {"class_name": "GaussianDistribution", "init_std": 1.0}
-    actor = VisionActor(*arguments, "actor", 4, image_shape=(18, 36), distribution_cfg=gaussian, **options)
-    critic = VisionCritic(*arguments, "critic", 1, cnns=actor.cnns, **options)
-    path = tmp_path_factory.mktemp("run") / "model_0.pt"
-    torch.save({"actor_state_dict": actor.state_dict(), "critic_state_dict": critic.state_dict(), "iter": 0}, path)
-    return path
 
 
 def collect(checkpoint, dataset, *arguments):
@@ -51,10 +33,10 @@ def refusal(checkpoint, folder, *arguments):
     return line
 
 
-def test_a_task_with_an_agent_is_collected_with_video(checkpoint, tmp_path):
+def test_a_task_with_an_agent_is_collected_with_video(cube_checkpoint, tmp_path):
     rows = tmp_path / "rows.h5"
     video = ("--video", "--video-length", 5, "--keep-collecting")
-    result = collect(checkpoint, rows, "--task", "Cube-Seeing-v0", "--extension", EXTENSION, *FEW, *video)
+    result = collect(cube_checkpoint, rows, "--task", "Cube-Seeing-v0", "--extension", EXTENSION, *FEW, *video)
     assert result.exit_code == 0, result.output
     with h5py.File(rows) as file:
         assert file.attrs["complete"]
@@ -70,10 +52,10 @@ def test_a_task_with_an_agent_is_collected_with_video(checkpoint, tmp_path):
         assert sum(1 for _ in container.decode(video=0)) == 5
 
 
-def test_a_multi_agent_task_is_collected(checkpoint, tmp_path):
+def test_a_multi_agent_task_is_collected(cube_checkpoint, tmp_path):
     extension = "tests.deploy_kit.sim.isaaclab.multi_agent_tasks"
     result = collect(
-        checkpoint, tmp_path / "rows.h5", "--task", "Cube-TwoLabelledAgents-v0", "--extension", extension, *FEW
+        cube_checkpoint, tmp_path / "rows.h5", "--task", "Cube-TwoLabelledAgents-v0", "--extension", extension, *FEW
     )
     assert result.exit_code == 0, result.output
     with h5py.File(tmp_path / "rows.h5") as file:
@@ -91,12 +73,12 @@ def test_a_multi_agent_task_is_collected(checkpoint, tmp_path):
         ("Cube-Seeing-Blind-v0", "reads observation group 'depth'"),
     ],
 )
-def test_a_misfit_gets_one_line_and_leaves_nothing(checkpoint, tmp_path, task, words):
-    line = refusal(checkpoint, tmp_path, "--task", task, "--extension", EXTENSION, "--video", *FEW)
+def test_a_misfit_gets_one_line_and_leaves_nothing(cube_checkpoint, tmp_path, task, words):
+    line = refusal(cube_checkpoint, tmp_path, "--task", task, "--extension", EXTENSION, "--video", *FEW)
     assert words in line
 
 
-def test_an_extension_module_of_the_users_is_found_on_the_python_path(checkpoint, tmp_path, monkeypatch):
+def test_an_extension_module_of_the_users_is_found_on_the_python_path(cube_checkpoint, tmp_path, monkeypatch):
     (tmp_path / "packages").mkdir()
     (tmp_path / "packages" / "my_cubes.py").write_text(
         "import gymnasium\n"
@@ -109,6 +91,8 @@ def test_an_extension_module_of_the_users_is_found_on_the_python_path(checkpoint
     results = tmp_path / "results"
     results.mkdir()
     arguments = ("--task", "My-Cube-v0", "--extension", "my_cubes", *FEW)
-    assert "--extension my_cubes: module 'my_cubes' is not found" in refusal(checkpoint, results, *arguments)
+    assert "--extension my_cubes: module 'my_cubes' is not found" in refusal(cube_checkpoint, results, *arguments)
     monkeypatch.syspath_prepend(tmp_path / "packages")
-    assert "task 'My-Cube-v0': observation group 'policy' has 7 numbers" in refusal(checkpoint, results, *arguments)
+    assert "task 'My-Cube-v0': observation group 'policy' has 7 numbers" in refusal(
+        cube_checkpoint, results, *arguments
+    )

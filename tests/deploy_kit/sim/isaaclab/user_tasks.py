@@ -29,7 +29,7 @@ def pose(env):
 
 
 def high(env):
-    return (env.scene["cube"].data.root_link_pos_w.torch[:, 2:] > 0.5).float()
+    return (env.scene["cube"].data.root_link_pos_w.torch[:, 2:] > 0.9).float()
 
 
 def image(env):
@@ -40,7 +40,9 @@ def image(env):
 
 def put_back(env, env_ids):
     cube = env.scene["cube"]
-    cube.write_root_pose_to_sim_index(root_pose=cube.data.default_root_pose.torch[env_ids].clone(), env_ids=env_ids)
+    start = cube.data.default_root_pose.torch[env_ids].clone()
+    cube.write_root_pose_to_sim_index(root_pose=start, env_ids=env_ids)
+    cube.write_root_velocity_to_sim_index(root_velocity=torch.zeros_like(start[:, :6]), env_ids=env_ids)
 
 
 class NoAction(ActionTerm):
