@@ -13,6 +13,7 @@ from isaaclab_rl.rsl_rl import handle_deprecated_rsl_rl_cfg
 from rsl_rl.runners import OnPolicyRunner
 
 from deploy_kit.errors import OptionError
+from deploy_kit.pipeline.rollout import require_checkpoint
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.sim.isaaclab.registration import AGENT_KEY, CFG_KEY, entry_point, register
 from deploy_kit.sim.task import STAGES, TASK_ID
@@ -45,7 +46,9 @@ def test_runner_trains_on_the_task_with_its_agent_configuration(build, tmp_path)
     runner.learn(1)
     runner.save(str(tmp_path / "model_1.pt"))
     runner.export_policy_to_onnx(str(tmp_path))
-    network = load_checkpoint(tmp_path / "model_1.pt", activation="lrelu", image_shape=(72, 96)).network
+    checkpoint = load_checkpoint(tmp_path / "model_1.pt", activation="lrelu", image_shape=(72, 96))
+    require_checkpoint(env, checkpoint, TASK_ID)
+    network = checkpoint.network
     observation = env.get_observations()["policy"][:1]
     with torch.inference_mode():
         expected = network(observation)
