@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from deploy_kit.policy.network import NetworkConfig, VisionActorCritic
+from deploy_kit.policy.shipped import DEMO_POLICY
 
 
 def randomise_statistics(network: VisionActorCritic, generator: torch.Generator) -> None:
@@ -34,6 +35,12 @@ def make_network(seed: int = 0, **changes: object) -> VisionActorCritic:
 @pytest.fixture
 def network() -> VisionActorCritic:
     return make_network()
+
+
+@pytest.fixture(scope="session")
+def shipped_policy() -> Path:
+    """File of the policy that comes with deploy-kit."""
+    return DEMO_POLICY
 
 
 @pytest.fixture(scope="session")
