@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("picture", type=Path)
-    parser.add_argument("--num-envs", type=int, default=4096, help="environments of the run, on all GPUs")
+    parser.add_argument("--num-envs", type=int, default=4096, help="environments of the run")
     parser.add_argument("--steps-per-env", type=int, default=24, help="steps of each environment an iteration")
     arguments = parser.parse_args()
     batch = arguments.num_envs * arguments.steps_per_env

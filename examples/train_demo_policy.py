@@ -1,8 +1,7 @@
 """Train the demo policy from random weights: rsl_rl's PPO on the racing task, stage after stage, on Isaac Lab.
 
-    python examples/train_demo_policy.py runs/demo --num-envs 4096 --steps 5e6 100e6
-    python examples/train_demo_policy.py runs/demo --num-envs 4096 --steps 5e6 200e6 --resume runs/demo/model_999.pt
-    torchrun --nproc_per_node 2 examples/train_demo_policy.py runs/demo …        # several GPUs
+    python examples/train_demo_policy.py runs/demo --num-envs 4096 --steps 8e6 80e6
+    python examples/train_demo_policy.py runs/demo --num-envs 4096 --steps 8e6 200e6 --resume runs/demo/model_800.pt
 
 `--steps` says how many environment steps in all have been flown when stage 0, stage 1, … ends. Checkpoints
 (`model_<iteration>.pt`, read by every deploy-kit command), `params/agent.yaml` and TensorBoard logs go to the folder
@@ -17,7 +16,6 @@ The task is the one that `deploy-kit fly` flies; what is rewarded while training
 
 import argparse
 import importlib.metadata
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -103,7 +101,7 @@ class DemoRunner(OnPolicyRunner):  # type: ignore[misc]  # rsl_rl carries no typ
 
     @property
     def env_steps(self) -> int:
-        """Environment steps flown, on all GPUs and in all stages."""
+        """Environment steps flown, in all stages."""
         return self.steps_before + int(self.logger.tot_timesteps)
 
     def save(self, path: str, infos: dict[str, Any] | None = None) -> None:
@@ -120,19 +118,17 @@ class DemoRunner(OnPolicyRunner):  # type: ignore[misc]  # rsl_rl carries no typ
 
 def train(arguments: argparse.Namespace) -> None:
     """Train in the stages that are not over."""
-    rank, workers = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     options = EnvOptions(
         num_envs=arguments.num_envs,
-        seed=arguments.seed + rank,
+        seed=arguments.seed,
         stage=0,
         episodes_per_track=1,
-        device=f"cuda:{rank}" if workers > 1 else arguments.device,
+        device=arguments.device,
         track_pool=arguments.track_pool,
     )
     env = make_training_env(options)
     agent = agent_cfg(options.seed, options.device, arguments.save_interval)
-    if rank == 0:
-        dump_yaml(str(arguments.output / "params" / "agent.yaml"), agent)
+    dump_yaml(str(arguments.output / "params" / "agent.yaml"), agent)
     torch.manual_seed(options.seed)
     # What cuDNN does with convolutions anyway.
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -141,7 +137,7 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.resume is not None:
         saved = torch.load(arguments.resume, map_location="cpu", weights_only=True)
         runner.resume(saved)
-    batch = arguments.num_envs * agent["num_steps_per_env"] * workers
+    batch = arguments.num_envs * agent["num_steps_per_env"]
     begins = 0.0
     for stage, ends in enumerate(arguments.steps):
         iterations = round((ends - runner.env_steps) / batch)
@@ -159,9 +155,9 @@ def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder of checkpoints and logs")
-    parser.add_argument("--steps", type=float, nargs="+", default=[5e6, 100e6], help="env steps at each stage's end")
+    parser.add_argument("--steps", type=float, nargs="+", default=[8e6, 80e6], help="env steps at each stage's end")
     parser.add_argument("--resume", type=Path, help="checkpoint to go on from")
-    parser.add_argument("--num-envs", type=int, default=4096, help="environments on each GPU")
+    parser.add_argument("--num-envs", type=int, default=4096, help="environments side by side")
     parser.add_argument("--track-pool", type=int, help="tracks to draw from (default: 512)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cuda:0")
