@@ -135,7 +135,7 @@ def check_execution(bundle: Bundle, network: VisionActorCritic) -> list[Comparis
         ("TorchScript, golden samples", torchscript_runner(bundle.torchscript_path)),
     ):
         outputs = run_batches(runner, inputs, fixed_batch(contract))
-        results.append(compare_outputs(name, contract, outputs, expected))
+        results.append(compare_outputs(name, contract, outputs, expected, network))
     _check_weights(bundle.safetensors_path, network)
     results.append(Comparison("safetensors, all tensors equal", len(network.state_dict()), 0.0))
     return results
@@ -161,7 +161,7 @@ def check_replay(bundle: Bundle, network: VisionActorCritic, file: FeatureFile) 
         with torch.inference_mode():
             expected = network.heads(torch.from_numpy(block.features))
         outputs = run_batches(head, [block.features], batch)
-        results.append(compare_outputs(f"{kind} rows", contract, outputs, expected, rows=block.index))
+        results.append(compare_outputs(f"{kind} rows", contract, outputs, expected, network, rows=block.index))
     summary = [_merge(f"ONNX features → outputs, {kind} rows", results)]
     if file.observations is not None:
         summary.append(_replay_observations(bundle, network, file.observations, batch))
@@ -179,7 +179,7 @@ def _replay_observations(
         with torch.inference_mode():
             expected = network(torch.from_numpy(observation))
         outputs = run_batches(whole, split_inputs(contract, observation), batch)
-        results.append(compare_outputs("kept observations", contract, outputs, expected, rows=index))
+        results.append(compare_outputs("kept observations", contract, outputs, expected, network, rows=index))
         start += len(observation)
     return _merge("ONNX, kept observations", results)
 
@@ -200,6 +200,7 @@ def compare_outputs(
     contract: Contract,
     outputs: Sequence[FloatArray],
     expected: PolicyOutput,
+    network: VisionActorCritic,
     rows: npt.NDArray[np.int64] | None = None,
 ) -> Comparison:
     """Compare graph outputs with what the network gives, transformed as the contract says.
@@ -209,6 +210,7 @@ def compare_outputs(
         contract: tells what each output holds.
         outputs: of the graph.
         expected: of the network.
+        network: tells how large the terms of the gate logit are, and so its rounding errors.
         rows: row numbers, for messages.
 
     Raises:
@@ -223,10 +225,12 @@ def compare_outputs(
         references.append((action, 1.0))
     if contract.gate is not None:
         assert expected.gate_logit is not None
-        logit = expected.gate_logit
-        references.append(
-            ((torch.sigmoid(logit) if contract.gate.output is GateOutput.PROBABILITY else logit).numpy(), 1.0)
-        )
+        if contract.gate.output is GateOutput.PROBABILITY:
+            references.append((torch.sigmoid(expected.gate_logit).numpy(), 1.0))
+        else:
+            # A logit near 0 may be the difference of large terms.
+            unit = np.maximum(1.0, 0.1 * network.gate_terms(expected.features).numpy())
+            references.append((expected.gate_logit.numpy(), unit))
     if len(outputs) != len(references):
         raise CheckFailedError(f"{name}: {len(outputs)} outputs, the contract has {len(references)}")
     results = [

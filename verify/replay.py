@@ -11,7 +11,7 @@ from deploy_kit.export.bundle import FEATURES_TENSOR
 from deploy_kit.policy.interface import ActionTransform
 from deploy_kit.verify.metrics import CommandComparison, DecisionComparison, Locate, OutputComparison
 from deploy_kit.verify.report import Limit, ParityCheck
-from deploy_kit.verify.runners import ArtifactError, Float32, Outputs, Reference, Runner
+from deploy_kit.verify.runners import GATE_TERMS, ArtifactError, Float32, Outputs, Reference, Runner
 from deploy_kit.verify.samples import SampleSet
 
 BATCH_SIZES: tuple[int, ...] = (1, 2, 3, 7, 32, 128)
@@ -76,8 +76,7 @@ class ParityComparison:
             if role not in reference or role not in candidate:
                 output.fail(f"missing in the {'artifact' if role in reference else 'checkpoint'}")
                 continue
-            scale = row_scale if role != FEATURES_TENSOR else _features_unit(reference[role], row_scale)
-            output.add(reference[role], candidate[role], first, scale)
+            output.add(reference[role], candidate[role], first, _unit(role, reference, row_scale))
         if self._commands is not None and (command := self._command(candidate)) is not None:
             self._commands.add(reference["command"], command, first)
         decision = None if self._decisions is None else self._decision(candidate)
@@ -167,13 +166,20 @@ def replay_features(
         comparison.fail(str(error))
 
 
-def _features_unit(features: npt.NDArray[np.floating], row_scale: Float32 | None) -> npt.NDArray[np.floating]:
-    """Return one unit of features in each row, (n, 1): 1, or a tenth of the row's largest feature if that is more.
+def _unit(role: str, reference: Outputs, row_scale: Float32 | None) -> npt.NDArray[np.floating] | None:
+    """Return one unit of an output in each row, (n, 1), None for 1.
 
-    Any feature may be the small difference of terms as large as the largest one, and has their rounding errors; the
-    reference policy's were 1e-7 of it, a tenth of what this allows.
+    Features and the gate logit may be small differences of large terms, and have their rounding errors. A feature's
+    unit is a tenth of the row's largest feature, the logit's a tenth of its terms' summed sizes, where that is more
+    than 1: the errors seen were 1e-7 of the one and 5e-7 of the other, a tenth and a half of what this allows.
     """
-    unit: npt.NDArray[np.floating] = np.maximum(1.0, 0.1 * np.abs(features).max(axis=1, keepdims=True))
+    if role == FEATURES_TENSOR:
+        size = np.abs(reference[role]).max(axis=1, keepdims=True)
+    elif role == "gate_logit" and GATE_TERMS in reference:
+        size = reference[GATE_TERMS]
+    else:
+        return row_scale
+    unit: npt.NDArray[np.floating] = np.maximum(1.0, 0.1 * size)
     return unit if row_scale is None else np.maximum(unit, row_scale)
 
 

@@ -56,6 +56,10 @@ class ArtifactError(CheckFailedError):
     """An artifact of the bundle cannot be loaded or run."""
 
 
+GATE_TERMS = "gate_terms"
+"""Role of the summed sizes of the gate logit's terms; the checkpoint alone gives it, as the logit's yardstick."""
+
+
 class Reference:
     """The checkpoint's network: the truth that artifacts are compared with.
 
@@ -89,6 +93,7 @@ class Reference:
         if output.gate_logit is not None:
             outputs["gate_logit"] = output.gate_logit.cpu().numpy()
             outputs["gate_probability"] = torch.sigmoid(output.gate_logit).cpu().numpy()
+            outputs[GATE_TERMS] = self.network.gate_terms(output.features).cpu().numpy()
         return outputs
 
 

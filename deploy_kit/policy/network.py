@@ -178,6 +178,14 @@ class VisionActorCritic(nn.Module):
         logit = None if self.aux_decoder is None else self.aux_decoder(features)
         return PolicyOutput(self.actor(features), logit, features)
 
+    def gate_terms(self, features: Tensor) -> Tensor:
+        """Return the summed sizes of the terms that the gate logit of features (B, 192) is the sum of, (B, 1).
+
+        The logit's rounding errors are shares of this, however small the logit itself is.
+        """
+        assert self.aux_decoder is not None
+        return features.abs() @ self.aux_decoder.weight.abs().T + self.aux_decoder.bias.abs()
+
     def forward(self, observation: Tensor) -> PolicyOutput:
         """Return action, gate logit and features of flat observations (B, 6928)."""
         return self.heads(self.features(*self.split(observation)))

@@ -5,7 +5,7 @@ import pytest
 
 from deploy_kit.policy.interface import ActionTransform
 from deploy_kit.verify.replay import Meaning, ParityComparison, batches, replay
-from deploy_kit.verify.runners import ArtifactError
+from deploy_kit.verify.runners import GATE_TERMS, ArtifactError
 from deploy_kit.verify.samples import SampleSet
 from deploy_kit.verify.thresholds import Tolerance
 
@@ -106,3 +106,13 @@ def test_unbounded_actions_are_reported_in_si_units_too():
     thrust, rate = comparison.result(str).commands
     assert thrust.max_error == pytest.approx(10 * np.tanh(0.01))
     assert rate.max_error == pytest.approx(6 * np.tanh(0.01))
+
+
+@pytest.mark.parametrize(("terms", "share"), [(100.0, 0.5), (20.0, 2.5), (1.0, 5.0), (None, 5.0)])
+def test_a_gate_logit_is_measured_by_the_size_of_its_terms(terms, share):
+    reference = outputs(np.zeros((1, 2)), np.zeros((1, 1)))
+    if terms is not None:
+        reference[GATE_TERMS] = np.array([[terms]])
+    comparison = ParityComparison("c", "x", ("gate_logit",), MEANING)
+    comparison.add(reference, {"gate_logit": np.full((1, 1), 5e-5)})
+    assert comparison.result(str).outputs[0].worst(Tolerance(1e-5, 0.0))[1] == pytest.approx(share)

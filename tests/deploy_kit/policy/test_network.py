@@ -1,10 +1,12 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from deploy_kit.policy.interface import STATE_TERMS, ActionTransform, ObservationLayout
-from deploy_kit.policy.network import ACTIVATIONS
+from deploy_kit.policy.network import ACTIVATIONS, VisionActorCritic
 
 
 def numpy_forward(network, observation):
@@ -99,3 +101,12 @@ def test_action_transform_keeps_precision_and_order():
     assert command.dtype == np.float32
     expected = np.tanh(action[0]) * [14.715, 6, 5, 4] + [14.715, 0, 0, 0]
     np.testing.assert_allclose(command[0], expected, rtol=1e-6)
+
+
+def test_the_terms_of_the_gate_logit():
+    features = torch.tensor([[1.0, -2.0]])
+    network = SimpleNamespace(aux_decoder=torch.nn.Linear(2, 1))
+    network.aux_decoder.weight.data[:] = torch.tensor([[3.0, 1.5]])
+    network.aux_decoder.bias.data[:] = -0.25
+    # 3 − 3 − 0.25: the logit is small, its terms are not.
+    assert VisionActorCritic.gate_terms(network, features).item() == 6.25
