@@ -1,0 +1,192 @@
+"""The policy that comes with deploy-kit: what is shipped, how it flies, how well its gate head tells passages.
+
+It flies the embedded simulator: whatever frame, sign, order or delay is wrong there shows here.
+"""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from deploy_kit.data.reader import open_feature_file
+from deploy_kit.demo import DemoOptions, run_demo
+from deploy_kit.export.bundle import file_digest, manifest_text
+from deploy_kit.export.contract import Contract
+from deploy_kit.pipeline.collect import CollectOptions, collect
+from deploy_kit.pipeline.flight_trace import FlightTrace
+from deploy_kit.pipeline.fly import FlyOptions, fly
+from deploy_kit.pipeline.metrics import auroc
+from deploy_kit.pipeline.rollout import rollout
+from deploy_kit.policy.checkpoint import load_checkpoint
+from deploy_kit.policy.fingerprint import feature_sha256, head_sha256
+from deploy_kit.policy.interface import ActionTransform
+from deploy_kit.policy.vehicle import KNOWN_TASKS
+from deploy_kit.sim.registry import EnvOptions, make_env
+from deploy_kit.sim.task import RACING_TASK, TASK_ID
+from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
+
+EPISODES = 32
+"""First episodes of a row; stage 2, the airframe randomised."""
+
+LEAST_GATES = {"circular": 6.0, "circular, obstacles": 4.0, "zigzag": 7.0, "ellipse": 5.5}
+"""Mean gates per episode; rows without further words have no obstacles."""
+
+MOST_CRASHES = {"circular": 0.05, "circular, obstacles": 0.4, "zigzag": 0.05, "ellipse": 0.1}
+"""Share of episodes that end before their time."""
+
+LEAST_AUROC = 0.97
+"""Of the shipped head, on held-out episodes over all track kinds with obstacles."""
+
+LEAST_AUROC_FLYING = 0.96
+"""The same on each of the rows above, of fewer episodes."""
+
+LEAST_AUROC_OF_A_SMALL_DEMO = 0.9
+"""Of a head that is trained anew on some hundred rows."""
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Leave the simulator's cores to it: more torch threads spin there between batches."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def contract(shipped_policy) -> Contract:
+    return Contract.from_json(shipped_policy.with_name("contract.json").read_text(encoding="utf-8"))
+
+
+# -- what is shipped -----------------------------------------------------------------------------------------------
+
+
+def test_weights_and_contract_belong_together(shipped_policy, contract):
+    checkpoint = load_checkpoint(shipped_policy)
+    assert contract.provenance.weights_sha256 == file_digest(shipped_policy)
+    assert contract.provenance.feature_sha256 == feature_sha256(checkpoint.network)
+    assert contract.provenance.head_sha256 == head_sha256(checkpoint.network)
+    assert contract.gate.threshold_logit == checkpoint.calibration.threshold_logit
+    assert contract.gate.base_rate == checkpoint.calibration.base_rate
+
+
+def test_the_contract_is_that_of_the_racing_task(contract):
+    task = KNOWN_TASKS[TASK_ID]
+    wanted = ActionTransform.from_limits(task["max_thrust_to_weight"], task["max_body_rate"], task["gravity"])
+    assert contract.action.scale == wanted.scale
+    assert contract.action.offset == wanted.offset
+    assert not contract.action.inside_graph
+    assert (contract.observation.state_size, contract.observation.depth.rows, contract.observation.depth.columns) == (
+        16,
+        72,
+        96,
+    )
+    assert contract.timing.policy_period_s.value == RACING_TASK.clock.policy_dt
+    assert contract.gate.label_offset_steps == 1
+
+
+def test_model_card_and_licence_lie_beside_it(shipped_policy):
+    card = shipped_policy.with_name("README.md").read_text(encoding="utf-8")
+    for word in ("seed", "steps", "commit", "command"):
+        assert word in card.lower(), f"the model card does not tell the {word}"
+    assert "licen" in shipped_policy.with_name("LICENSE").read_text(encoding="utf-8").lower()
+
+
+def test_it_is_small(shipped_policy):
+    assert sum(path.stat().st_size for path in shipped_policy.parent.iterdir()) < 4e6
+
+
+# -- how it flies --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", list(LEAST_GATES))
+def test_it_flies(shipped_policy, one_thread, row):
+    kind, _, obstacles = row.partition(", ")
+    env = EnvOptions(num_envs=EPISODES, tracks=(kind,), obstacles=bool(obstacles))
+    statistics = fly(FlyOptions(policy=shipped_policy, env=env)).statistics
+    assert statistics.episodes == EPISODES
+    assert statistics.gates_per_episode.mean >= LEAST_GATES[row]
+    assert statistics.crash_rate.mean <= MOST_CRASHES[row]
+    assert statistics.gate_auroc.mean >= LEAST_AUROC_FLYING
+
+
+@pytest.mark.slow
+def test_a_trace_passes_the_gates_where_and_in_the_order_that_its_track_has_them(shipped_policy, one_thread):
+    network = load_checkpoint(shipped_policy).network
+    with make_env(EnvOptions(num_envs=2, seed=1, tracks=("circular",), obstacles=False)) as env:
+        traces = [FlightTrace(index, 0.03, 16, track=track) for index, track in enumerate(env.tracks())]
+        for record in rollout(env, network, max_steps=260):
+            for trace in traces:
+                trace.add(record)
+    for trace in traces:
+        assert len(trace.pass_steps) >= 3
+        for index, step in enumerate(trace.pass_steps):
+            gate = trace.track.gate_positions[index % 8]
+            assert np.linalg.norm(trace.position[step] - gate) <= RACING_TASK.pass_radius
+
+
+@pytest.mark.slow
+def test_its_head_tells_passages_on_heldout_episodes(shipped_policy, one_thread, tmp_path):
+    path = tmp_path / "f.h5"
+    collect(
+        CollectOptions(
+            shipped_policy,
+            path,
+            EnvOptions(num_envs=EPISODES, seed=11),
+            heldout_episodes=2 * EPISODES,
+            num_negative=0,
+            num_positive=0,
+            keep_observations=0,
+        )
+    )
+    network = load_checkpoint(shipped_policy).network
+    with open_feature_file(path) as file:
+        rows = file.heldout()
+        logit = network.aux_decoder(torch.from_numpy(rows.features))[:, 0].double().numpy()
+        assert rows.label.sum() > 100
+        assert auroc(logit, rows.label.astype(bool)) >= LEAST_AUROC
+
+
+# -- the chain -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_demo_trains_the_head_anew_and_proves_the_bundle(shipped_policy, one_thread, tmp_path):
+    options = DemoOptions(
+        checkpoint=shipped_policy,
+        output=tmp_path / "demo",
+        num_rows=200,
+        heldout_episodes=16,
+        live_episodes=2,
+        flights=3,
+    )
+    result = run_demo(options)
+    before, after = result.finetuned.before["auroc"], result.finetuned.after["auroc"]
+    assert after >= LEAST_AUROC_OF_A_SMALL_DEMO
+    assert after > before
+    assert result.report.passed, [verdict for verdict in result.report.verdicts if verdict.reasons]
+    assert [path.name for path in result.flight.pictures] == [
+        "actions.png",
+        "auxiliary_prob.png",
+        "depth.mp4",
+        "depth.png",
+        "track.png",
+    ]
+    # Only the head was trained.
+    given, trained = (load_checkpoint(p).network.state_dict() for p in (shipped_policy, result.finetuned.checkpoint))
+    changed = {name for name in given if not torch.equal(given[name], trained[name])}
+    assert changed == {"aux_decoder.weight", "aux_decoder.bias"}
+
+    # A single weight that is off shows.
+    model = onnx.load(result.bundle / "policy.onnx")
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("stem.3.weight"))
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values.flat[0] += np.float32(1e-3)
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    onnx.save(model, result.bundle / "policy.onnx")
+    (result.bundle / "manifest.json").write_text(manifest_text(result.bundle))
+    against = VerifyOptions(bundle=result.bundle, checkpoint=result.finetuned.checkpoint, replay=False, live=False)
+    report = verify_bundle(against)
+    failed = {verdict.name for verdict in report.verdicts if verdict.status == "failed"}
+    assert {"replay/random/onnx", "replay/extreme/onnx"} <= failed
