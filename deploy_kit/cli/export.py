@@ -48,7 +48,10 @@ class _Names(click.ParamType[tuple[str, ...]]):
     "--physical-actions", is_flag=True, help="Put tanh, scale and offset inside the graph: m/s² and rad/s come out."
 )
 @click.option("--vehicle", "vehicle_file", type=click.Path(path_type=Path), help="Vehicle numbers (YAML or JSON).")
-@click.option("--task", help="Task whose vehicle numbers to take, where the run has no params/env.yaml.")
+@click.option(
+    "--task",
+    help="Task whose vehicle numbers to take, where the run has no params/env.yaml. [default for demo: the racing one]",
+)
 @click.option("--num-golden", type=click.IntRange(min=1), default=64, help="Golden samples.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the synthetic samples.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle, once the new one has passed its checks.")
@@ -59,10 +62,15 @@ def export_command(**options: Any) -> None:
     """
     from deploy_kit.export.contract import GateOutput, InputLayout
     from deploy_kit.export.exporter import ExportOptions, export_bundle
+    from deploy_kit.policy.shipped import DEMO_POLICY
+    from deploy_kit.sim.task import TASK_ID
 
     options["input_layout"] = InputLayout(options["input_layout"])
     options["gate_output"] = GateOutput(options["gate_output"])
-    settings = ExportOptions(checkpoint=checkpoint_path_from(options), **options)
+    checkpoint = checkpoint_path_from(options)
+    if options["task"] is None and checkpoint == DEMO_POLICY:
+        options["task"] = TASK_ID
+    settings = ExportOptions(checkpoint=checkpoint, **options)
     with progress_bars() as progress:
         folder = export_bundle(settings, progress)
     stdout.print(f"Wrote {folder}:")

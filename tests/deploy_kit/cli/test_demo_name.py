@@ -5,7 +5,7 @@ import json
 import pytest
 
 from deploy_kit.policy import shipped
-from deploy_kit.policy.checkpoint import load_checkpoint
+from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
 
 SCRIPTED = ("--task", "scripted_racing:make")
 
@@ -42,3 +42,13 @@ def test_a_file_of_that_name_is_taken_instead(refused, tmp_path):
         refused(*arguments, words=("demo is no checkpoint",))
     (tmp_path / "f.h5").write_text("")
     refused("finetune", "--policy-path", "demo", "--h5-path", "f.h5", words=("demo is no checkpoint",))
+
+
+def test_export_knows_the_task_of_the_shipped_policy_and_of_no_other(cli, refused, checkpoint, tmp_path):
+    exported = cli("export", "--checkpoint", "demo", "--output", "bundle")
+    assert exported.code == 0, exported
+    timing = json.loads((tmp_path / "bundle" / "contract.json").read_text())["timing"]
+    assert timing["policy_period_s"] == {"value": 0.03, "unit": "s", "source": "task"}
+    other = tmp_path / "mine.safetensors"
+    save_safetensors(other, load_checkpoint(checkpoint).network)
+    refused("export", "--checkpoint", other, words=("give --vehicle FILE", "--task"))
