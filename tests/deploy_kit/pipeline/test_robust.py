@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -55,6 +55,16 @@ def make_rows(count: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     return 3 * torch.randn(count, SIZE, generator=generator), (torch.rand(count, 1, generator=generator) < 0.5).float()
 
 
+def rounding_of(features: torch.Tensor, attack: Attack) -> torch.Tensor:
+    """Return by how much features moved in float32 may be off, broadcastable to (B, F).
+
+    Each step rounds the moved feature, not its shift, by at most 2⁻²⁴ of its size: once where the shift is small beside
+    the feature, twice on average where it is not. In L2 the row's other features count too, by the norm.
+    """
+    size = features.abs() if attack.norm is Norm.LINF else features.norm(dim=1, keepdim=True)
+    return 2 * (attack.steps + 1) * 2**-24 * (size + attack.reach)
+
+
 def vector_of(head: nn.Linear) -> np.ndarray:
     return torch.cat([head.weight[0], head.bias]).detach().numpy()
 
@@ -82,6 +92,7 @@ heads = st.builds(
 
 @settings(max_examples=150, deadline=None)
 @given(head=heads, attack=attacks, seed=st.integers(0, 50))
+@example(head=make_head(0.02, seed=4, zeros=8, bias=-1.6), attack=Attack(8, 0.34, 7.5e-5), seed=12)  # off by 3.8e-6
 def test_the_closed_form_is_iterated_pgd(head: nn.Linear, attack: Attack, seed: int) -> None:
     features, label = make_rows(40, seed)
     with torch.no_grad():
@@ -90,7 +101,8 @@ def test_the_closed_form_is_iterated_pgd(head: nn.Linear, attack: Attack, seed: 
     clear = (np.abs(logit - 24 * np.log(2)) > 1e-3) & (logit > -80)
     features, label, logit = features[clear], label[clear], logit[clear]
     moved = autograd_attack(head, features, label, attack)
-    torch.testing.assert_close(attack.perturb(head, features, label), moved, rtol=0, atol=5e-6)
+    rounding = rounding_of(features, attack)
+    assert ((attack.perturb(head, features, label) - moved).abs() <= rounding).all()
 
     weight = head.weight[0].detach().double().numpy()
     with torch.no_grad():
@@ -102,8 +114,8 @@ def test_the_closed_form_is_iterated_pgd(head: nn.Linear, attack: Attack, seed: 
     held = ((logit > 24 * np.log(2)) & as_bool(label)) | (attack.reach == 0)
     np.testing.assert_allclose(moved[held], features[held], rtol=0, atol=1e-6)
     if (weight != 0).any() and attack.norm is Norm.LINF:
-        shift = (moved - features)[~held][:, weight != 0].abs().numpy()
-        np.testing.assert_allclose(shift, attack.reach, rtol=0, atol=3e-6)
+        error = ((moved - features).abs() - attack.reach).abs()
+        assert (error <= rounding)[~held][:, weight != 0].all()
 
 
 @settings(max_examples=80, deadline=None)
