@@ -1,11 +1,12 @@
 import errno
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -277,18 +278,23 @@ SETUP = """
 """
 
 
-def run_script(body: str) -> subprocess.Popen:
+@contextmanager
+def running_script(body: str) -> Iterator[subprocess.Popen]:
     setup = textwrap.dedent(SETUP.format(folder=str(Path(__file__).parent)))
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", setup + textwrap.dedent(body)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_killed_process_leaves_a_file_that_opens(tmp_path: Path) -> None:
-    process = run_script(f"""
+    script = f"""
     writer.FLUSH_SECONDS = 0.05
     w = writer.FeatureFileWriter(Path({str(tmp_path / "features.h5")!r}), conftest.make_info(), 10**6, 10**6, 0)
     conftest.add_episode(w, 10**6, 10**6)
@@ -298,12 +304,10 @@ def test_a_killed_process_leaves_a_file_that_opens(tmp_path: Path) -> None:
         step += 1
         if step == 30:
             print("going", flush=True)
-    """)
-    assert process.stdout.readline() == "going\n"
-    time.sleep(0.2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    """
+    with running_script(script) as process:
+        assert process.stdout.readline() == "going\n"
+        time.sleep(0.2)
     partial = tmp_path / "features.h5.partial"
     partial.rename(tmp_path / "features.h5")
     with open_feature_file(tmp_path / "features.h5") as file:
@@ -317,7 +321,7 @@ def test_a_killed_process_leaves_a_file_that_opens(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_one_clear_error_and_keeps_the_older_file(feature_file: Path) -> None:
     before = feature_file.read_bytes()
-    process = run_script(f"""
+    script = f"""
     import resource
     path = Path({str(feature_file)!r})
     try:
@@ -327,8 +331,9 @@ def test_a_full_disk_is_one_clear_error_and_keeps_the_older_file(feature_file: P
             conftest.feed(w, 1000, envs=64, prevalence=0.3)
     except DatasetError as error:
         print(error)
-    """)
-    output, _ = process.communicate(timeout=60)
+    """
+    with running_script(script) as process:
+        output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     assert len(output.splitlines()) == 1, output
     assert "features.h5: cannot be written (" in output

@@ -200,18 +200,27 @@ def test_video_with_keep_collecting_goes_on(options):
 @pytest.mark.slow
 def test_ctrl_c_in_the_embedded_simulator_leaves_a_valid_file(checkpoint, tmp_path):
     target = tmp_path / "features.h5"
-    command = [sys.executable, "-m", "deploy_kit", "collect", "--checkpoint", str(checkpoint), "--dataset", str(target)]
-    process = subprocess.Popen(
+    # Tests that were begun with `nohup … &` ignore Ctrl-C, and so would their children.
+    script = (
+        "import runpy, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "runpy.run_module('deploy_kit', run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", script, "collect", "--checkpoint", str(checkpoint), "--dataset", str(target)]
+    with subprocess.Popen(
         [*command, "--num_envs", "2", "--heldout-episodes", "0"],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    for line in process.stderr:
-        if b"training rows" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    ) as process:
+        try:
+            for line in process.stderr:
+                if b"training rows" in line:
+                    break
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130, errors.decode()
     assert b"Interrupted; what was collected is kept" in output
     with open_feature_file(target) as file:
