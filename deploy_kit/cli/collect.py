@@ -6,11 +6,12 @@ from typing import Any
 import click
 
 from deploy_kit.cli.console import Command, progress_bars, stdout
-from deploy_kit.cli.options import checkpoint_path_from, env_from, run_options, task_options
+from deploy_kit.cli.options import checkpoint_path_from, env_from, num_envs_option, run_options, task_options
 
 
 @click.command("collect", cls=Command)
 @run_options
+@num_envs_option
 @task_options
 @click.option(
     "--dataset",
@@ -48,7 +49,9 @@ def collect_command(**options: Any) -> None:
     """
     from deploy_kit.pipeline.collect import CollectOptions, collect
 
-    settings = CollectOptions(checkpoint=checkpoint_path_from(options), env=env_from(options), **options)
+    settings = CollectOptions(
+        checkpoint=checkpoint_path_from(options), env=env_from(options, options.pop("num_envs")), **options
+    )
     if settings.only_video:
         stdout.print(
             f"With --video, collecting stops after {settings.video_length} steps and stores no held-out episodes; "

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy_kit.cli.console import Command, progress_bars, stdout
-from deploy_kit.cli.options import checkpoint_path_from, env_from, run_options, task_options
+from deploy_kit.cli.options import checkpoint_path_from, env_from, num_envs_option, run_options, task_options
 
 if TYPE_CHECKING:
     from deploy_kit.pipeline.episodes import Estimate, FlightStatistics
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 @click.command("fly", cls=Command)
 @click.argument("policy", required=False, type=click.Path(path_type=Path))
 @run_options
+@num_envs_option
 @task_options
 @click.option("--vehicle", "vehicle_file", type=click.Path(path_type=Path), help="Vehicle numbers (YAML or JSON).")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the statistics to this file.")
@@ -41,7 +42,7 @@ def fly_command(policy: Path | None, **options: Any) -> None:
         options["checkpoint"] = str(policy)
     resolved = checkpoint_path_from(options) if not is_bundle or policy is None else _drop_run(options, policy)
     with progress_bars() as progress:
-        result = fly(FlyOptions(policy=resolved, env=env_from(options), **options), progress)
+        result = fly(FlyOptions(policy=resolved, env=env_from(options, options.pop("num_envs")), **options), progress)
     _show(result.statistics)
     for path in result.pictures:
         stdout.print(f"Wrote {path}")

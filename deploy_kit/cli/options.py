@@ -81,6 +81,8 @@ run_options = _compose(
     network_options,
 )
 
+num_envs_option = click.option("--num-envs", type=click.IntRange(min=1), default=16, help="Environments side by side.")
+
 task_options = _compose(
     click.option(
         "--task",
@@ -100,7 +102,6 @@ task_options = _compose(
         metavar="MODULE",
         help="Module to import first, since it registers the task. Repeatable.",
     ),
-    click.option("--num-envs", type=click.IntRange(min=1), default=16, help="Environments side by side."),
     click.option("--seed", type=click.IntRange(min=0), default=0, help="Same seed, same tracks, noise and result."),
     click.option(
         "--stage",
@@ -140,13 +141,13 @@ def checkpoint_path_from(options: dict[str, Any]) -> Path:
     )
 
 
-def env_from(options: dict[str, Any]) -> "EnvOptions":
+def env_from(options: dict[str, Any], num_envs: int) -> "EnvOptions":
     """Take the simulator options out of a command's options; ``task`` and ``backend`` stay."""
     from deploy_kit.sim.registry import EnvOptions
 
     options.pop("headless")
     return EnvOptions(
-        num_envs=options.pop("num_envs"),
+        num_envs=num_envs,
         seed=options.pop("seed"),
         stage=options.pop("stage"),
         tracks=options.pop("tracks"),

@@ -1,6 +1,5 @@
 """``deploy-kit verify``."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +43,8 @@ def verify_command(bundle: Path, **options: Any) -> None:
     from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
 
     replay, live = not options.pop("no_replay"), not options.pop("no_live")
-    seed, episodes = options["seed"], options["episodes"]
-    options.pop("num_envs")
-    options["num_envs"] = episodes
-    env = replace(env_from(options), seed=seed)
+    seed = options["seed"]
+    env = env_from(options, options["episodes"])
     settings = VerifyOptions(
         bundle=bundle,
         checkpoint=checkpoint_path_from(options),

@@ -68,6 +68,12 @@ def test_zero_environments(refused):
     refused("collect", "--num_envs", 0, words=("--num-envs", "x>=1"))
 
 
+def test_verify_flies_as_many_environments_as_episodes(cli, refused):
+    assert "--num-envs" in cli("fly", "--help").stdout
+    assert "--num-envs" not in cli("verify", "--help").stdout
+    refused("verify", "b", "--num_envs", 4, words=("No such option '--num-envs'",))
+
+
 def test_an_unknown_track_kind(refused):
     refused("fly", "p.pt", "--tracks", "figure8", words=("figure8", "circular, zigzag, ellipse"))
 
