@@ -20,6 +20,7 @@ from deploy_kit.pipeline.rollout import rollout
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.policy.fingerprint import feature_sha256, head_sha256
 from deploy_kit.policy.interface import ActionTransform
+from deploy_kit.policy.summary import describe_checkpoint
 from deploy_kit.policy.vehicle import KNOWN_TASKS
 from deploy_kit.sim.registry import EnvOptions, make_env
 from deploy_kit.sim.task import RACING_TASK, TASK_ID
@@ -68,6 +69,12 @@ def test_weights_and_contract_belong_together(shipped_policy, contract):
     assert contract.provenance.head_sha256 == head_sha256(checkpoint.network)
     assert contract.gate.threshold_logit == checkpoint.calibration.threshold_logit
     assert contract.gate.base_rate == checkpoint.calibration.base_rate
+
+
+def test_it_has_the_reference_policys_size_and_a_trained_gate_head(shipped_policy):
+    described = describe_checkpoint(load_checkpoint(shipped_policy))
+    assert described["network"]["parameters_to_fly"] == 304_309
+    assert described["gate_head"] == "trained"
 
 
 def test_the_contract_is_that_of_the_racing_task(contract):
