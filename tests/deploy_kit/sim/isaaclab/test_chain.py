@@ -9,6 +9,7 @@ from click.testing import CliRunner
 pytest.importorskip("isaaclab")
 
 from deploy_kit.cli.main import main
+from deploy_kit.sim.task import TASK_ID
 from tests.deploy_kit.sim.isaaclab import user_tasks
 
 pytestmark = pytest.mark.slow
@@ -58,10 +59,9 @@ def chain(folder, policy, simulator, network=(), vehicle=(), launcher=()):
     return rows
 
 
-@pytest.mark.reference
-def test_the_racing_task(reference_run, tmp_path):
+def test_the_racing_task(shipped_policy, tmp_path):
     simulator = ("--tracks", "circular", "--no-obstacles")
-    rows = chain(tmp_path, reference_run / "model_7998.pt", simulator, launcher=NEWTON)
+    rows = chain(tmp_path, shipped_policy, simulator, vehicle=("--task", TASK_ID), launcher=NEWTON)
     with h5py.File(rows) as file:
         assert not set(file["track_id"][:]) & set(file["heldout/track_id"][:])
 
