@@ -61,6 +61,11 @@ class FlightTrace:
         return np.arange(len(self.action), dtype=np.float64) * self.policy_period
 
     @property
+    def duration(self) -> float:
+        """Time from the first step's start to the last one's end, s."""
+        return len(self.action) * self.policy_period
+
+    @property
     def pass_steps(self) -> npt.NDArray[np.int64]:
         """Steps in which a gate was passed; the k-th passage is of gate k, modulo the number of gates."""
         return np.flatnonzero(np.asarray(self.passed, dtype=bool)).astype(np.int64)

@@ -22,7 +22,7 @@ STILL_OFFSETS = (-18, -9, 0)
 def draw_flight(
     folder: Path, trace: FlightTrace, image_shape: tuple[int, int], transform: ActionTransform, threshold: float | None
 ) -> tuple[Path, ...]:
-    """Write all pictures that a trace has the data for.
+    """Write all pictures that a trace has the data for; those of an earlier flight that it has not are removed.
 
     Args:
         folder: where to; the names are those of `picture_paths`.
@@ -41,10 +41,12 @@ def draw_flight(
     if trace.probability:
         draw_probability(trace, threshold, paths["probability"])
         drawn.add("probability")
-    if trace.track is not None and trace.position:
+    if trace.track is not None and len(trace.position) > 1:
         draw_track(trace, paths["track"])
         drawn.add("track")
     drawn |= draw_depth(trace, image_shape, threshold, paths)
+    for name in paths.keys() - drawn:
+        paths[name].unlink(missing_ok=True)
     return tuple(sorted(paths[name] for name in drawn))
 
 
@@ -81,7 +83,7 @@ def draw_probability(trace: FlightTrace, threshold: float | None, path: Path) ->
         axes = figure.subplots()
         _mark_passes(axes, trace)
         _plot_probability(axes, trace, threshold)
-        axes.set(xlabel="time (s)", xlim=(0, trace.time[-1]))
+        axes.set(xlabel="time (s)", xlim=(0, trace.duration))
         _legend(figure, axes)
         figure.savefig(path)
 
@@ -100,7 +102,7 @@ def draw_actions(trace: FlightTrace, transform: ActionTransform, threshold: floa
         for index, (axes, name, unit) in enumerate(zip(rows[head:], ACTION_NAMES, ACTION_UNITS, strict=True)):
             axes.plot(trace.time, command[:, index], color=_ACTION_COLOURS[index], linewidth=1.3)
             axes.set_ylabel(f"{name.replace('_', ' ')}\n({unit})")
-        rows[-1].set(xlabel="time (s)", xlim=(0, trace.time[-1]))
+        rows[-1].set(xlabel="time (s)", xlim=(0, trace.duration))
         _legend(figure, rows[0])
         figure.align_ylabels()
         figure.savefig(path)

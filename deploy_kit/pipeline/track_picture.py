@@ -135,7 +135,7 @@ def _title(trace: FlightTrace, track: Track) -> str:
     gates = len(trace.pass_steps)
     return (
         f"{track.kind} track with {obstacles} obstacles: {gates} gate{'' if gates == 1 else 's'} "
-        f"in {len(trace.passed) * trace.policy_period:.1f} s"
+        f"in {trace.duration:.1f} s"
     )
 
 

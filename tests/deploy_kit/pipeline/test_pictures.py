@@ -69,6 +69,23 @@ def test_what_there_is_no_data_for_is_left_out(trace, tmp_path, figures):
     assert len(figures["actions.png"].axes) == 4
 
 
+def test_pictures_of_an_earlier_flight_do_not_stay_beside_the_new_ones(trace, tmp_path):
+    draw(trace, tmp_path)
+    (tmp_path / "pictures" / "mine.png").touch()
+    trace.probability, trace.passed = [], [False] * STEPS
+    drawn = draw(trace, tmp_path)
+    assert drawn == ["actions.png", "depth.mp4", "track.png"]
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {*drawn, "mine.png"}
+
+
+def test_a_flight_of_one_step_has_pictures_but_no_track(trace, tmp_path, figures):
+    for name in ("position", "speed", "probability", "action", "depth", "passed"):
+        setattr(trace, name, getattr(trace, name)[:1])
+    assert draw(trace, tmp_path) == ["actions.png", "auxiliary_prob.png", "depth.mp4"]
+    for figure in figures.values():
+        assert figure.axes[-1].get_xlim() == (0, 0.05)
+
+
 def path_and_gates(axes):
     path, gates, missed = (found for found in axes.collections if isinstance(found, LineCollection))
     return path, gates, missed
