@@ -104,7 +104,9 @@ class RegisteredAgent:
         self._require_same_run(sample.observations, checkpoint)
         if self._config is None or checkpoint.format is not CheckpointFormat.RSL_RL_SPLIT:
             return
-        with to_log():
+        # What follows must fly as if nothing had been checked: new layers draw their weights.
+        device = torch.device(env.device)
+        with to_log(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             actor = self._restore(sample, checkpoint)
         network = copy.deepcopy(checkpoint.network).to("cpu")
         with torch.inference_mode():

@@ -69,6 +69,13 @@ def test_the_run_flies_with_the_agent_it_was_trained_with(build, trained, task):
     require_checkpoint(build(OPTIONS, task=task), load_checkpoint(trained / "model_1.pt"), task)
 
 
+def test_the_check_leaves_the_flights_random_numbers_alone(build, trained):
+    env = build(OPTIONS, task="Cube-Seeing-v0")
+    before = torch.random.get_rng_state()
+    env.require_policy(load_checkpoint(trained / "model_1.pt"))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 @pytest.mark.parametrize(
     ("task", "words"),
     [
