@@ -55,6 +55,7 @@ class GoldenSamples:
         observation: (K, 6928) float32, flat, as the policy takes it.
         action: (K, 4) float32, the network's unbounded action, whatever the graph puts out.
         gate_logit: (K, 1) float32, None if the bundle has no gate output.
+        gate_terms: (K, 1) float32, summed sizes of the terms that each logit is the sum of; None likewise.
         features: (K, 192) float32.
         reason: (K,) strings, why each sample was kept.
         source: "recorded" or "synthetic".
@@ -63,6 +64,7 @@ class GoldenSamples:
     observation: npt.NDArray[np.float32]
     action: npt.NDArray[np.float32]
     gate_logit: npt.NDArray[np.float32] | None
+    gate_terms: npt.NDArray[np.float32] | None
     features: npt.NDArray[np.float32]
     reason: npt.NDArray[np.str_]
     source: str
@@ -225,7 +227,7 @@ def _golden_from_arrays(path: Path, contract: Contract, arrays: dict[str, npt.ND
         "features": contract.network.feature_size,
     }
     if contract.gate is not None:
-        expected["gate_logit"] = 1
+        expected |= {"gate_logit": 1, "gate_terms": 1}
     if missing := sorted({*expected, "reason", "source"} - set(arrays)):
         raise BundleError(f"{path}: the array {missing[0]!r} is missing; export the bundle again")
     count = len(arrays["observation"]) if arrays["observation"].ndim else 0
@@ -245,5 +247,11 @@ def _golden_from_arrays(path: Path, contract: Contract, arrays: dict[str, npt.ND
     if reason.dtype.kind != "U" or reason.shape != (count,) or source.dtype.kind != "U" or math.prod(source.shape) != 1:
         raise BundleError(f"{path}: reason and source must be strings, one a sample and one in all; export again")
     return GoldenSamples(
-        arrays["observation"], arrays["action"], arrays.get("gate_logit"), arrays["features"], reason, str(source)
+        observation=arrays["observation"],
+        action=arrays["action"],
+        gate_logit=arrays.get("gate_logit"),
+        gate_terms=arrays.get("gate_terms"),
+        features=arrays["features"],
+        reason=reason,
+        source=str(source),
     )

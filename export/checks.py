@@ -225,12 +225,13 @@ def compare_outputs(
         references.append((action, 1.0))
     if contract.gate is not None:
         assert expected.gate_logit is not None
+        # A logit near 0 may be the difference of large terms, and has their rounding errors.
+        terms = network.gate_terms(expected.features).numpy()
+        gate = expected.gate_logit.numpy()
         if contract.gate.output is GateOutput.PROBABILITY:
-            references.append((torch.sigmoid(expected.gate_logit).numpy(), 1.0))
-        else:
-            # A logit near 0 may be the difference of large terms.
-            unit = np.maximum(1.0, 0.1 * network.gate_terms(expected.features).numpy())
-            references.append((expected.gate_logit.numpy(), unit))
+            gate = torch.sigmoid(expected.gate_logit).numpy()
+            terms = terms * gate * (1 - gate)
+        references.append((gate, np.maximum(1.0, 0.1 * terms)))
     if len(outputs) != len(references):
         raise CheckFailedError(f"{name}: {len(outputs)} outputs, the contract has {len(references)}")
     results = [

@@ -32,9 +32,15 @@ def make_golden(
     """
     with torch.inference_mode():
         output = network(torch.from_numpy(observation))
-    logit = output.gate_logit.numpy() if gate and output.gate_logit is not None else None
+        terms = network.gate_terms(output.features) if gate else None
     return GoldenSamples(
-        observation, output.action.numpy(), logit, output.features.numpy(), np.array(reason, dtype=np.str_), source
+        observation=observation,
+        action=output.action.numpy(),
+        gate_logit=output.gate_logit.numpy() if gate and output.gate_logit is not None else None,
+        gate_terms=None if terms is None else terms.numpy(),
+        features=output.features.numpy(),
+        reason=np.array(reason, dtype=np.str_),
+        source=source,
     )
 
 
@@ -47,8 +53,8 @@ def write_golden(path: Path, golden: GoldenSamples) -> None:
         "reason": golden.reason,
         "source": np.array(golden.source),
     }
-    if golden.gate_logit is not None:
-        arrays["gate_logit"] = golden.gate_logit
+    if golden.gate_logit is not None and golden.gate_terms is not None:
+        arrays |= {"gate_logit": golden.gate_logit, "gate_terms": golden.gate_terms}
     np.savez(path, **arrays)  # type: ignore[arg-type] # numpy's stub takes the arrays for its option allow_pickle
 
 

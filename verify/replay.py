@@ -177,6 +177,9 @@ def _unit(role: str, reference: Outputs, row_scale: Float32 | None) -> npt.NDArr
         size = np.abs(reference[role]).max(axis=1, keepdims=True)
     elif role == "gate_logit" and GATE_TERMS in reference:
         size = reference[GATE_TERMS]
+    elif role == "gate_probability" and GATE_TERMS in reference:
+        # By the slope of the sigmoid.
+        size = reference[GATE_TERMS] * reference[role] * (1 - reference[role])
     else:
         return row_scale
     unit: npt.NDArray[np.floating] = np.maximum(1.0, 0.1 * size)

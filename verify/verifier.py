@@ -25,7 +25,7 @@ from deploy_kit.verify.dataset import Dataset, open_dataset
 from deploy_kit.verify.live import LIVE_MODES, LiveTest
 from deploy_kit.verify.replay import Advance, ParityComparison, reference_outputs, replay
 from deploy_kit.verify.report import Check, NotRun, ParityCheck, VerifyReport
-from deploy_kit.verify.runners import ONNXRUNTIME_VERSION, PROVIDERS
+from deploy_kit.verify.runners import GATE_TERMS, ONNXRUNTIME_VERSION, PROVIDERS
 from deploy_kit.verify.samples import SampleSet, extreme_samples, golden_samples, random_samples
 from deploy_kit.verify.subject import Subject, make_subject
 from deploy_kit.verify.thresholds import Thresholds
@@ -196,8 +196,8 @@ def _dynamic_checks(
 def _stored_golden(subject: Subject) -> ParityCheck:
     golden = subject.bundle.golden
     stored = {"action": golden.action, "features": golden.features}
-    if golden.gate_logit is not None:
-        stored["gate_logit"] = golden.gate_logit
+    if golden.gate_logit is not None and golden.gate_terms is not None:
+        stored |= {"gate_logit": golden.gate_logit, GATE_TERMS: golden.gate_terms}
     comparison = ParityComparison(
         "golden/stored-outputs", "outputs in golden.npz against the checkpoint", tuple(stored), subject.meaning
     )

@@ -188,7 +188,7 @@ def _read_golden(data: bytes, contract: OnboardContract) -> dict[str, FloatArray
     rows, columns = contract.image_shape
     widths = {"observation": len(contract.state_low) + rows * columns, "action": len(contract.scale)}
     if contract.gate_probability is not None:
-        widths["gate_logit"] = 1
+        widths |= {"gate_logit": 1, "gate_terms": 1}
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             golden = {name: archive[name] for name in widths}

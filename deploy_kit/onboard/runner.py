@@ -175,10 +175,14 @@ class OnboardPolicy:
         if contract.physical:
             expected, scale = np.tanh(expected) * contract.scale + contract.offset, contract.scale
         if gate is not None:
-            logit = float(golden["gate_logit"][row, 0])
+            wanted, terms = (float(golden[name][row, 0]) for name in ("gate_logit", "gate_terms"))
+            if contract.gate_probability:
+                wanted = _sigmoid(wanted)
+                terms *= wanted * (1 - wanted)
             first = np.append(first, gate)
-            expected = np.append(expected, _sigmoid(logit) if contract.gate_probability else logit)
-            scale = np.append(scale, 1.0)
+            expected = np.append(expected, wanted)
+            # A logit is a sum, and has the rounding errors of its terms; terms that are no numbers excuse nothing.
+            scale = np.append(scale, max(1.0, 0.1 * terms) if math.isfinite(terms) else math.nan)
         error = np.abs(first - expected) / (self.options.tolerance * (scale + np.abs(expected)))
         return float(error.max())
 

@@ -185,12 +185,13 @@ def test_graph_that_does_not_give_the_golden_outputs(broken):
     assert OnboardPolicy(folder, OnboardOptions(tolerance=1e-2)).self_check < 1
 
 
-@pytest.mark.parametrize("array", ["action", "gate_logit"])
-def test_golden_outputs_that_are_not_numbers(broken, array):
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("array", ["action", "gate_logit", "gate_terms"])
+def test_golden_outputs_that_are_not_numbers(broken, array, value):
     def spoil(folder):
         with np.load(folder / "golden.npz") as archive:
             arrays = dict(archive)
-        arrays[array][1] = np.nan
+        arrays[array][1] = value
         np.savez(folder / "golden.npz", **arrays)
 
     refuse(broken(spoil), Fault.GOLDEN_MISMATCH, "golden sample 1")

@@ -1,12 +1,21 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
 
-from deploy_kit.onboard import OnboardPolicy
+from deploy_kit.export.bundle import manifest_text
+from deploy_kit.export.contract import GateOutput
+from deploy_kit.export.exporter import ExportOptions, export_bundle
+from deploy_kit.onboard import OnboardFault, OnboardPolicy
 from deploy_kit.onboard.guards import check_depth
+from deploy_kit.policy.checkpoint import save_safetensors
 from deploy_kit.policy.interface import ActionTransform
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.sim.registry import make_env
+from deploy_kit.sim.task import TASK_ID
+from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
+from tests.deploy_kit.onboard.conftest import CALIBRATION
 
 TRANSFORM = ActionTransform.from_limits(3.0, 6.0)
 ZERO_ACTION = np.array([1.5 * 9.81, 0.0, 0.0, 0.0])
@@ -123,3 +132,37 @@ def test_zero_reads_as_no_return_only_if_asked_for(bundles):
 def test_self_check_is_reported(bundles):
     assert 0 <= OnboardPolicy(bundles.plain).self_check < 1
     assert OnboardPolicy(bundles.plain / "policy.onnx").contract.inputs == ("state", "depth")
+
+
+@pytest.mark.parametrize("output", GateOutput)
+def test_a_gate_head_whose_terms_cancel_is_judged_by_their_size_from_export_to_drone(
+    bundles, policy_network, tmp_path, output
+):
+    network = copy.deepcopy(policy_network)
+    weight = network.aux_decoder.weight
+    weight *= 3e4
+    with np.load(bundles.plain / "golden.npz") as archive:
+        # The first sample's logit is 0 but for rounding.
+        network.aux_decoder.bias[:] = -(torch.from_numpy(archive["features"][0]) @ weight[0])
+    save_safetensors(tmp_path / "policy.safetensors", network, 1, CALIBRATION)
+    options = {"use_auxiliary_head": True, "task": TASK_ID, "gate_output": output, "num_golden": 4}
+    export_bundle(ExportOptions(tmp_path / "policy.safetensors", output=tmp_path / "bundle", **options))
+    checkpoint = tmp_path / "policy.safetensors"
+    report = verify_bundle(VerifyOptions(tmp_path / "bundle", checkpoint, replay=False, live=False))
+    golden = [verdict for verdict in report.verdicts if verdict.name.startswith(("golden/", "replay/golden"))]
+    assert {verdict.status for verdict in golden} == {"passed"}
+    assert OnboardPolicy(tmp_path / "bundle").self_check < 1
+
+    with np.load(tmp_path / "bundle" / "golden.npz") as archive:
+        arrays = dict(archive)
+    np.testing.assert_allclose(
+        arrays["gate_terms"][:, 0],
+        np.abs(arrays["features"]) @ np.abs(weight.numpy()[0]) + abs(float(network.aux_decoder.bias)),
+        rtol=1e-5,
+    )
+    if output is GateOutput.LOGIT:
+        # Measured as if its terms were small, the same head is refused.
+        np.savez(tmp_path / "bundle" / "golden.npz", **{**arrays, "gate_terms": np.zeros_like(arrays["gate_terms"])})
+        (tmp_path / "bundle" / "manifest.json").write_text(manifest_text(tmp_path / "bundle"))
+        with pytest.raises(OnboardFault, match="do not fly"):
+            OnboardPolicy(tmp_path / "bundle")
