@@ -183,7 +183,8 @@ class OnboardPolicy:
             expected = np.append(expected, wanted)
             # A logit is a sum, and has the rounding errors of its terms; terms that are no numbers excuse nothing.
             scale = np.append(scale, max(1.0, 0.1 * terms) if math.isfinite(terms) else math.nan)
-        error = np.abs(first - expected) / (self.options.tolerance * (scale + np.abs(expected)))
+        with np.errstate(invalid="ignore"):
+            error = np.abs(first - expected) / (self.options.tolerance * (scale + np.abs(expected)))
         return float(error.max())
 
 
