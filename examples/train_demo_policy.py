@@ -91,13 +91,15 @@ def agent_cfg(seed: int, device: str, save_interval: int) -> dict[str, Any]:
 
 
 class DemoRunner(OnPolicyRunner):  # type: ignore[misc]  # rsl_rl carries no types
-    """rsl_rl's runner, whose checkpoints also hold the experience so far and where the curriculum stands.
+    """rsl_rl's runner, whose checkpoints also hold the experience so far, the stage, and where the curriculum stands.
 
     Attributes:
         steps_before: environment steps flown before this runner began.
+        stage: the stage that is trained in.
     """
 
     steps_before = 0
+    stage = 0
 
     @property
     def env_steps(self) -> int:
@@ -107,13 +109,24 @@ class DemoRunner(OnPolicyRunner):  # type: ignore[misc]  # rsl_rl carries no typ
     def save(self, path: str, infos: dict[str, Any] | None = None) -> None:
         """Write a checkpoint."""
         noise = float(race_of(self.env.unwrapped).gate_noise.mean())
-        super().save(path, {**(infos or {}), "env_steps": self.env_steps, "gate_noise": noise})
+        stands = {"env_steps": self.env_steps, "stage": self.stage, "gate_noise": noise}
+        super().save(path, {**(infos or {}), **stands})
 
     def resume(self, saved: dict[str, Any]) -> None:
         """Go on from a checkpoint's contents."""
         self.alg.load(saved, None, strict=True)
         self.current_learning_iteration = saved["iter"] + 1
         self.steps_before = saved["infos"]["env_steps"]
+
+
+def stage_of(infos: dict[str, Any], steps: list[float]) -> int:
+    """Return the stage that a checkpoint was written in.
+
+    Args:
+        infos: of the checkpoint. Older ones do not tell the stage, only the environment steps.
+        steps: environment steps at each stage's end.
+    """
+    return int(infos.get("stage", sum(infos["env_steps"] > ends for ends in steps[:-1])))
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -138,16 +151,16 @@ def train(arguments: argparse.Namespace) -> None:
         saved = torch.load(arguments.resume, map_location="cpu", weights_only=True)
         runner.resume(saved)
     batch = arguments.num_envs * agent["num_steps_per_env"]
-    begins = 0.0
     for stage, ends in enumerate(arguments.steps):
         iterations = round((ends - runner.env_steps) / batch)
         if iterations > 0:
             enter_stage(env, stage)
-            if saved is not None and saved["infos"]["env_steps"] > begins:
+            runner.stage = stage
+            # A stage's last checkpoint has its noise, not that of the next stage.
+            if saved is not None and stage_of(saved["infos"], arguments.steps) == stage:
                 race_of(env.unwrapped).gate_noise.fill_(saved["infos"]["gate_noise"])
             runner.learn(iterations, init_at_random_ep_len=stage == 0)
             runner.current_learning_iteration += 1
-        begins = ends
     env.close()
 
 

@@ -1,6 +1,7 @@
 """The script that trains the demo policy: stages, checkpoints, going on from one."""
 
 import importlib.util
+import runpy
 import sys
 from pathlib import Path
 
@@ -11,32 +12,58 @@ pytest.importorskip("isaaclab")
 
 from deploy_kit.policy.checkpoint import load_checkpoint
 
-SCRIPT = Path(__file__).parents[4] / "examples" / "train_demo_policy.py"
+EXAMPLES = Path(__file__).parents[4] / "examples"
 BATCH = 4 * 24
+MARK = 60
+"""Where stage 0 ends. The first iteration goes beyond it."""
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("train_demo_policy", EXAMPLES / "train_demo_policy.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
 
 
 def train(monkeypatch, output, *arguments):
-    spec = importlib.util.spec_from_file_location("train_demo_policy", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     common = ["--num-envs", "4", "--track-pool", "2", "--device", "cpu", "--save-interval", "1"]
-    monkeypatch.setattr(sys, "argv", ["train_demo_policy.py", str(output), *common, *arguments])
-    script.main()
+    monkeypatch.setattr(sys, "argv", ["train_demo_policy.py", str(output), *common, *map(str, arguments)])
+    load_script().main()
 
 
 def test_training_goes_through_the_stages_and_on_from_a_checkpoint(monkeypatch, tmp_path):
-    train(monkeypatch, tmp_path, "--steps", str(BATCH))
+    train(monkeypatch, tmp_path, "--steps", MARK)
     assert sorted(path.name for path in tmp_path.glob("model_*")) == ["model_0.pt"]
     first = torch.load(tmp_path / "model_0.pt", weights_only=True)
-    assert first["infos"] == {"env_steps": BATCH, "gate_noise": 0.0}
+    assert first["infos"] == {"env_steps": BATCH, "stage": 0, "gate_noise": 0.0}
 
-    train(monkeypatch, tmp_path, "--steps", str(BATCH), str(3 * BATCH), "--resume", str(tmp_path / "model_0.pt"))
+    train(monkeypatch, tmp_path, "--steps", MARK, 3 * BATCH, "--resume", tmp_path / "model_0.pt")
     assert sorted(path.name for path in tmp_path.glob("model_*")) == ["model_0.pt", "model_1.pt", "model_2.pt"]
     last = torch.load(tmp_path / "model_2.pt", weights_only=True)
-    assert last["infos"]["env_steps"] == 3 * BATCH
+    assert (last["infos"]["env_steps"], last["infos"]["stage"]) == (3 * BATCH, 1)
+    # Stage 1 begins with its own noise, not with that of stage 0.
     assert 0.09 < last["infos"]["gate_noise"] <= 0.1
     # Three iterations of 5 epochs of 8 minibatches.
     assert {float(state["step"]) for state in last["optimizer_state_dict"]["state"].values()} == {120.0}
     network = load_checkpoint(tmp_path / "model_2.pt").network
     assert torch.equal(network.state_enc.weight, last["actor_state_dict"]["state_enc.weight"])
     assert not torch.equal(network.state_enc.weight, first["actor_state_dict"]["state_enc.weight"])
+
+    last["infos"]["gate_noise"] = 0.3
+    torch.save(last, tmp_path / "moved.pt")
+    train(monkeypatch, tmp_path, "--steps", MARK, 4 * BATCH, "--resume", tmp_path / "moved.pt")
+    moved = torch.load(tmp_path / "model_3.pt", weights_only=True)
+    assert (moved["infos"]["env_steps"], moved["infos"]["stage"]) == (4 * BATCH, 1)
+    assert 0.25 < moved["infos"]["gate_noise"] < 0.35
+
+    gates = runpy.run_path(str(EXAMPLES / "plot_training.py"))["read"](tmp_path, "Metrics/race/gates_passed")
+    # The curves that the documentation shows are there; nobody passes a gate within 24 steps.
+    assert gates == dict.fromkeys(range(4), 0.0)
+
+
+def test_the_stage_of_a_checkpoint():
+    stage_of = load_script().stage_of
+    assert stage_of({"env_steps": BATCH, "stage": 0}, [MARK, 1000.0]) == 0
+    assert stage_of({"env_steps": 10}, [MARK, 1000.0]) == 0
+    assert stage_of({"env_steps": BATCH}, [MARK, 1000.0]) == 1
+    assert stage_of({"env_steps": 2000}, [MARK, 1000.0]) == 1
