@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import gymnasium
 import torch
 from isaaclab.envs import DirectMARLEnv
 from tensordict import TensorDict
 
 from deploy_kit.errors import TaskError
 from deploy_kit.sim.isaaclab.env import IsaacLabEnv
+from deploy_kit.sim.isaaclab.registered_agent import RegisteredAgent
 
 _LABEL = "auxiliary"
 
@@ -17,7 +19,14 @@ class IsaacLabUserEnv(IsaacLabEnv):
 
     A multi-agent task, seen as one agent, gets its label from the entry `auxiliary` that stands beside the agents' own
     in its observations; Isaac Lab's conversion would drop it.
+
+    Args:
+        env: as Isaac Lab builds it, or as `multi_agent_to_single_agent` gives it.
+        agent: the agent that the task registers.
     """
+
+    def __init__(self, env: Any, agent: RegisteredAgent) -> None:
+        super().__init__(_TellTimeOuts(env), agent)
 
     def get_observations(self) -> TensorDict:
         """Return the current observations.
@@ -42,3 +51,11 @@ class IsaacLabUserEnv(IsaacLabEnv):
                 )
             observations[_LABEL] = agents.obs_dict[_LABEL]
         return self.agent.with_policy_group(observations)
+
+
+class _TellTimeOuts(gymnasium.Wrapper):
+    """Tells time-outs of tasks with a finite horizon too, whose learner is not to know: here they are no crashes."""
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        observations, rewards, terminated, truncated, extras = self.env.step(action)
+        return observations, rewards, terminated, truncated, {**extras, "time_outs": truncated}

@@ -13,8 +13,9 @@ EXTENSION = "tests.deploy_kit.sim.isaaclab.user_tasks"
 OPTIONS = EnvOptions(num_envs=2, extensions=(EXTENSION,))
 
 
-def test_a_registered_task_is_built_with_our_number_of_environments(build):
-    env = build(OPTIONS, task="Cube-Labelled-v0")
+@pytest.mark.parametrize("task", ["Cube-Labelled-v0", "Cube-Finite-v0"])
+def test_a_registered_task_is_built_with_our_number_of_environments(build, task):
+    env = build(OPTIONS, task=task)
     observations, *_ = env.step(torch.zeros(2, 4))
     assert {name: tuple(value.shape) for name, value in observations.items()} == {
         "policy": (2, 7),

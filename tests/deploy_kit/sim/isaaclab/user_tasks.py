@@ -159,6 +159,12 @@ class SeeingCubeCfg(CubeCfg):
     observations: SeeingGroups = SeeingGroups()
 
 
+def finite():
+    cfg = LabelledCubeCfg()
+    cfg.is_finite_horizon = True
+    return cfg
+
+
 def threefold():
     cfg = SeeingCubeCfg()
     cfg.actions.none.size = 3
@@ -200,6 +206,7 @@ def _register(name, **kwargs):
 
 _register("Cube-Plain-v0", env_cfg_entry_point=CubeCfg)
 _register("Cube-Labelled-v0", env_cfg_entry_point=f"{__name__}:LabelledCubeCfg")
+_register("Cube-Finite-v0", env_cfg_entry_point=finite)
 _register("Cube-Broken-v0", env_cfg_entry_point=f"{__name__}:NoSuchCfg")
 _register("Cube-Bare-v0")
 _register("Cube-Threefold-v0", env_cfg_entry_point=threefold, rsl_rl_cfg_entry_point=agent)
