@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from deploy_kit.pipeline.collect import CollectOptions, collect
 from deploy_kit.pipeline.finetune import FinetuneOptions, FinetuneResult, finetune
 from deploy_kit.pipeline.fly import FlyOptions, FlyResult, fly
 from deploy_kit.policy.checkpoint import load_checkpoint, save_checkpoint
+from deploy_kit.policy.vehicle import resolve_vehicle
 from deploy_kit.progress import Progress, silent
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.sim.task import TASK_ID
@@ -48,6 +50,10 @@ class DemoOptions:
         heldout_episodes: whole episodes to judge the gate head on.
         live_episodes: of the verification, in each mode.
         flights: with the bundle in control, for the statistics; the pictures show the one with the most gates.
+        vehicle_file: the vehicle's numbers, where neither task nor run has them, or where they contradict each other.
+        activation: see `load_checkpoint`.
+        image_shape: see `load_checkpoint`.
+        normalizer_eps: see `load_checkpoint`.
     """
 
     checkpoint: Path
@@ -58,6 +64,19 @@ class DemoOptions:
     heldout_episodes: int = 32
     live_episodes: int = 8
     flights: int = 16
+    vehicle_file: Path | None = None
+    activation: str | None = None
+    image_shape: tuple[int, int] | None = None
+    normalizer_eps: float | None = None
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """What `load_checkpoint` is told; a finetuned checkpoint tells it itself."""
+        return {
+            "activation": self.activation,
+            "image_shape": self.image_shape,
+            "normalizer_eps": self.normalizer_eps,
+        }
 
 
 @dataclass(frozen=True)
@@ -89,24 +108,33 @@ def run_demo(options: DemoOptions, progress: Callable[[Progress], None] = silent
         progress: called about ten times a second.
 
     Raises:
-        OptionError: the output exists.
+        OptionError: the output exists, or the vehicle's numbers are unknown or contradict each other.
         CheckpointError: the checkpoint cannot be read, has no gate head, or passes no gate.
         InputError: whatever else a step refuses.
         CheckFailedError: an exported artifact does not give what the checkpoint gives.
         KeyboardInterrupt: Ctrl-C; what was finished is kept.
     """
-    if options.output.exists() or options.output.is_symlink():
+    try:
+        options.output.mkdir(parents=True)
+    except FileExistsError as error:
         advice = "; a checkpoint is given with --checkpoint" if options.output.is_file() else ""
-        raise OptionError(f"{options.output} exists and is kept; remove it, or name another folder{advice}")
+        raise OptionError(f"{error.filename} exists and is kept; remove it, or name another folder{advice}") from error
     try:
         return _run(options, progress)
-    except BaseException as error:
-        if not (options.output / FEATURES).exists():
-            # Nothing is finished, and an empty folder would be in the way of the next try.
-            shutil.rmtree(options.output, ignore_errors=True)
-        elif isinstance(error, KeyboardInterrupt):
-            logger.warning("interrupted; what was finished is kept in %s", options.output)
+    except BaseException:
+        _tidy(options.output)
         raise
+
+
+def _tidy(output: Path) -> None:
+    """Remove the folder if nothing in it is finished, since it would be in the way of the next try; else say so."""
+    if not (output / FEATURES).exists():
+        shutil.rmtree(output, ignore_errors=True)
+        return
+    kept = ", ".join(sorted(path.name for path in output.iterdir()))
+    logger.warning(
+        "what was finished is kept in %s (%s); for the next try remove it, or name another folder", output, kept
+    )
 
 
 def _run(options: DemoOptions, progress: Callable[[Progress], None]) -> DemoResult:
@@ -123,6 +151,7 @@ def _run(options: DemoOptions, progress: Callable[[Progress], None]) -> DemoResu
             lr=LEARNING_RATE,
             batch_size=BATCH_SIZE,
             seed=options.env.seed,
+            **options.network,
         ),
         _step(progress, "finetune"),
     )
@@ -130,7 +159,14 @@ def _run(options: DemoOptions, progress: Callable[[Progress], None]) -> DemoResu
         raise KeyboardInterrupt
     checkpoint = finetuned.checkpoint
     export_bundle(
-        ExportOptions(checkpoint, bundle, use_auxiliary_head=True, samples=features, task=options.task),
+        ExportOptions(
+            checkpoint,
+            bundle,
+            use_auxiliary_head=True,
+            samples=features,
+            vehicle_file=options.vehicle_file,
+            task=options.task,
+        ),
         _step(progress, "export"),
     )
     report = verify_bundle(
@@ -142,6 +178,7 @@ def _run(options: DemoOptions, progress: Callable[[Progress], None]) -> DemoResu
             env=options.env,
             task=options.task,
             seed=options.env.seed,
+            vehicle_file=options.vehicle_file,
         ),
         _step(progress, "verify"),
     )
@@ -166,17 +203,20 @@ def _step(progress: Callable[[Progress], None], name: str) -> Callable[[Progress
 
 def _begin(options: DemoOptions) -> Path:
     """Return the policy to begin with: one whose gate head deploy-kit has not trained yet."""
-    checkpoint = load_checkpoint(options.checkpoint)
+    checkpoint = load_checkpoint(options.checkpoint, **options.network)
     head = checkpoint.network.aux_decoder
     if head is None:
         raise CheckpointError(
             f"{options.checkpoint}: aux_decoder.weight is missing, so this policy was trained without the gate head, "
             "which the demo trains; give a policy trained with its auxiliary head"
         )
-    options.output.mkdir(parents=True)
+    resolve_vehicle(checkpoint.params, options.task, options.vehicle_file)  # what export refuses, before any flight
     if checkpoint.calibration is None:
         return options.checkpoint
-    logger.info("%s comes with a trained gate head; to show the training, it begins with a new one", checkpoint.path)
+    logger.info(
+        '%s: its trained gate head is set aside and a new, random one is trained; that one is "before" in the figures',
+        checkpoint.path,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.env.seed)
         head.reset_parameters()
@@ -196,6 +236,7 @@ def _collect(options: DemoOptions, policy: Path, features: Path, progress: Calla
             num_negative=options.num_rows,
             heldout_episodes=options.heldout_episodes,
             max_steps=MOST_ENV_STEPS // options.env.num_envs,
+            **options.network,
         ),
         progress,
     )

@@ -1,12 +1,12 @@
 """``deploy-kit demo``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from deploy_kit.cli.console import Command, progress_bars, stdout
-from deploy_kit.cli.options import DEFAULT_TASK
+from deploy_kit.cli.options import DEFAULT_TASK, network_options, num_envs_option, vehicle_option
 
 if TYPE_CHECKING:
     from deploy_kit.demo import DemoResult
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     "--checkpoint", default="demo", help="Checkpoint file or run directory; demo is the policy that comes along."
 )
 @click.option("--task", default=DEFAULT_TASK, help="A registered task, or MODULE:FACTORY that builds an rsl_rl VecEnv.")
-@click.option("--num-envs", type=click.IntRange(min=1), default=16, help="Environments side by side.")
+@network_options
+@vehicle_option
+@num_envs_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Same seed, same flights, same head.")
-def demo_command(output: Path, checkpoint: str, task: str, num_envs: int, seed: int) -> None:
+def demo_command(output: Path, checkpoint: str, num_envs: int, seed: int, **options: Any) -> None:
     """Show the whole job in two minutes: collect, finetune, export, verify, and a flight with pictures.
 
     Everything is written to OUTPUT, a new folder. Exits with 1 if the verification failed.
@@ -30,9 +32,9 @@ def demo_command(output: Path, checkpoint: str, task: str, num_envs: int, seed: 
     from deploy_kit.sim.options import EnvOptions
 
     policy = resolve_checkpoint(CheckpointQuery(checkpoint=checkpoint))
-    options = DemoOptions(checkpoint=policy, output=output, env=EnvOptions(num_envs=num_envs, seed=seed), task=task)
+    env = EnvOptions(num_envs=num_envs, seed=seed)
     with progress_bars() as progress:
-        result = run_demo(options, progress)
+        result = run_demo(DemoOptions(checkpoint=policy, output=output, env=env, **options), progress)
     _show(result, output)
     raise click.exceptions.Exit(0 if result.report.passed else 1)
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from deploy_kit.cli.console import Command, progress_bars, stdout
-from deploy_kit.cli.options import checkpoint_path_from, run_options
+from deploy_kit.cli.options import checkpoint_path_from, run_options, vehicle_option
 
 
 class _BatchSize(click.ParamType[int | str]):
@@ -47,7 +47,7 @@ class _Names(click.ParamType[tuple[str, ...]]):
 @click.option(
     "--physical-actions", is_flag=True, help="Put tanh, scale and offset inside the graph: m/s² and rad/s come out."
 )
-@click.option("--vehicle", "vehicle_file", type=click.Path(path_type=Path), help="Vehicle numbers (YAML or JSON).")
+@vehicle_option
 @click.option(
     "--task",
     help="Task whose vehicle numbers to take, where the run has no params/env.yaml. [default for demo: the racing one]",

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy_kit.cli.console import Command, progress_bars, stdout
-from deploy_kit.cli.options import checkpoint_path_from, env_from, num_envs_option, run_options, task_options
+from deploy_kit.cli.options import (
+    checkpoint_path_from,
+    env_from,
+    num_envs_option,
+    run_options,
+    task_options,
+    vehicle_option,
+)
 
 if TYPE_CHECKING:
     from deploy_kit.pipeline.episodes import Estimate, FlightStatistics
@@ -17,7 +24,7 @@ if TYPE_CHECKING:
 @run_options
 @num_envs_option
 @task_options
-@click.option("--vehicle", "vehicle_file", type=click.Path(path_type=Path), help="Vehicle numbers (YAML or JSON).")
+@vehicle_option
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the statistics to this file.")
 @click.option(
     "--pictures", type=click.Path(path_type=Path), help="Folder for pictures and depth video of one environment."

@@ -81,6 +81,10 @@ run_options = _compose(
     network_options,
 )
 
+vehicle_option = click.option(
+    "--vehicle", "vehicle_file", type=click.Path(path_type=Path), help="Vehicle numbers (YAML or JSON)."
+)
+
 num_envs_option = click.option("--num-envs", type=click.IntRange(min=1), default=16, help="Environments side by side.")
 
 task_options = _compose(

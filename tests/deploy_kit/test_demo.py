@@ -3,6 +3,8 @@
 import json
 import logging
 from dataclasses import replace
+from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from deploy_kit.errors import CheckpointError, OptionError, TaskError
 from deploy_kit.export.bundle import open_bundle
 from deploy_kit.policy.checkpoint import GateCalibration, load_checkpoint, save_checkpoint, save_safetensors
 from deploy_kit.sim.options import EnvOptions
+from deploy_kit.sim.task import TASK_ID
 from tests.conftest import make_network
 
 
@@ -29,6 +32,14 @@ def options(checkpoint, scripted, vehicle_params, tmp_path) -> DemoOptions:
         live_episodes=4,
         flights=3,
     )
+
+
+@pytest.fixture
+def logged(caplog, monkeypatch):
+    """What the library logs, also after the command line has switched its propagation off."""
+    monkeypatch.setattr(logging.getLogger("deploy_kit"), "propagate", True)
+    caplog.set_level(logging.INFO, "deploy_kit")
+    return caplog
 
 
 @pytest.fixture
@@ -82,9 +93,25 @@ def test_the_whole_job(options, scripted):
 
 def test_an_output_that_exists_is_kept(options):
     options.output.mkdir()
+    (options.output / "mine.txt").touch()
     with pytest.raises(OptionError, match=r"demo exists and is kept; remove it, or name another folder$"):
         run_demo(options)
-    assert list(options.output.iterdir()) == []
+    assert [path.name for path in options.output.iterdir()] == ["mine.txt"]
+
+
+def test_an_output_that_another_run_makes_in_the_same_moment_is_kept(options, monkeypatch):
+    make, exists = Path.mkdir, Path.exists
+
+    def after_another(path, *given, **named):
+        if path == options.output and not exists(path):
+            make(path)
+            (path / "theirs.txt").touch()
+        make(path, *given, **named)
+
+    monkeypatch.setattr(Path, "mkdir", after_another)
+    with pytest.raises(OptionError, match="demo exists and is kept"):
+        run_demo(options)
+    assert [path.name for path in options.output.iterdir()] == ["theirs.txt"]
 
 
 def test_a_checkpoint_in_the_output_s_place_is_told_where_it_belongs(options):
@@ -92,11 +119,31 @@ def test_a_checkpoint_in_the_output_s_place_is_told_where_it_belongs(options):
         run_demo(replace(options, output=options.checkpoint))
 
 
-def test_a_policy_that_passes_no_gate_is_refused_after_a_while(options, scripted, monkeypatch):
+def test_a_policy_that_passes_no_gate_is_refused_after_a_while(options, scripted, logged, monkeypatch):
     monkeypatch.setattr("deploy_kit.demo.MOST_ENV_STEPS", 200)
     monkeypatch.setattr(scripted, "label_of", lambda env, episode, step: False)
     with pytest.raises(CheckpointError, match=r"passed no gate in \d+ env steps"):
         run_demo(options)
+    kept = f"what was finished is kept in {options.output} (features.h5); for the next try remove it, or name another"
+    assert kept in logged.text
+
+
+def test_a_vehicle_that_contradicts_the_task_is_refused_before_any_flight(
+    options, vehicle_params, tmp_path, monkeypatch
+):
+    class FlightError(Exception):
+        pass
+
+    monkeypatch.setattr("deploy_kit.demo.collect", Mock(side_effect=FlightError))
+    vehicle_params.write_text(vehicle_params.read_text().replace("ratio: 3.0", "ratio: 4.0"))
+    racing = replace(options, task=TASK_ID)
+    with pytest.raises(OptionError, match=r"says 4\.0.*--vehicle FILE"):
+        run_demo(racing)
+    assert not options.output.exists()
+    decided = tmp_path / "vehicle.yaml"
+    decided.write_text("max_thrust_to_weight: 4.0\n")
+    with pytest.raises(FlightError):
+        run_demo(replace(racing, vehicle_file=decided))
 
 
 def test_what_fails_before_anything_is_finished_leaves_no_folder(calibrated):
@@ -113,9 +160,10 @@ def test_a_policy_without_a_gate_head_is_refused_at_once(options):
     assert not options.output.exists()
 
 
-def test_a_head_that_was_trained_before_begins_anew_and_all_else_stays(calibrated):
+def test_a_head_that_was_trained_before_begins_anew_and_all_else_stays(calibrated, logged):
     with pytest.raises(KeyboardInterrupt):
         run_demo(calibrated, interrupt_in("1/5"))
+    assert "its trained gate head is set aside and a new, random one is trained" in logged.text
     begun, given = (load_checkpoint(p) for p in (calibrated.output / "untrained.pt", calibrated.checkpoint))
     assert begun.calibration is None
     before, after = given.network.state_dict(), begun.network.state_dict()
@@ -141,8 +189,7 @@ def test_a_head_that_was_trained_before_begins_anew_and_all_else_stays(calibrate
         ("4/5 verify · replay kept", {"features.h5", "finetune", "bundle"}),
     ],
 )
-def test_an_interruption_ends_it_and_keeps_what_is_finished(options, caplog, monkeypatch, phase, left):
-    monkeypatch.setattr(logging.getLogger("deploy_kit"), "propagate", True)  # the command line switches it off
+def test_an_interruption_ends_it_and_keeps_what_is_finished(options, logged, phase, left):
     seen = []
 
     def progress(moment):
@@ -161,4 +208,4 @@ def test_an_interruption_ends_it_and_keeps_what_is_finished(options, caplog, mon
         assert load_checkpoint(options.output / "finetune" / f"policy_finetune_epoch-{epoch}.pt").calibration
     if "bundle" in left:
         open_bundle(options.output / "bundle")
-    assert f"what was finished is kept in {options.output}" in caplog.text
+    assert f"what was finished is kept in {options.output} ({', '.join(sorted(left))}); for the next" in logged.text

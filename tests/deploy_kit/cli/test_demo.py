@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 import deploy_kit.demo
+from deploy_kit.export.bundle import open_bundle
 from deploy_kit.policy import shipped
 from deploy_kit.verify.thresholds import Thresholds, Tolerance
 
@@ -12,15 +13,21 @@ SCRIPTED = ("--task", "scripted_racing:make")
 
 
 @pytest.mark.slow
-def test_the_whole_job_of_a_random_policy(cli, checkpoint, vehicle_params, scripted, tmp_path, monkeypatch):
+def test_the_whole_job_of_a_random_policy(cli, checkpoint, vehicle, scripted, tmp_path, monkeypatch):
+    (checkpoint.parent / "params" / "agent.yaml").unlink()
     results = []
     run = deploy_kit.demo.run_demo
     monkeypatch.setattr("deploy_kit.demo.run_demo", lambda *given: results.append(run(*given)) or results[0])
     output = tmp_path / "out"
-    told = cli("demo", output, "--checkpoint", checkpoint.parent, *SCRIPTED, "--num-envs", 8, "--seed", 4)
+    told = cli(
+        *("demo", output, "--checkpoint", checkpoint.parent, *SCRIPTED, "--num-envs", 8, "--seed", 4),
+        *("--activation", "lrelu", "--image-shape", "72x96", "--vehicle", vehicle),
+    )
     assert told.code == 0, told
     (result,) = results
     assert result.finetuned.before["rows"] > 30
+    assert not [verdict for verdict in result.report.verdicts if verdict.status == "not run"]
+    assert open_bundle(result.bundle).contract.vehicle["max_thrust_to_weight"].source == "file:vehicle.yaml"
     table = " ".join(told.stdout.replace("│", " ").split())
     before, after = result.finetuned.before["auroc"], result.finetuned.after["auroc"]
     statistics = result.flight.statistics
@@ -59,11 +66,12 @@ def test_the_defaults_are_the_shipped_policy_and_a_folder_of_outputs(cli, checkp
     monkeypatch.chdir(tmp_path)
     told = cli("demo")
     assert (told.code, told.stderr.strip()) == (130, "Interrupted")
-    cli("demo", "there", "--num-envs", 3, "--seed", 9)
+    cli("demo", "there", "--num-envs", 3, "--seed", 9, "--normalizer-eps", 0.5)
     first, second = given
     assert (first.checkpoint, str(first.output)) == (checkpoint, "outputs/demo")
     assert (first.env.num_envs, first.env.seed) == (16, 0)
     assert (str(second.output), second.env.num_envs, second.env.seed) == ("there", 3, 9)
+    assert [options.network["normalizer_eps"] for options in given] == [None, 0.5]
 
 
 def test_what_it_refuses(refused, checkpoint, tmp_path):
