@@ -7,7 +7,6 @@ import torch
 from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
-from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.sim.isaaclab.race import Outcome, race_of
 from deploy_kit.sim.isaaclab.registered_agent import RegisteredAgent
 from deploy_kit.sim.tracks import Track
@@ -25,10 +24,6 @@ class IsaacLabEnv(RslRlVecEnvWrapper):  # type: ignore[misc]  # Isaac Lab is not
         super().__init__(env, clip_actions=agent.clip_actions)
         self.agent = agent
 
-    def require_policy(self, checkpoint: Checkpoint) -> None:
-        """Check that the task's agent flies a policy as deploy-kit does; see `RegisteredAgent.require_policy`."""
-        self.agent.require_policy(self, checkpoint)
-
     def close(self) -> None:
         """Close the environment and forget the meshes of its ray casters.
 
@@ -43,6 +38,9 @@ class IsaacLabEnv(RslRlVecEnvWrapper):  # type: ignore[misc]  # Isaac Lab is not
 
 class IsaacLabRacingEnv(IsaacLabEnv):
     """The racing task with the observation groups and `extras` of the embedded simulator's environment.
+
+    Any policy that fits is flown as its file says, as in the embedded simulator: what is registered is the agent that
+    training begins with, not the one that every policy was trained with.
 
     Positions are in each track's own frame. Noise and randomisation come from one generator, so that an environment's
     episodes depend on how many there are.

@@ -8,6 +8,7 @@ from isaaclab.envs import DirectMARLEnv
 from tensordict import TensorDict
 
 from deploy_kit.errors import TaskError
+from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.sim.isaaclab.env import IsaacLabEnv
 from deploy_kit.sim.isaaclab.registered_agent import RegisteredAgent
 
@@ -27,6 +28,10 @@ class IsaacLabUserEnv(IsaacLabEnv):
 
     def __init__(self, env: Any, agent: RegisteredAgent) -> None:
         super().__init__(_TellTimeOuts(env), agent)
+
+    def require_policy(self, checkpoint: Checkpoint) -> None:
+        """Check that the task's agent flies a policy as deploy-kit does; see `RegisteredAgent.require_policy`."""
+        self.agent.require_policy(self, checkpoint)
 
     def get_observations(self) -> TensorDict:
         """Return the current observations.

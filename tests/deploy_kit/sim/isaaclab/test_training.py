@@ -9,6 +9,7 @@ import torch
 
 pytest.importorskip("isaaclab")
 
+from isaaclab.utils.io import dump_yaml
 from isaaclab_rl.rsl_rl import handle_deprecated_rsl_rl_cfg
 from rsl_rl.runners import OnPolicyRunner
 
@@ -47,7 +48,7 @@ def test_runner_trains_on_the_task_with_its_agent_configuration(build, tmp_path)
     runner.save(str(tmp_path / "model_1.pt"))
     runner.export_policy_to_onnx(str(tmp_path))
     checkpoint = load_checkpoint(tmp_path / "model_1.pt", activation="lrelu", image_shape=(72, 96))
-    require_checkpoint(env, checkpoint, TASK_ID)
+    env.agent.require_policy(env, checkpoint)
     network = checkpoint.network
     observation = env.get_observations()["policy"][:1]
     with torch.inference_mode():
@@ -57,3 +58,19 @@ def test_runner_trains_on_the_task_with_its_agent_configuration(build, tmp_path)
     action, logit = session.run(["action", "gate_logit"], {"state": state.numpy(), "depth": depth.numpy()})
     np.testing.assert_allclose(action, expected.action, rtol=0, atol=1e-5)
     np.testing.assert_allclose(logit, expected.gate_logit, rtol=0, atol=1e-5)
+
+
+def test_a_policy_of_another_agent_flies_the_racing_task_as_its_file_says(build, tmp_path):
+    env = build(CALM)
+    agent = handle_deprecated_rsl_rl_cfg(entry_point(TASK_ID, AGENT_KEY), importlib.metadata.version("rsl-rl-lib"))
+    agent.actor.activation = agent.critic.activation = "elu"
+    agent.actor.obs_normalization, agent.clip_actions = True, 2.0
+    runner = OnPolicyRunner(env, agent.to_dict(), log_dir=None, device="cpu")
+    runner.save(str(tmp_path / "model_0.pt"))
+    dump_yaml(str(tmp_path / "params" / "agent.yaml"), agent)
+    checkpoint = load_checkpoint(tmp_path / "model_0.pt", image_shape=(72, 96))
+    require_checkpoint(env, checkpoint, TASK_ID)
+    observations = env.get_observations()
+    with torch.inference_mode():
+        expected = runner.get_inference_policy(device="cpu")(observations)
+        torch.testing.assert_close(checkpoint.network(observations["policy"]).action, expected, rtol=0, atol=1e-5)
