@@ -50,6 +50,11 @@ def _racing_cfg(options: EnvOptions) -> Any:
 
 def _user_cfg(options: EnvOptions, task: str) -> Any:
     cfg = entry_point(task, CFG_KEY)
+    if not (hasattr(cfg, "scene") and hasattr(cfg, "sim")):
+        raise TaskError(
+            f"task {task!r}: {CFG_KEY} gives a {type(cfg).__name__}; it must be the class of Isaac Lab's configuration "
+            "(such as ManagerBasedRLEnvCfg), or a function that returns one"
+        )
     cfg.scene.num_envs = options.num_envs
     cfg.sim.device = options.device
     cfg.seed = options.seed

@@ -107,10 +107,9 @@ class RegisteredAgent:
         # What follows must fly as if nothing had been checked: new layers draw their weights.
         device = torch.device(env.device)
         with to_log(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            actor = self._restore(sample, checkpoint)
+            theirs = self._restored_actions(sample, checkpoint)
         network = copy.deepcopy(checkpoint.network).to("cpu")
         with torch.inference_mode():
-            theirs: Tensor = actor(sample.observations)
             ours = network(self.with_policy_group(sample.observations)["policy"]).action
         if theirs.shape != ours.shape or not torch.allclose(theirs, ours, rtol=_TOLERANCE, atol=_TOLERANCE):
             raise TaskError(
@@ -133,6 +132,18 @@ class RegisteredAgent:
                     f"task {self.task!r} flies with {name} {registered}, but {checkpoint.path} was trained with "
                     f"{recorded} (params/agent.yaml); register that under {AGENT_KEY!r}"
                 )
+
+    def _restored_actions(self, sample: "_Sample", checkpoint: Checkpoint) -> Tensor:
+        """Return what rsl_rl's inference policy does on the sample."""
+        actor = self._restore(sample, checkpoint)
+        try:
+            with torch.inference_mode():
+                actions: Tensor = actor(sample.observations).float()
+        except _FAILURES as error:
+            raise TaskError(
+                f"task {self.task!r}: the actor that it registers fails on the task's observations: {_line(error)}"
+            ) from error
+        return actions
 
     def _restore(self, sample: "_Sample", checkpoint: Checkpoint) -> nn.Module:
         """Return rsl_rl's inference policy."""

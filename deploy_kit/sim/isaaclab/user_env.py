@@ -37,7 +37,7 @@ class IsaacLabUserEnv(IsaacLabEnv):
         """Return the current observations.
 
         Raises:
-            TaskError: the task lacks a group that its agent reads, or a multi-agent task the label.
+            TaskError: the task lacks a group that its agent reads, or a multi-agent task the label or its shape.
         """
         return self._shown(super().get_observations())
 
@@ -54,7 +54,13 @@ class IsaacLabUserEnv(IsaacLabEnv):
                     f"task {self.agent.task!r} has several agents and no observation {_LABEL!r}; what its "
                     "_get_observations returns must hold it, (num_envs, 1), beside those of the agents"
                 )
-            observations[_LABEL] = agents.obs_dict[_LABEL]
+            label = agents.obs_dict[_LABEL]
+            if tuple(label.shape) != (self.num_envs, 1):
+                raise TaskError(
+                    f"task {self.agent.task!r}: observation {_LABEL!r} beside those of the agents has shape "
+                    f"{tuple(label.shape)}, not (num_envs, 1) ({self.num_envs} envs)"
+                )
+            observations[_LABEL] = label
         return self.agent.with_policy_group(observations)
 
 

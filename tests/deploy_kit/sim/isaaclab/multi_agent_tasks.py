@@ -55,13 +55,20 @@ class TwoLabelledAgents(TwoAgents):
         return {**super()._get_observations(), "auxiliary": high(self)}
 
 
+class TwoMislabelledAgents(TwoAgents):
+    """With one label for all environments."""
+
+    def _get_observations(self):
+        return {**super()._get_observations(), "auxiliary": high(self)[:1]}
+
+
 def one_agent():
     cfg = agent()
     cfg.obs_groups = {"actor": ["policy"], "critic": ["policy"]}
     return cfg
 
 
-for _name in ("TwoAgents", "TwoLabelledAgents"):
+for _name in ("TwoAgents", "TwoLabelledAgents", "TwoMislabelledAgents"):
     if (_id := f"Cube-{_name}-v0") not in gymnasium.registry:
         gymnasium.register(
             id=_id,

@@ -30,8 +30,20 @@ def test_agents_are_flown_as_one_and_the_label_comes_along(build):
     assert extras["time_outs"].all()
 
 
-def test_a_multi_agent_task_without_the_label_is_told_where_to_put_it(build):
-    words = "'Cube-TwoAgents-v0' has several agents and no observation 'auxiliary'; what its _get_observations returns"
-    with pytest.raises(TaskError, match=words):
-        build(OPTIONS, task="Cube-TwoAgents-v0")
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (
+            "Cube-TwoAgents-v0",
+            "has several agents and no observation 'auxiliary'; what its _get_observations returns",
+        ),
+        (
+            "Cube-TwoMislabelledAgents-v0",
+            r"observation 'auxiliary' beside those of the agents has shape \(1, 1\), not \(num_envs, 1\) \(2 envs\)",
+        ),
+    ],
+)
+def test_a_multi_agent_task_without_a_label_for_each_environment_is_refused(build, task, words):
+    with pytest.raises(TaskError, match=f"'{task}'.* {words}"):
+        build(OPTIONS, task=task)
     build(OPTIONS, task="Cube-TwoLabelledAgents-v0")

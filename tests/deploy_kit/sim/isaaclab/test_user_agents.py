@@ -118,10 +118,11 @@ def test_an_agent_that_cannot_hold_the_checkpoint_is_refused(build, alone, task,
     ("task", "words"),
     [
         ("Cube-Seeing-Distilled-v0", "an agent of 'DistillationRunner'; policies of OnPolicyRunner can be flown"),
+        ("Cube-Seeing-Short-v0", "the actor that it registers fails on the task's observations: The size of tensor a"),
         ("Cube-Seeing-Unknown-v0", "rsl_rl cannot build its agent: No module named 'no_such_module'"),
     ],
 )
-def test_agents_that_cannot_be_built(build, alone, task, words):
+def test_agents_that_cannot_be_built_or_cannot_act(build, alone, task, words):
     with pytest.raises(TaskError, match=words):
         require_checkpoint(build(OPTIONS, task=task), load_checkpoint(alone, **SEEING), task)
 

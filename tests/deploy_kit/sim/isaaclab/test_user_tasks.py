@@ -42,6 +42,8 @@ def test_a_task_without_labels_is_told_the_group(build):
     [
         ("Cube-Labeled-v0", "did you mean 'Cube-Labelled-v0'"),
         ("Cube-Bare-v0", "registers no 'env_cfg_entry_point'"),
+        ("Cube-Mapping-v0", "env_cfg_entry_point gives a dict; it must be the class of Isaac Lab's configuration"),
+        ("Cube-File-v0", "env_cfg_entry_point gives a dict; it must be the class of Isaac Lab's configuration"),
         ("Cube-Broken-v0", "env_cfg_entry_point .*NoSuchCfg' cannot be loaded"),
     ],
 )

@@ -176,6 +176,13 @@ def actor_without_head(*arguments, **options):
     return VisionActor(*arguments, **options, image_shape=(18, 36), gate_head=False)
 
 
+class ShortSighted(VisionActor):
+    """An actor of the user's own that cannot take the observations."""
+
+    def forward(self, obs, *arguments, **options):
+        return super().forward({"policy": obs["policy"][:, :5], "image": obs["image"]}, *arguments, **options)
+
+
 def agent(**changes):
     """Return an agent that sees pose and image."""
     cfg = racing_agent_cfg()
@@ -209,6 +216,8 @@ _register("Cube-Labelled-v0", env_cfg_entry_point=f"{__name__}:LabelledCubeCfg")
 _register("Cube-Finite-v0", env_cfg_entry_point=finite)
 _register("Cube-Broken-v0", env_cfg_entry_point=f"{__name__}:NoSuchCfg")
 _register("Cube-Bare-v0")
+_register("Cube-Mapping-v0", env_cfg_entry_point={"scene": {"num_envs": 1}})
+_register("Cube-File-v0", env_cfg_entry_point=f"{__name__}:user_agent.yaml")
 _register("Cube-Threefold-v0", env_cfg_entry_point=threefold, rsl_rl_cfg_entry_point=agent)
 for _name, _agent in {
     "Seeing": agent,
@@ -221,6 +230,7 @@ for _name, _agent in {
     "Seeing-Headless-Own": partial(agent, actor=mlp(class_name=f"{__name__}:actor_without_head")),
     "Seeing-Plain": partial(agent, actor=mlp(), critic=mlp(), algorithm__share_cnn_encoders=False),
     "Seeing-Distilled": partial(agent, class_name="DistillationRunner"),
+    "Seeing-Short": partial(agent, actor__class_name=f"{__name__}:ShortSighted"),
     "Seeing-Unknown": partial(agent, actor__class_name="no_such_module:Actor"),
     "Seeing-Blind": partial(agent, obs_groups={"actor": ["policy", "depth"]}),
     "Seeing-File": f"{__name__}:user_agent.yaml",
