@@ -59,17 +59,29 @@ class RegisteredAgent:
         self.clip_actions: float | None = None if config is None else config.get("clip_actions")
 
     def groups(self, observations: TensorDict) -> list[str]:
-        """Return the observation groups that the actor reads, in its order, by rsl_rl's rules."""
+        """Return the observation groups that the actor reads, in its order, by rsl_rl's rules.
+
+        Raises:
+            TaskError: the configuration gives the actor's groups under the name that they had in rsl_rl 3.
+        """
         sets = (self._config or {}).get("obs_groups")
-        if isinstance(sets, Mapping) and "actor" in sets:
+        if not isinstance(sets, Mapping):
+            sets = {}
+        if "actor" in sets:
             return list(sets["actor"])
-        return ["actor"] if self._config is not None and "actor" in observations else ["policy"]
+        groups = ["actor"] if self._config is not None and "actor" in observations else ["policy"]
+        if list(sets.get("policy", groups)) != groups:
+            raise TaskError(
+                f"task {self.task!r}: obs_groups of the agent that it registers has no set 'actor', so rsl_rl 5 gives "
+                f"the actor {groups}; rename its set 'policy', as rsl_rl 3 called it, to 'actor'"
+            )
+        return groups
 
     def with_policy_group(self, observations: TensorDict) -> TensorDict:
         """Return the observations with the actor's groups, one after another, as group `policy`.
 
         Raises:
-            TaskError: the task lacks a group, or one is not flat.
+            TaskError: the task lacks a group, or one is not flat, or the groups' set has an old name.
         """
         groups = self.groups(observations)
         if groups == ["policy"]:

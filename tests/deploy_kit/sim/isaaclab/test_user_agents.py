@@ -131,6 +131,7 @@ def test_agents_that_cannot_be_built_or_cannot_act(build, alone, task, words):
     ("task", "words"),
     [
         ("Cube-Seeing-Blind-v0", r"reads observation group 'depth', .* the task offers policy \(2, 7\), auxiliary"),
+        ("Cube-Seeing-Old-Name-v0", r"no set 'actor', so rsl_rl 5 gives .* \['policy'\]; rename its set 'policy'"),
         ("Cube-Seeing-No-File-v0", r"no_such_agent.yaml cannot be read"),
         ("Cube-Seeing-Nothing-v0", "rsl_rl_cfg_entry_point is no agent of rsl_rl"),
     ],

@@ -233,6 +233,7 @@ for _name, _agent in {
     "Seeing-Short": partial(agent, actor__class_name=f"{__name__}:ShortSighted"),
     "Seeing-Unknown": partial(agent, actor__class_name="no_such_module:Actor"),
     "Seeing-Blind": partial(agent, obs_groups={"actor": ["policy", "depth"]}),
+    "Seeing-Old-Name": partial(agent, obs_groups={"policy": ["policy", "image"], "critic": ["policy", "image"]}),
     "Seeing-File": f"{__name__}:user_agent.yaml",
     "Seeing-No-File": f"{__name__}:no_such_agent.yaml",
     "Seeing-Nothing": object,
