@@ -42,3 +42,12 @@ def vehicle_params(checkpoint: Path) -> Path:
         encoding="utf-8",
     )
     return path
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Leave the simulator's cores to it: more torch threads spin there between batches."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

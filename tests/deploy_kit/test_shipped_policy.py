@@ -3,14 +3,15 @@
 It flies the embedded simulator: whatever frame, sign, order or delay is wrong there shows here.
 """
 
+import re
+
 import numpy as np
-import onnx
 import pytest
 import torch
 
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.demo import DemoOptions, run_demo
-from deploy_kit.export.bundle import file_digest, manifest_text
+from deploy_kit.export.bundle import file_digest
 from deploy_kit.export.contract import Contract
 from deploy_kit.pipeline.collect import CollectOptions, collect
 from deploy_kit.pipeline.flight_trace import FlightTrace
@@ -25,6 +26,7 @@ from deploy_kit.policy.vehicle import KNOWN_TASKS
 from deploy_kit.sim.registry import EnvOptions, make_env
 from deploy_kit.sim.task import RACING_TASK, TASK_ID
 from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
+from tests.verify.support import put_a_weight_off
 
 EPISODES = 32
 """First episodes of a row; stage 2, the airframe randomised."""
@@ -43,15 +45,6 @@ LEAST_AUROC_FLYING = 0.96
 
 LEAST_AUROC_OF_A_SMALL_DEMO = 0.9
 """Of a head that is trained anew on some hundred rows."""
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """Leave the simulator's cores to it: more torch threads spin there between batches."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +89,14 @@ def test_model_card_and_licence_lie_beside_it(shipped_policy):
     card = shipped_policy.with_name("README.md").read_text(encoding="utf-8")
     for word in ("seed", "steps", "commit", "command"):
         assert word in card.lower(), f"the model card does not tell the {word}"
+    told = re.search(
+        r"\(([\d ]+) steps,[^)]*\): AUROC \S+ before training, (\S+) after; "
+        r"(\S+) under attack \([^)]*\), (\S+) in the worst case",
+        " ".join(card.split()),
+    )
+    metrics = load_checkpoint(shipped_policy).calibration.metrics
+    aurocs = [f"{metrics[name]:.3f}" for name in ("auroc", "auroc_pgd", "auroc_worst_case")]
+    assert list(told.groups()) == [f"{metrics['rows']:,.0f}".replace(",", " "), *aurocs]
     assert "licen" in shipped_policy.with_name("LICENSE").read_text(encoding="utf-8").lower()
 
 
@@ -186,13 +187,7 @@ def test_the_demo_trains_the_head_anew_and_proves_the_bundle(shipped_policy, one
     assert changed == {"aux_decoder.weight", "aux_decoder.bias"}
 
     # A single weight that is off shows.
-    model = onnx.load(result.bundle / "policy.onnx")
-    weight = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("stem.3.weight"))
-    values = onnx.numpy_helper.to_array(weight).copy()
-    values.flat[0] += np.float32(1e-3)
-    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
-    onnx.save(model, result.bundle / "policy.onnx")
-    (result.bundle / "manifest.json").write_text(manifest_text(result.bundle))
+    put_a_weight_off(result.bundle)
     against = VerifyOptions(bundle=result.bundle, checkpoint=result.finetuned.checkpoint, replay=False, live=False)
     report = verify_bundle(against)
     failed = {verdict.name for verdict in report.verdicts if verdict.status == "failed"}

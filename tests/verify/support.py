@@ -4,10 +4,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 
 from deploy_kit.data.schema import FeatureFileInfo, KeepReason
 from deploy_kit.data.writer import FeatureFileWriter
+from deploy_kit.export.bundle import manifest_text
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.policy.checkpoint import GateCalibration, save_safetensors
 from deploy_kit.policy.fingerprint import feature_sha256, file_sha256
@@ -75,6 +77,17 @@ def make_run(folder: Path, seed: int = 0, **export: object) -> Run:
         num_golden=16,
     )
     return Run(network, checkpoint, dataset, export_bundle(replace(options, **export)))
+
+
+def put_a_weight_off(bundle: Path) -> None:
+    """Put one weight of the ONNX graph off by 1e-3, with a manifest that fits."""
+    model = onnx.load(bundle / "policy.onnx")
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("stem.3.weight"))
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values.flat[0] += np.float32(1e-3)
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    onnx.save(model, bundle / "policy.onnx")
+    (bundle / "manifest.json").write_text(manifest_text(bundle), encoding="utf-8")
 
 
 def observations(network: VisionActorCritic, rows: int, seed: int) -> np.ndarray:
