@@ -8,8 +8,11 @@ import torch
 
 pytest.importorskip("isaaclab")
 
+from isaaclab.sensors.ray_caster import RayCaster
+
 from deploy_kit.sim.isaaclab.actions import CtbrAction
 from deploy_kit.sim.isaaclab.race import ctbr_of, race_of
+from deploy_kit.sim.isaaclab.rays import rebuild_tree
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.sim.rotations import matrix_from_euler, matrix_from_quaternion, quaternion_from_euler
 from deploy_kit.sim.task import RACING_TASK
@@ -131,6 +134,20 @@ def test_depth_agrees_with_an_independent_ray_caster(build):
     assert (image[:, 16:] < 0.99).float().mean() > 0.1, "something is in sight"
     for index in range(2):
         assert_sees(env, index, image)
+
+
+def test_depth_is_the_same_with_another_tree_over_the_tracks(build):
+    env = build(EnvOptions(num_envs=2, seed=5, randomisation=False))
+    camera = env.unwrapped.scene["camera"]
+    depth = camera.data.output["distance_to_image_plane"].torch
+    before, (mesh,) = depth.clone(), RayCaster.meshes.values()
+    for constructor in ("median", "sah"):
+        rebuild_tree(env.unwrapped, constructor)
+        assert [other is mesh for other in RayCaster.meshes.values()] == [False]
+        depth.zero_()
+        # Long enough that a new frame is due.
+        camera.update(1.0, force_recompute=True)
+        assert torch.equal(depth, before)
 
 
 def test_first_image_after_a_reset_is_taken_from_the_new_place(build):
