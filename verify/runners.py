@@ -195,7 +195,8 @@ class TorchScriptRunner:
             with warnings.catch_warnings():
                 # torch deprecates torch.jit in favour of torch.export; the artifact is TorchScript all the same.
                 warnings.simplefilter("ignore", DeprecationWarning)
-                self._module = torch.jit.load(io.BytesIO(path.read_bytes()), map_location="cpu")  # type: ignore[no-untyped-call]
+                content = io.BytesIO(path.read_bytes())
+                self._module = torch.jit.load(content, map_location="cpu")  # type: ignore[no-untyped-call]  # torch's own
         except RuntimeError as error:
             raise ArtifactError(f"torch cannot load the module: {one_line(error)}") from error
 

@@ -26,7 +26,10 @@ CONTRACT = types.SimpleNamespace(
 
 def graph(*nodes, weights=(), outputs=("y",), ir_version=8):
     """features = x + 1 (unless given), then the nodes."""
-    value = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 2])  # noqa: E731
+
+    def value(name):
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 2])
+
     initialisers = [numpy_helper.from_array(np.asarray(array), name) for name, array in weights]
     initialisers.append(numpy_helper.from_array(np.ones(2, np.float32), "one"))
     body = helper.make_graph(
