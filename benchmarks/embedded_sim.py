@@ -21,7 +21,6 @@ import numpy as np
 import torch
 
 from deploy_kit.policy.checkpoint import load_checkpoint
-from deploy_kit.policy.interface import ActionTransform
 from deploy_kit.policy.network import NetworkConfig, VisionActorCritic
 from deploy_kit.sim.mujoco.camera import ray_directions
 from deploy_kit.sim.mujoco.env import MujocoRacingEnv
@@ -29,8 +28,9 @@ from deploy_kit.sim.mujoco.scene import DRONE, build_model
 from deploy_kit.sim.mujoco.workers import WorkerPool
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.sim.rotations import Array, matrix_from_quaternion, quaternion_from_euler
-from deploy_kit.sim.task import RACING_TASK
 from deploy_kit.sim.tracks import Track
+from deploy_kit.task.interface import ActionTransform
+from deploy_kit.task.racing import RACING_TASK
 
 TASK = RACING_TASK
 CAMERA = TASK.camera

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.data.schema import CHUNK_ROWS, FeatureFileInfo, training_columns
 from deploy_kit.data.writer import FeatureFileWriter
-from deploy_kit.pipeline.finetune import FinetuneOptions, finetune
+from deploy_kit.finetuning.run import FinetuneOptions, finetune
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
 from deploy_kit.policy.fingerprint import feature_sha256
 from deploy_kit.policy.network import NetworkConfig, VisionActorCritic

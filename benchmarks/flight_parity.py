@@ -18,7 +18,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from deploy_kit.pipeline.fly import FlyOptions, fly
+from deploy_kit.flight.fly import FlyOptions, fly
 from deploy_kit.sim.options import EnvOptions
 
 KINDS = ("circular", "zigzag", "ellipse")

@@ -16,12 +16,12 @@ import numpy as np
 import onnxruntime
 import torch
 
-from deploy_kit.export.contract import InputLayout
+from deploy_kit.bundle.contract import InputLayout
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.onboard import OnboardPolicy
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
 from deploy_kit.policy.network import NetworkConfig, VisionActorCritic
-from deploy_kit.policy.vehicle import RACING_TASK
+from deploy_kit.task.racing import TASK_ID
 
 Step = Callable[[], object]
 
@@ -45,7 +45,7 @@ def make_steps(checkpoint: Path, folder: Path) -> dict[str, Step]:
     """Export a checkpoint and return one step of each candidate, the ONNX graph of the default export first."""
     shared = {"checkpoint": checkpoint, "use_auxiliary_head": True, "num_golden": 4}
     if not (checkpoint.parent / "params" / "env.yaml").is_file():
-        shared["task"] = RACING_TASK
+        shared["task"] = TASK_ID
     split = export_bundle(ExportOptions(output=folder / "split", **shared))
     flat = export_bundle(ExportOptions(output=folder / "flat", input_layout=InputLayout.FLAT, **shared))
     network = load_checkpoint(checkpoint).network

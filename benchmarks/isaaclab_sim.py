@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from deploy_kit.pipeline.collect import CollectOptions, collect
-from deploy_kit.pipeline.rollout import rollout
+from deploy_kit.collection.run import CollectOptions, collect
+from deploy_kit.flight.rollout import rollout
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
 from deploy_kit.policy.network import NetworkConfig, VisionActorCritic
 from deploy_kit.sim.options import EnvOptions

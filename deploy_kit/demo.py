@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
+from deploy_kit.collection.run import CollectOptions, collect
 from deploy_kit.errors import CheckpointError, OptionError
 from deploy_kit.export.exporter import ExportOptions, export_bundle
-from deploy_kit.pipeline.collect import CollectOptions, collect
-from deploy_kit.pipeline.finetune import FinetuneOptions, FinetuneResult, finetune
-from deploy_kit.pipeline.fly import FlyOptions, FlyResult, fly
+from deploy_kit.finetuning.run import FinetuneOptions, FinetuneResult, finetune
+from deploy_kit.flight.fly import FlyOptions, FlyResult, fly
 from deploy_kit.policy.checkpoint import load_checkpoint, save_checkpoint
-from deploy_kit.policy.vehicle import resolve_vehicle
+from deploy_kit.policy.run.vehicle import resolve_vehicle
 from deploy_kit.progress import Progress, silent
 from deploy_kit.sim.options import EnvOptions
-from deploy_kit.sim.task import TASK_ID
+from deploy_kit.task.racing import TASK_ID
 from deploy_kit.verify.report import VerifyReport
 from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
 

@@ -28,13 +28,13 @@ from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper, handle_deprecated_rsl_rl_cfg
 from rsl_rl.runners import OnPolicyRunner
 from torch import Tensor
 
-from deploy_kit.sim.isaaclab.agent import racing_agent_cfg
-from deploy_kit.sim.isaaclab.config import racing_env_cfg
-from deploy_kit.sim.isaaclab.launch import launch, parse_launcher
-from deploy_kit.sim.isaaclab.race import race_of
-from deploy_kit.sim.isaaclab.registration import register
+from deploy_kit.sim.isaaclab.host.launch import launch, parse_launcher
+from deploy_kit.sim.isaaclab.host.registration import register
+from deploy_kit.sim.isaaclab.racing.agent import racing_agent_cfg
+from deploy_kit.sim.isaaclab.racing.config import racing_env_cfg
+from deploy_kit.sim.isaaclab.racing.race import race_of
 from deploy_kit.sim.options import EnvOptions
-from deploy_kit.sim.task import RACING_TASK, STAGES, TASK_ID, NoiseCurriculum
+from deploy_kit.task.racing import RACING_TASK, STAGES, TASK_ID, NoiseCurriculum
 
 CLOSING_WEIGHT = 0.5
 """Reward per second for each m/s towards the gate."""

@@ -12,17 +12,17 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from deploy_kit.data.reader import FeatureFile
-from deploy_kit.data.rows import KeptObservations
-from deploy_kit.errors import CheckFailedError
-from deploy_kit.export.bundle import Bundle, GoldenSamples
-from deploy_kit.export.contract import (
+from deploy_kit.bundle.contract import (
     CONTRACT_METADATA_KEY,
     FEATURES_TENSOR,
     Contract,
     GateOutput,
     TensorSpec,
 )
+from deploy_kit.bundle.reader import Bundle, GoldenSamples
+from deploy_kit.data.reader import FeatureFile
+from deploy_kit.data.rows import KeptObservations
+from deploy_kit.errors import CheckFailedError
 from deploy_kit.export.execution import (
     FloatArray,
     cut_head,

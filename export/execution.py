@@ -11,8 +11,8 @@ import numpy.typing as npt
 import onnx
 import torch
 
+from deploy_kit.bundle.contract import FEATURES_TENSOR, Contract, InputLayout
 from deploy_kit.errors import CheckFailedError, MissingDependencyError
-from deploy_kit.export.contract import FEATURES_TENSOR, Contract, InputLayout
 
 FloatArray = npt.NDArray[np.float32]
 Runner = Callable[[Sequence[FloatArray]], list[FloatArray]]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import onnx
 
-from deploy_kit.data.reader import FeatureFile, open_feature_file
-from deploy_kit.errors import CheckpointError, OptionError
-from deploy_kit.export import onnx_writer
-from deploy_kit.export.bundle import (
+from deploy_kit.bundle.contract import Contract, GateOutput, InputLayout
+from deploy_kit.bundle.graph_options import GraphOptions, input_specs, output_specs
+from deploy_kit.bundle.implied import describe
+from deploy_kit.bundle.reader import (
     BUNDLE_FILES,
     CONTRACT_NAME,
     GOLDEN_NAME,
@@ -21,22 +21,23 @@ from deploy_kit.export.bundle import (
     SAFETENSORS_NAME,
     TORCHSCRIPT_NAME,
     GoldenSamples,
-    file_digest,
     manifest_text,
     open_bundle,
 )
-from deploy_kit.export.camera import resolve_camera
+from deploy_kit.data.reader import FeatureFile, open_feature_file
+from deploy_kit.errors import CheckpointError, OptionError
+from deploy_kit.export import onnx_writer
 from deploy_kit.export.checks import Comparison, check_execution, check_replay, check_static
-from deploy_kit.export.contract import Contract, GateOutput, InputLayout
-from deploy_kit.export.description import describe
 from deploy_kit.export.execution import require_onnxruntime
-from deploy_kit.export.graph import DeployedPolicy, GraphOptions, input_specs, output_specs
+from deploy_kit.export.graph import DeployedPolicy
 from deploy_kit.export.samples import choose_recorded, draw_synthetic, make_golden, write_golden
 from deploy_kit.export.torchscript import write_torchscript
+from deploy_kit.files import file_sha256
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint, save_safetensors
-from deploy_kit.policy.interface import ACTION_NAMES
-from deploy_kit.policy.vehicle import Vehicle, resolve_vehicle
+from deploy_kit.policy.run.camera import resolve_camera
+from deploy_kit.policy.run.vehicle import Vehicle, resolve_vehicle
 from deploy_kit.progress import Progress, silent
+from deploy_kit.task.interface import ACTION_NAMES
 
 _logger = logging.getLogger(__name__)
 
@@ -212,7 +213,7 @@ def _write(
         graph,
         opset=options.opset,
         ir_version=model.ir_version,
-        weights_sha256=file_digest(weights),
+        weights_sha256=file_sha256(weights),
         samples_sha256=None if samples is None else samples.sha256,
     )
     onnx_writer.embed_contract(model, contract)

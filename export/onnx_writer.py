@@ -15,8 +15,8 @@ import torch
 from onnx import version_converter
 
 from deploy_kit import __version__
+from deploy_kit.bundle.contract import CONTRACT_METADATA_KEY, FEATURES_TENSOR, Contract
 from deploy_kit.errors import CheckFailedError, OptionError
-from deploy_kit.export.contract import CONTRACT_METADATA_KEY, FEATURES_TENSOR, Contract
 from deploy_kit.export.graph import DeployedPolicy
 
 NATIVE_OPSET = 18

@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from deploy_kit.bundle.contract import TermSpec
+from deploy_kit.bundle.reader import GoldenSamples
 from deploy_kit.data.reader import FeatureFile
 from deploy_kit.data.rows import Matrix
 from deploy_kit.data.schema import KeepReason
 from deploy_kit.errors import DatasetError
-from deploy_kit.export.bundle import GoldenSamples
-from deploy_kit.export.contract import TermSpec
 from deploy_kit.policy.network import VisionActorCritic
 
 FloatArray = npt.NDArray[np.float32]

@@ -2,12 +2,8 @@
 
 from dataclasses import dataclass
 
-from deploy_kit.errors import InputError
-from deploy_kit.export.bundle import FEATURES_TENSOR
-from deploy_kit.policy.checkpoint import load_checkpoint
-from deploy_kit.verify.claims import checkpoint_check, contract_checks, vehicle_checks, weights_check
-from deploy_kit.verify.report import Check, FactCheck, NotRun
-from deploy_kit.verify.runners import (
+from deploy_kit.bundle.reader import FEATURES_TENSOR
+from deploy_kit.bundle.runners import (
     PROVIDERS,
     ArtifactError,
     Float32,
@@ -16,11 +12,15 @@ from deploy_kit.verify.runners import (
     Outputs,
     Runner,
     TorchScriptRunner,
-    one_line,
 )
-from deploy_kit.verify.static import graph_checks, load_graph
-from deploy_kit.verify.subgraph import cut_encoder, cut_head
-from deploy_kit.verify.subject import Subject
+from deploy_kit.bundle.subgraph import cut_encoder, cut_head
+from deploy_kit.errors import InputError
+from deploy_kit.policy.checkpoint import load_checkpoint
+from deploy_kit.text import one_line
+from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
+from deploy_kit.verify.meaning import checkpoint_check, contract_checks, vehicle_checks, weights_check
+from deploy_kit.verify.report import Check, FactCheck, NotRun
+from deploy_kit.verify.structure import graph_checks, load_graph
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Artifacts:
     providers: tuple[str, ...]
 
 
-def open_artifacts(subject: Subject) -> tuple[Artifacts, list[Check]]:
+def open_artifacts(subject: BundleAndCheckpoint) -> tuple[Artifacts, list[Check]]:
     """Open all artifacts and run the checks that need no input.
 
     Returns:
@@ -75,14 +75,16 @@ def open_artifacts(subject: Subject) -> tuple[Artifacts, list[Check]]:
     return Artifacts(tuple(observed), onnx, head, () if onnx is None else onnx.providers), checks
 
 
-def _vehicle(subject: Subject) -> list[Check]:
+def _vehicle(subject: BundleAndCheckpoint) -> list[Check]:
     if subject.vehicle is not None:
         return list(vehicle_checks(subject.contract, subject.vehicle))
     reason = subject.vehicle_problem or ""
     return [NotRun(f"contract/{name}", reason) for name in ("action", "timing", "vehicle")]
 
 
-def _open_onnx(subject: Subject, checks: list[Check]) -> tuple[OnnxRunner | None, OnnxRunner | None, OnnxRunner | None]:
+def _open_onnx(
+    subject: BundleAndCheckpoint, checks: list[Check]
+) -> tuple[OnnxRunner | None, OnnxRunner | None, OnnxRunner | None]:
     contract, path = subject.contract, subject.bundle.onnx_path
     try:
         model = load_graph(path)
@@ -103,7 +105,7 @@ def _open_onnx(subject: Subject, checks: list[Check]) -> tuple[OnnxRunner | None
     return runner, head, encoder
 
 
-def _open_torchscript(subject: Subject, checks: list[Check]) -> Artifact | None:
+def _open_torchscript(subject: BundleAndCheckpoint, checks: list[Check]) -> Artifact | None:
     try:
         runner = TorchScriptRunner(subject.bundle.torchscript_path, subject.contract)
     except ArtifactError as error:
@@ -114,7 +116,7 @@ def _open_torchscript(subject: Subject, checks: list[Check]) -> Artifact | None:
     return Artifact("torchscript", runner, subject.roles)
 
 
-def _open_safetensors(subject: Subject, checks: list[Check]) -> Artifact | None:
+def _open_safetensors(subject: BundleAndCheckpoint, checks: list[Check]) -> Artifact | None:
     try:
         rebuilt = load_checkpoint(subject.bundle.safetensors_path).network
     except InputError as error:
@@ -135,7 +137,7 @@ def _with_features(graph: Runner, encoder: Runner) -> Runner:
     return run
 
 
-def _batch_norm_eps(subject: Subject) -> tuple[float, ...]:
+def _batch_norm_eps(subject: BundleAndCheckpoint) -> tuple[float, ...]:
     from torch import nn
 
     modules = subject.checkpoint.network.stem

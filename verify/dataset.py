@@ -8,16 +8,16 @@ from typing import Self
 
 import numpy as np
 
+from deploy_kit.bundle.runners import Float32, OnnxRunner
 from deploy_kit.data.reader import FeatureFile, open_feature_file
 from deploy_kit.data.rows import Matrix, Rows
 from deploy_kit.data.schema import KeepReason
 from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.progress import Progress
+from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
 from deploy_kit.verify.replay import FEATURE_BATCH_SIZES, ParityComparison, reference_outputs, replay_features
 from deploy_kit.verify.report import Check, Limit, NotRun, ParityCheck
-from deploy_kit.verify.runners import Float32, OnnxRunner
 from deploy_kit.verify.samples import SampleSet
-from deploy_kit.verify.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,11 @@ class Dataset:
         self._file.close()
 
     def heldout_checks(
-        self, subject: Subject, head: OnnxRunner | None, max_rows: int | None, progress: Callable[[Progress], None]
+        self,
+        subject: BundleAndCheckpoint,
+        head: OnnxRunner | None,
+        max_rows: int | None,
+        progress: Callable[[Progress], None],
     ) -> Iterator[Check]:
         """Replay held-out rows through the sub-graph features → outputs of the shipped ONNX.
 
@@ -82,7 +86,7 @@ class Dataset:
             return
         chosen = spread(len(rows), max_rows)
         described = f"{'held-out' if heldout else 'training'} rows of {self.path.name}, features → outputs"
-        comparison = ParityComparison(name, described, subject.roles, subject.meaning)
+        comparison = ParityComparison(name, described, subject.roles, subject.semantics)
         done = 0
 
         def advance(count: int) -> None:
@@ -114,13 +118,13 @@ class Dataset:
         )
         return KeptSamples(samples, _select(kept.rows.matrix, chosen).load())
 
-    def stored_features_check(self, subject: Subject, kept: KeptSamples) -> ParityCheck:
+    def stored_features_check(self, subject: BundleAndCheckpoint, kept: KeptSamples) -> ParityCheck:
         """Return the comparison of stored features with what the checkpoint makes of the same observations."""
         comparison = ParityComparison(
             "replay/stored-features",
             f"features in {self.path.name} against the checkpoint",
             ("features",),
-            subject.meaning,
+            subject.semantics,
             Limit.STORED_FEATURES,
         )
         reference = reference_outputs(subject.reference, kept.samples.observation)

@@ -6,9 +6,11 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from deploy_kit.pipeline.rollout import require_checkpoint
+from deploy_kit.bundle.runners import ArtifactError, OnnxRunner
+from deploy_kit.flight.rollout import require_checkpoint
 from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.progress import Progress
+from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
 from deploy_kit.verify.replay import ParityComparison
 from deploy_kit.verify.report import Check, NotRun
 from deploy_kit.verify.rollouts import (
@@ -22,8 +24,6 @@ from deploy_kit.verify.rollouts import (
     fly_artifact,
     reference_driver,
 )
-from deploy_kit.verify.runners import ArtifactError, OnnxRunner
-from deploy_kit.verify.subject import Subject
 
 if TYPE_CHECKING:
     from rsl_rl.env import VecEnv
@@ -71,7 +71,9 @@ class LiveTest:
         self._first = self._make()
         require_checkpoint(self._first, checkpoint, self._task)
 
-    def run(self, subject: Subject, onnx: OnnxRunner | None, progress: Callable[[Progress], None]) -> Iterator[Check]:
+    def run(
+        self, subject: BundleAndCheckpoint, onnx: OnnxRunner | None, progress: Callable[[Progress], None]
+    ) -> Iterator[Check]:
         """Fly, and yield the checks of the modes asked for."""
         if onnx is None:
             yield from (NotRun(f"live/{mode}", "onnxruntime cannot load the graph") for mode in self._modes)
@@ -83,13 +85,13 @@ class LiveTest:
             yield self._drive(subject, onnx, reference, progress)
 
     def _fly_reference(
-        self, subject: Subject, onnx: OnnxRunner, progress: Callable[[Progress], None]
+        self, subject: BundleAndCheckpoint, onnx: OnnxRunner, progress: Callable[[Progress], None]
     ) -> tuple[Flight, ShadowComparison | None]:
         assert self._first is not None, "prepare() comes first"
         shadow: ShadowComparison | None = None
         if "shadow" in self._modes:
             comparison = ParityComparison(
-                SHADOW, "PyTorch drives, onnxruntime sees the same observations", subject.roles, subject.meaning
+                SHADOW, "PyTorch drives, onnxruntime sees the same observations", subject.roles, subject.semantics
             )
             shadow = ShadowComparison(onnx, subject.reference, comparison, self._first.num_envs)
         phase = "flights, PyTorch drives" + (", onnxruntime in its shadow" if shadow else "")
@@ -102,7 +104,7 @@ class LiveTest:
         return flight, shadow
 
     def _drive(
-        self, subject: Subject, onnx: OnnxRunner, reference: Flight, progress: Callable[[Progress], None]
+        self, subject: BundleAndCheckpoint, onnx: OnnxRunner, reference: Flight, progress: Callable[[Progress], None]
     ) -> Check:
         compared = "onnxruntime drives, against PyTorch from the same seed"
         advance = partial(_report, progress, "flights, onnxruntime drives")

@@ -7,11 +7,11 @@ from itertools import chain, repeat
 import numpy as np
 import numpy.typing as npt
 
-from deploy_kit.export.bundle import FEATURES_TENSOR
-from deploy_kit.policy.interface import ActionTransform
-from deploy_kit.verify.metrics import CommandComparison, DecisionComparison, Locate, OutputComparison
+from deploy_kit.bundle.parity import CommandComparison, DecisionComparison, Locate, OutputComparison
+from deploy_kit.bundle.reader import FEATURES_TENSOR
+from deploy_kit.bundle.runners import GATE_TERMS, ArtifactError, Float32, Outputs, Reference, Runner
+from deploy_kit.task.interface import ActionTransform
 from deploy_kit.verify.report import Limit, ParityCheck
-from deploy_kit.verify.runners import GATE_TERMS, ArtifactError, Float32, Outputs, Reference, Runner
 from deploy_kit.verify.samples import SampleSet
 
 BATCH_SIZES: tuple[int, ...] = (1, 2, 3, 7, 32, 128)
@@ -24,7 +24,7 @@ Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Meaning:
+class OutputSemantics:
     """What the outputs stand for.
 
     Attributes:
@@ -47,7 +47,7 @@ class ParityComparison:
         name: of the check.
         compared: what with what.
         roles: outputs to compare.
-        meaning: what the outputs stand for.
+        semantics: what the outputs stand for.
         limit: which tolerance will apply.
     """
 
@@ -56,15 +56,17 @@ class ParityComparison:
         name: str,
         compared: str,
         roles: tuple[str, ...],
-        meaning: Meaning,
+        semantics: OutputSemantics,
         limit: Limit = Limit.PARITY,
     ) -> None:
-        transform, threshold_logit = meaning.transform, meaning.threshold_logit
+        transform, threshold_logit = semantics.transform, semantics.threshold_logit
         self.name, self.compared, self.limit = name, compared, limit
         self.rows = 0
         self._transform = transform
         self._outputs = {role: OutputComparison(role, transform.scale if role == "command" else 1.0) for role in roles}
-        self._commands = CommandComparison(meaning.names, meaning.units) if {"action", "command"} & set(roles) else None
+        self._commands = (
+            CommandComparison(semantics.names, semantics.units) if {"action", "command"} & set(roles) else None
+        )
         gate = {"gate_logit", "gate_probability"} & set(roles)
         self._decisions = DecisionComparison(threshold_logit) if gate and threshold_logit is not None else None
 

@@ -12,10 +12,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from deploy_kit.bundle.parity import ChannelError, DecisionParity, OutputParity
+from deploy_kit.bundle.thresholds import Thresholds, Tolerance
 from deploy_kit.errors import InputError
-from deploy_kit.policy.files import replace_file
-from deploy_kit.verify.metrics import ChannelError, DecisionParity, OutputParity, PairedDifference
-from deploy_kit.verify.thresholds import Thresholds, Tolerance
+from deploy_kit.files import replace_file
+from deploy_kit.flight.paired import PairedDifference
 
 SCHEMA_VERSION = 1
 """Version of report.json; raised whenever a field changes its meaning, appears or goes."""

@@ -15,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from deploy_kit.bundle.runners import ArtifactError, Float32, Outputs, Reference, Runner
 from deploy_kit.errors import TaskError
-from deploy_kit.pipeline.drivers import ArtifactDriver
-from deploy_kit.pipeline.episodes import FirstEpisodes
-from deploy_kit.pipeline.rollout import Driver, StepRecord, rollout
+from deploy_kit.flight.drivers import ArtifactDriver
+from deploy_kit.flight.episodes import FirstEpisodes
+from deploy_kit.flight.paired import PairedDifference
+from deploy_kit.flight.rollout import Driver, StepRecord, rollout
 from deploy_kit.policy.network import PolicyOutput
-from deploy_kit.verify.metrics import PairedDifference
 from deploy_kit.verify.replay import ParityComparison
 from deploy_kit.verify.report import Check, FactCheck, FlightCheck, ParityCheck
-from deploy_kit.verify.runners import ArtifactError, Float32, Outputs, Reference, Runner
 
 if TYPE_CHECKING:
     from rsl_rl.env import VecEnv

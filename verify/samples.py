@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from deploy_kit.export.bundle import Bundle, Contract
+from deploy_kit.bundle.reader import Bundle, Contract
 
 Float32 = npt.NDArray[np.float32]
 

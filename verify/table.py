@@ -3,6 +3,7 @@
 import textwrap
 from dataclasses import dataclass, fields
 
+from deploy_kit.bundle.thresholds import Thresholds
 from deploy_kit.verify.report import (
     Check,
     FactCheck,
@@ -14,7 +15,6 @@ from deploy_kit.verify.report import (
     VerifyReport,
     tolerance_of,
 )
-from deploy_kit.verify.thresholds import Thresholds
 
 
 @dataclass(frozen=True)

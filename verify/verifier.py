@@ -15,20 +15,20 @@ import onnx
 import torch
 
 from deploy_kit import __version__
+from deploy_kit.bundle.reader import Bundle, open_bundle
+from deploy_kit.bundle.runners import GATE_TERMS, ONNXRUNTIME_VERSION, PROVIDERS
+from deploy_kit.bundle.thresholds import Thresholds
 from deploy_kit.errors import OptionError
-from deploy_kit.export.bundle import Bundle, open_bundle
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
-from deploy_kit.policy.vehicle import RACING_TASK
 from deploy_kit.progress import Progress, silent
+from deploy_kit.task.racing import TASK_ID
 from deploy_kit.verify.artifacts import Artifacts, open_artifacts
+from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint, pair_bundle
 from deploy_kit.verify.dataset import Dataset, open_dataset
 from deploy_kit.verify.live import LIVE_MODES, LiveTest
 from deploy_kit.verify.replay import Advance, ParityComparison, reference_outputs, replay
 from deploy_kit.verify.report import Check, NotRun, ParityCheck, VerifyReport
-from deploy_kit.verify.runners import GATE_TERMS, ONNXRUNTIME_VERSION, PROVIDERS
 from deploy_kit.verify.samples import SampleSet, extreme_samples, golden_samples, random_samples
-from deploy_kit.verify.subject import Subject, make_subject
-from deploy_kit.verify.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from deploy_kit.sim.options import EnvOptions
@@ -71,7 +71,7 @@ class VerifyOptions:
     live_modes: tuple[str, ...] = LIVE_MODES
     episodes: int = 32
     env: "EnvOptions | None" = None
-    task: str = RACING_TASK
+    task: str = TASK_ID
     backend: str = "mujoco"
     seed: int = 0
     random_rows: int = 512
@@ -132,7 +132,7 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
             image_shape=options.image_shape,
             normalizer_eps=options.normalizer_eps,
         )
-        subject = make_subject(bundle, checkpoint, options.task, options.vehicle_file)
+        subject = pair_bundle(bundle, checkpoint, options.task, options.vehicle_file)
         dataset = None if options.h5 is None else stack.enter_context(open_dataset(options.h5, checkpoint.network))
         live = LiveTest(options.live_modes, options.episodes, options.env, options.seed, options.task, options.backend)
         if options.live:
@@ -159,7 +159,7 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
 
 def _dynamic_checks(
     options: VerifyOptions,
-    subject: Subject,
+    subject: BundleAndCheckpoint,
     artifacts: Artifacts,
     dataset: Dataset | None,
     live: LiveTest,
@@ -193,25 +193,25 @@ def _dynamic_checks(
             yield NotRun(f"live/{mode}", "--no-live" if not options.live else "not among the live modes asked for")
 
 
-def _stored_golden(subject: Subject) -> ParityCheck:
+def _stored_golden(subject: BundleAndCheckpoint) -> ParityCheck:
     golden = subject.bundle.golden
     stored = {"action": golden.action, "features": golden.features}
     if golden.gate_logit is not None and golden.gate_terms is not None:
         stored |= {"gate_logit": golden.gate_logit, GATE_TERMS: golden.gate_terms}
     comparison = ParityComparison(
-        "golden/stored-outputs", "outputs in golden.npz against the checkpoint", tuple(stored), subject.meaning
+        "golden/stored-outputs", "outputs in golden.npz against the checkpoint", tuple(stored), subject.semantics
     )
     comparison.add(reference_outputs(subject.reference, golden.observation), stored)
     return comparison.result(lambda row: f"golden sample {row} ({golden.reason[row]})", subject.note)
 
 
 def _replay_set(
-    subject: Subject, artifacts: Artifacts, samples: SampleSet, progress: Callable[[Progress], None]
+    subject: BundleAndCheckpoint, artifacts: Artifacts, samples: SampleSet, progress: Callable[[Progress], None]
 ) -> Iterator[ParityCheck]:
     reference = reference_outputs(subject.reference, samples.observation)
     for artifact in artifacts.observed:
         comparison = ParityComparison(
-            f"replay/{samples.name}/{artifact.name}", samples.described, artifact.roles, subject.meaning
+            f"replay/{samples.name}/{artifact.name}", samples.described, artifact.roles, subject.semantics
         )
         advance = counter(progress, f"replay {samples.name}, {artifact.name}", len(samples.observation))
         yield replay(samples, reference, artifact.runner, comparison, advance)

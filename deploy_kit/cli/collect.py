@@ -47,7 +47,7 @@ def collect_command(**options: Any) -> None:
     Held-out episodes come first, then training rows. Stops when both classes are full, at --max-steps, or on Ctrl-C;
     the rows so far are then in a valid file.
     """
-    from deploy_kit.pipeline.collect import CollectOptions, collect
+    from deploy_kit.collection.run import CollectOptions, collect
 
     settings = CollectOptions(
         checkpoint=checkpoint_path_from(options), env=env_from(options, options.pop("num_envs")), **options

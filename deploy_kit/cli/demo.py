@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy_kit.cli.console import Command, progress_bars, stdout
-from deploy_kit.cli.options import DEFAULT_TASK, network_options, num_envs_option, vehicle_option
+from deploy_kit.cli.options import network_options, num_envs_option, vehicle_option
+from deploy_kit.task.racing import TASK_ID
 
 if TYPE_CHECKING:
     from deploy_kit.demo import DemoResult
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 @click.option(
     "--checkpoint", default="demo", help="Checkpoint file or run directory; demo is the policy that comes along."
 )
-@click.option("--task", default=DEFAULT_TASK, help="A registered task, or MODULE:FACTORY that builds an rsl_rl VecEnv.")
+@click.option("--task", default=TASK_ID, help="A registered task, or MODULE:FACTORY that builds an rsl_rl VecEnv.")
 @network_options
 @vehicle_option
 @num_envs_option
@@ -28,7 +29,7 @@ def demo_command(output: Path, checkpoint: str, num_envs: int, seed: int, **opti
     Everything is written to OUTPUT, a new folder. Exits with 1 if the verification failed.
     """
     from deploy_kit.demo import DemoOptions, run_demo
-    from deploy_kit.policy.run_directory import CheckpointQuery, resolve_checkpoint
+    from deploy_kit.policy.run.directory import CheckpointQuery, resolve_checkpoint
     from deploy_kit.sim.options import EnvOptions
 
     policy = resolve_checkpoint(CheckpointQuery(checkpoint=checkpoint))

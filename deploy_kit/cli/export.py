@@ -60,10 +60,10 @@ def export_command(**options: Any) -> None:
 
     The bundle appears only after static checks, golden samples and, with --samples, replay have passed.
     """
-    from deploy_kit.export.contract import GateOutput, InputLayout
+    from deploy_kit.bundle.contract import GateOutput, InputLayout
     from deploy_kit.export.exporter import ExportOptions, export_bundle
     from deploy_kit.policy.shipped import DEMO_POLICY
-    from deploy_kit.sim.task import TASK_ID
+    from deploy_kit.task.racing import TASK_ID
 
     options["input_layout"] = InputLayout(options["input_layout"])
     options["gate_output"] = GateOutput(options["gate_output"])

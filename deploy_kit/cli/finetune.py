@@ -10,8 +10,8 @@ from deploy_kit.cli.console import Command, progress_bars, stdout
 from deploy_kit.cli.options import network_options
 
 if TYPE_CHECKING:
-    from deploy_kit.pipeline.comparison import Comparison
-    from deploy_kit.pipeline.finetune import FinetuneResult
+    from deploy_kit.finetuning.comparison import Comparison
+    from deploy_kit.finetuning.run import FinetuneResult
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -96,7 +96,7 @@ class ByteCount(click.ParamType[int]):
 @network_options
 def finetune_command(**options: Any) -> None:
     """Train the gate head (aux_decoder) on collected features; every other tensor stays bit-identical."""
-    from deploy_kit.pipeline.finetune import FinetuneOptions, finetune
+    from deploy_kit.finetuning.run import FinetuneOptions, finetune
     from deploy_kit.policy.shipped import resolve_name
 
     options["policy_path"] = resolve_name(options["policy_path"])

@@ -16,7 +16,7 @@ from deploy_kit.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from deploy_kit.pipeline.episodes import Estimate, FlightStatistics
+    from deploy_kit.flight.episodes import Estimate, FlightStatistics
 
 
 @click.command("fly", cls=Command)
@@ -37,7 +37,7 @@ def fly_command(policy: Path | None, **options: Any) -> None:
     Instead of POLICY, a checkpoint can be named with --checkpoint and its companions.
     """
     from deploy_kit.errors import OptionError
-    from deploy_kit.pipeline.fly import FlyOptions, fly
+    from deploy_kit.flight.fly import FlyOptions, fly
 
     if policy is not None:
         if options["checkpoint"] is not None:

@@ -38,7 +38,7 @@ def inspect_command(file: Path, as_json: bool, **options: Any) -> None:
 
 def _latest_in_run(folder: Path) -> Path:
     from deploy_kit.errors import CheckpointError, InputError
-    from deploy_kit.policy.run_directory import CheckpointQuery, resolve_checkpoint
+    from deploy_kit.policy.run.directory import CheckpointQuery, resolve_checkpoint
 
     try:
         return resolve_checkpoint(CheckpointQuery(checkpoint=str(folder)))
@@ -62,7 +62,7 @@ def _feature_file(path: Path) -> dict[str, Any]:
 
 
 def _bundle(path: Path) -> dict[str, Any]:
-    from deploy_kit.export.bundle import open_bundle
+    from deploy_kit.bundle.reader import open_bundle
 
     bundle = open_bundle(path)
     golden = bundle.golden

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from deploy_kit.cli.console import LAUNCHER_ARGUMENTS
+from deploy_kit.task.racing import TASK_ID
 
 if TYPE_CHECKING:
     from deploy_kit.sim.registry import EnvOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-DEFAULT_TASK = "DiffLab-Quadcopter-CTBR-Racing-v0"
 TRACKS = ("circular", "zigzag", "ellipse")
 
 
@@ -90,7 +90,7 @@ num_envs_option = click.option("--num-envs", type=click.IntRange(min=1), default
 task_options = _compose(
     click.option(
         "--task",
-        default=DEFAULT_TASK,
+        default=TASK_ID,
         help="A registered task, or MODULE:FACTORY that builds an rsl_rl VecEnv.",
     ),
     click.option(
@@ -133,7 +133,7 @@ task_options = _compose(
 
 def checkpoint_path_from(options: dict[str, Any]) -> Path:
     """Take the run options out of a command's options and find the checkpoint they name."""
-    from deploy_kit.policy.run_directory import CheckpointQuery, resolve_checkpoint
+    from deploy_kit.policy.run.directory import CheckpointQuery, resolve_checkpoint
 
     return resolve_checkpoint(
         CheckpointQuery(

@@ -9,8 +9,9 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from deploy_kit.arrays import FloatArray
 from deploy_kit.data.memory import available_memory, require_memory, resident_memory
-from deploy_kit.data.rows import FloatArray, Rows
+from deploy_kit.data.rows import Rows
 from deploy_kit.errors import OptionError
 
 PIECE_ROWS = 1024

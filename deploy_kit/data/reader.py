@@ -36,7 +36,8 @@ from deploy_kit.data.schema import (
     features_column,
 )
 from deploy_kit.errors import DatasetError
-from deploy_kit.policy.fingerprint import feature_sha256, file_sha256
+from deploy_kit.files import file_sha256
+from deploy_kit.policy.fingerprint import feature_sha256
 from deploy_kit.policy.network import VisionActorCritic
 
 logger = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from deploy_kit.arrays import FloatArray
 from deploy_kit.data.layout import damage_reported
 from deploy_kit.data.memory import require_memory
 from deploy_kit.data.schema import Array
@@ -15,8 +16,6 @@ from deploy_kit.errors import DatasetError
 
 BLOCK_ROWS = 16_384
 """Rows read at once (12.6 MB at 192 features)."""
-
-FloatArray = npt.NDArray[np.float32]
 
 
 def read_rows(path: Path, dataset: h5py.Dataset, start: int, stop: int) -> Array:

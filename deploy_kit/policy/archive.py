@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from deploy_kit.errors import CheckpointError
+from deploy_kit.text import printable
 
 MAX_FILE_BYTES = 2 * 2**30
 """Largest checkpoint that is read. The reference checkpoint has 4.2 MB."""
@@ -135,11 +136,6 @@ def torch_archive_bytes(content: dict[str, Any]) -> bytes:
 def _first_line(error: Exception) -> str:
     line = str(error).split("\n", 1)[0][:200]
     return printable(line) or type(error).__name__
-
-
-def printable(text: object) -> str:
-    """Return text from a file with line breaks and control characters escaped, for a message."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def _read_table(data: bytes, path: Path) -> bytes:

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from deploy_kit.errors import CheckpointError
+from deploy_kit.files import copy_folder, replace_file
 from deploy_kit.policy import archive, safetensors_file
 from deploy_kit.policy.calibration import RECORD_KEY, GateCalibration, parse_record, record_text
-from deploy_kit.policy.files import copy_folder, replace_file
 from deploy_kit.policy.network import VisionActorCritic
-from deploy_kit.policy.params import PARAMS_FOLDER, RunParams, load_run_params
-from deploy_kit.policy.settings import (
+from deploy_kit.policy.network_hints import (
     require_promised_normalizer,
     resolve_activation,
     resolve_eps,
     resolve_image_shape,
 )
+from deploy_kit.policy.run.params import PARAMS_FOLDER, RunParams, load_run_params
 from deploy_kit.policy.state_layout import (
     CheckpointFormat,
     build_network,

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,6 @@ from torch import Tensor
 
 from deploy_kit.errors import CheckpointError
 from deploy_kit.policy.network import VisionActorCritic
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def feature_sha256(network: VisionActorCritic) -> str:

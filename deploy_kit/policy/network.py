@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deploy_kit.policy.interface import ObservationLayout
+from deploy_kit.task.interface import ObservationLayout
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "crelu": nn.CELU,

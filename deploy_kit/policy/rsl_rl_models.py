@@ -19,8 +19,8 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from deploy_kit.errors import OptionError, TaskError
-from deploy_kit.policy.interface import ObservationLayout
 from deploy_kit.policy.network import ACTIVATIONS, ConvSpec, NetworkConfig, VisionActorCritic
+from deploy_kit.task.interface import ObservationLayout
 
 _EXPORT_INPUTS = ["state", "depth"]
 

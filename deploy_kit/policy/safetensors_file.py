@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from deploy_kit.errors import CheckpointError
-from deploy_kit.policy.archive import printable
+from deploy_kit.text import printable
 
 MAX_HEADER_BYTES = 16 * 2**20
 """Largest header that is read; the library allows 100 MB."""

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from deploy_kit.errors import CheckpointError, OptionError
-from deploy_kit.policy.archive import printable
-from deploy_kit.policy.interface import ObservationLayout
 from deploy_kit.policy.network import ConvSpec, NetworkConfig, VisionActorCritic
+from deploy_kit.task.interface import ObservationLayout
+from deploy_kit.text import printable
 
 
 class CheckpointFormat(StrEnum):

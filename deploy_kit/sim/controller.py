@@ -3,7 +3,7 @@
 import numpy as np
 
 from deploy_kit.sim.rotations import Array
-from deploy_kit.sim.task import RACING_TASK, Task
+from deploy_kit.task.racing import RACING_TASK, Task
 
 
 class RateController:

@@ -1,4 +1,4 @@
-"""The 16 state numbers of the observation, for many drones at once (order: `deploy_kit.policy.interface`)."""
+"""The 16 state numbers of the observation, for many drones at once (order: `deploy_kit.task.interface`)."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploy_kit.sim.rotations import Array, matrix_from_euler, to_body
-from deploy_kit.sim.task import ObservationNoise
+from deploy_kit.task.racing import ObservationNoise
 
 STATE_SIZE = 16
 NOISE_SIZE = 6

@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 
 from deploy_kit.errors import OptionError
-from deploy_kit.sim.task import STAGES
 from deploy_kit.sim.tracks import check_kinds
+from deploy_kit.task.racing import STAGES
 
 Finish = Literal["end", "cyclic"]
 

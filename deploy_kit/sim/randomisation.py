@@ -8,8 +8,8 @@ import numpy as np
 from deploy_kit.errors import TaskError
 from deploy_kit.sim.controller import nominal_drag
 from deploy_kit.sim.rotations import Array, quaternion_from_euler
-from deploy_kit.sim.task import Task
 from deploy_kit.sim.tracks import START_CLEARANCE, Track
+from deploy_kit.task.racing import Task
 
 _START_TRIES = 1000
 

@@ -7,11 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deploy_kit.errors import MissingDependencyError, OptionError, TaskError
-from deploy_kit.policy.torch_device import require_device
 from deploy_kit.sim.extensions import import_extensions
 from deploy_kit.sim.options import EnvOptions
-from deploy_kit.sim.suggest import did_you_mean
-from deploy_kit.sim.task import TASK_ID
+from deploy_kit.task.racing import TASK_ID
+from deploy_kit.text import did_you_mean
+from deploy_kit.torch_device import require_device
 
 if TYPE_CHECKING:
     from rsl_rl.env import VecEnv
@@ -43,7 +43,7 @@ def make_env(options: EnvOptions, task: str = TASK_ID, backend: str = "mujoco") 
     if backend not in BACKENDS:
         raise TaskError(f"unknown simulator back end {backend!r}{did_you_mean(backend, BACKENDS)}")
     if backend == "isaaclab":
-        from deploy_kit.sim.isaaclab.factory import make_isaaclab_env
+        from deploy_kit.sim.isaaclab.host.factory import make_isaaclab_env
 
         return _checked(make_isaaclab_env(options, task), task)
     if options.launcher:

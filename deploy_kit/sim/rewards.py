@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploy_kit.sim.rotations import Array
-from deploy_kit.sim.task import RewardWeights
+from deploy_kit.task.racing import RewardWeights
 
 Flags = npt.NDArray[np.bool_]
 

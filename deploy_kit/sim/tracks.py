@@ -13,8 +13,8 @@ import numpy as np
 from deploy_kit.errors import OptionError, TaskError
 from deploy_kit.sim.primitives import Primitive, PrimitiveKind
 from deploy_kit.sim.rotations import Array, matrix_from_quaternion, quaternion_from_euler, random_quaternion
-from deploy_kit.sim.suggest import did_you_mean
-from deploy_kit.sim.task import TRACK_PROPORTIONS, TrackKind
+from deploy_kit.task.racing import TRACK_PROPORTIONS, TrackKind
+from deploy_kit.text import did_you_mean
 
 NUM_GATES = 8
 GATE_HEIGHTS = (0.8, 2.0)

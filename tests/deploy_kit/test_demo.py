@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from deploy_kit.bundle.reader import open_bundle
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.demo import EPOCHS, STEPS, DemoOptions, run_demo
 from deploy_kit.errors import CheckpointError, OptionError, TaskError
-from deploy_kit.export.bundle import open_bundle
 from deploy_kit.policy.checkpoint import GateCalibration, load_checkpoint, save_checkpoint, save_safetensors
 from deploy_kit.sim.options import EnvOptions
-from deploy_kit.sim.task import TASK_ID
+from deploy_kit.task.racing import TASK_ID
 from tests.conftest import make_network
 
 

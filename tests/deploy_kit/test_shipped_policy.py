@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 import torch
 
+from deploy_kit.bundle.contract import Contract
+from deploy_kit.bundle.reader import file_digest
+from deploy_kit.collection.run import CollectOptions, collect
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.demo import DemoOptions, run_demo
-from deploy_kit.export.bundle import file_digest
-from deploy_kit.export.contract import Contract
-from deploy_kit.pipeline.collect import CollectOptions, collect
-from deploy_kit.pipeline.flight_trace import FlightTrace
-from deploy_kit.pipeline.fly import FlyOptions, fly
-from deploy_kit.pipeline.metrics import auroc
-from deploy_kit.pipeline.rollout import rollout
+from deploy_kit.flight.fly import FlyOptions, fly
+from deploy_kit.flight.rollout import rollout
+from deploy_kit.flight.trace import FlightTrace
+from deploy_kit.gate.metrics import auroc
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.policy.fingerprint import feature_sha256, head_sha256
-from deploy_kit.policy.interface import ActionTransform
+from deploy_kit.policy.run.vehicle import KNOWN_TASKS
 from deploy_kit.policy.summary import describe_checkpoint
-from deploy_kit.policy.vehicle import KNOWN_TASKS
 from deploy_kit.sim.registry import EnvOptions, make_env
-from deploy_kit.sim.task import RACING_TASK, TASK_ID
+from deploy_kit.task.interface import ActionTransform
+from deploy_kit.task.racing import RACING_TASK, TASK_ID
 from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
 from tests.verify.support import put_a_weight_off
 

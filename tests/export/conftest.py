@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from deploy_kit.bundle.reader import BUNDLE_FILES, Bundle, manifest_text, open_bundle
 from deploy_kit.data.schema import FeatureFileInfo, KeepReason
 from deploy_kit.data.writer import FeatureFileWriter
-from deploy_kit.export.bundle import BUNDLE_FILES, Bundle, manifest_text, open_bundle
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.policy.checkpoint import GateCalibration, save_safetensors
 from deploy_kit.policy.fingerprint import feature_sha256
-from deploy_kit.policy.interface import ObservationLayout
 from deploy_kit.policy.network import ConvSpec, NetworkConfig, VisionActorCritic
+from deploy_kit.task.interface import ObservationLayout
 
 TASK = "DiffLab-Quadcopter-CTBR-Racing-v0"
 

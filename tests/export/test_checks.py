@@ -3,10 +3,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from deploy_kit.bundle.reader import open_bundle
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.errors import CheckFailedError, MissingDependencyError
 from deploy_kit.export import execution
-from deploy_kit.export.bundle import open_bundle
 from deploy_kit.export.checks import check_execution, check_replay, check_static, compare
 from deploy_kit.export.execution import run_batches
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
@@ -109,8 +109,9 @@ def test_a_wrong_weight_in_the_onnx_file_alone(bundle_copy, kit, network, name):
 
 
 def test_a_wrong_torchscript_file_alone(bundle_copy, kit, network, tmp_path):
-    from deploy_kit.export.contract import GateOutput
-    from deploy_kit.export.graph import DeployedPolicy, GraphOptions
+    from deploy_kit.bundle.contract import GateOutput
+    from deploy_kit.bundle.graph_options import GraphOptions
+from deploy_kit.export.graph import DeployedPolicy
     from deploy_kit.export.torchscript import write_torchscript
 
     other = DeployedPolicy(kit.small(seed=1, normalizer_eps=0.01), GraphOptions(gate_output=GateOutput.LOGIT))

@@ -7,17 +7,17 @@ import onnx
 import pytest
 import torch
 
+from deploy_kit.bundle.contract import Contract, GateOutput, InputLayout
+from deploy_kit.bundle.graph_options import GraphOptions
+from deploy_kit.bundle.implied import describe, git_commit
+from deploy_kit.bundle.reader import open_bundle
 from deploy_kit.errors import CheckFailedError, CheckpointError, DatasetError, OptionError
 from deploy_kit.export import exporter
-from deploy_kit.export.bundle import open_bundle
-from deploy_kit.export.contract import Contract, GateOutput, InputLayout
-from deploy_kit.export.description import describe, git_commit
 from deploy_kit.export.exporter import ExportOptions, export_bundle
-from deploy_kit.export.graph import GraphOptions
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
 from deploy_kit.policy.fingerprint import feature_sha256, file_sha256, head_sha256
-from deploy_kit.policy.interface import ObservationLayout
-from deploy_kit.policy.vehicle import resolve_vehicle
+from deploy_kit.policy.run.vehicle import resolve_vehicle
+from deploy_kit.task.interface import ObservationLayout
 
 
 def content(folder):

@@ -6,12 +6,13 @@ import onnxruntime
 import pytest
 import torch
 
+from deploy_kit.bundle.contract import GateOutput, InputLayout
+from deploy_kit.bundle.graph_options import GraphOptions, input_specs, output_specs
 from deploy_kit.errors import CheckpointError, OptionError
-from deploy_kit.export.contract import GateOutput, InputLayout
-from deploy_kit.export.graph import DeployedPolicy, GraphOptions, input_specs, output_specs
+from deploy_kit.export.graph import DeployedPolicy
 from deploy_kit.export.onnx_writer import build_onnx, convert_opset
 from deploy_kit.export.torchscript import write_torchscript
-from deploy_kit.policy.interface import ActionTransform
+from deploy_kit.task.interface import ActionTransform
 
 TRANSFORM = ActionTransform.from_limits(3.0, (6.0, 5.0, 4.0))
 

@@ -12,11 +12,11 @@ import torch
 from onnx import helper, numpy_helper
 
 import deploy_kit.export.exporter
-from deploy_kit.export.bundle import CONTRACT_METADATA_KEY, Contract, file_digest, manifest_text, open_bundle
+from deploy_kit.bundle.reader import CONTRACT_METADATA_KEY, Contract, file_digest, manifest_text, open_bundle
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.policy.network import VisionActorCritic
-from deploy_kit.policy.vehicle import RACING_TASK
+from deploy_kit.task.racing import TASK_ID
 from tests.verify.support import Run
 
 Graph = onnx.ModelProto
@@ -72,7 +72,7 @@ def mutate_before_export(
                 checkpoint=run.checkpoint,
                 output=folder / "bundle",
                 use_auxiliary_head=True,
-                task=RACING_TASK,
+                task=TASK_ID,
                 num_golden=16,
             )
         )

@@ -11,8 +11,8 @@ import pytest
 import torch
 from onnx import helper
 
+from deploy_kit.bundle.reader import manifest_text
 from deploy_kit.errors import BundleError
-from deploy_kit.export.bundle import manifest_text
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
 from deploy_kit.verify.report import Status
 from deploy_kit.verify.table import format_table

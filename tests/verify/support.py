@@ -7,15 +7,15 @@ import numpy as np
 import onnx
 import torch
 
+from deploy_kit.bundle.reader import manifest_text
 from deploy_kit.data.schema import FeatureFileInfo, KeepReason
 from deploy_kit.data.writer import FeatureFileWriter
-from deploy_kit.export.bundle import manifest_text
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.policy.checkpoint import GateCalibration, save_safetensors
 from deploy_kit.policy.fingerprint import feature_sha256, file_sha256
-from deploy_kit.policy.interface import ObservationLayout
 from deploy_kit.policy.network import ConvSpec, VisionActorCritic
-from deploy_kit.policy.vehicle import RACING_TASK
+from deploy_kit.task.interface import ObservationLayout
+from deploy_kit.task.racing import TASK_ID
 from deploy_kit.verify.verifier import VerifyOptions
 from tests.conftest import make_network
 
@@ -73,7 +73,7 @@ def make_run(folder: Path, seed: int = 0, **export: object) -> Run:
         output=folder / "bundle",
         use_auxiliary_head=True,
         samples=dataset,
-        task=RACING_TASK,
+        task=TASK_ID,
         num_golden=16,
     )
     return Run(network, checkpoint, dataset, export_bundle(replace(options, **export)))

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deploy_kit.bundle.runners import OnnxRunner
 from deploy_kit.errors import TaskError
 from deploy_kit.verify.report import Status
-from deploy_kit.verify.runners import OnnxRunner
 from deploy_kit.verify.verifier import verify_bundle
 from tests.verify.support import make_run
 

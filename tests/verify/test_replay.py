@@ -3,14 +3,14 @@ import itertools
 import numpy as np
 import pytest
 
-from deploy_kit.policy.interface import ActionTransform
-from deploy_kit.verify.replay import Meaning, ParityComparison, batches, replay
-from deploy_kit.verify.runners import GATE_TERMS, ArtifactError
+from deploy_kit.bundle.runners import GATE_TERMS, ArtifactError
+from deploy_kit.bundle.thresholds import Tolerance
+from deploy_kit.task.interface import ActionTransform
+from deploy_kit.verify.replay import OutputSemantics, ParityComparison, batches, replay
 from deploy_kit.verify.samples import SampleSet
-from deploy_kit.verify.thresholds import Tolerance
 
 TRANSFORM = ActionTransform((10.0, 6.0), (10.0, 0.0))
-MEANING = Meaning(("thrust", "rate"), ("m/s²", "rad/s"), TRANSFORM, 1.0)
+MEANING = OutputSemantics(("thrust", "rate"), ("m/s²", "rad/s"), TRANSFORM, 1.0)
 
 
 def outputs(action, logit):

@@ -4,15 +4,15 @@ import json
 import numpy as np
 import pytest
 
+from deploy_kit.bundle.thresholds import Thresholds, Tolerance
 from deploy_kit.errors import InputError
-from deploy_kit.policy.interface import ActionTransform
-from deploy_kit.verify.metrics import PairedDifference
-from deploy_kit.verify.replay import Meaning, ParityComparison
+from deploy_kit.flight.paired import PairedDifference
+from deploy_kit.task.interface import ActionTransform
+from deploy_kit.verify.replay import OutputSemantics, ParityComparison
 from deploy_kit.verify.report import FactCheck, FlightCheck, NotRun, Status, VerifyReport
 from deploy_kit.verify.table import format_table, summary, table_rows
-from deploy_kit.verify.thresholds import Thresholds, Tolerance
 
-MEANING = Meaning(
+MEANING = OutputSemantics(
     ("thrust", "x", "y", "z"),
     ("m/s²", "rad/s", "rad/s", "rad/s"),
     ActionTransform((10.0, 6.0, 6.0, 6.0), (10.0, 0.0, 0.0, 0.0)),

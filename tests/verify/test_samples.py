@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from deploy_kit.export.bundle import open_bundle
+from deploy_kit.bundle.reader import open_bundle
 from deploy_kit.verify.dataset import spread
 from deploy_kit.verify.samples import DENORMAL, extreme_samples, random_samples, state_range
 

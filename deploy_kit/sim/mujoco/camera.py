@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploy_kit.sim.rotations import Array
-from deploy_kit.sim.task import Camera
+from deploy_kit.task.racing import Camera
 
 TILE_GRID = (6, 6)
 """Tiles down and across; must divide the image's rows and columns."""

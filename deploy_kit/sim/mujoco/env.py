@@ -12,7 +12,6 @@ from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 
 from deploy_kit.errors import InputError
-from deploy_kit.policy.interface import ActionTransform
 from deploy_kit.sim.controller import RateController, drag_force
 from deploy_kit.sim.mujoco.camera import DepthCamera
 from deploy_kit.sim.mujoco.physics import DronePhysics
@@ -30,8 +29,9 @@ from deploy_kit.sim.options import (
 from deploy_kit.sim.randomisation import Vehicle, draw_conditions, draw_start, draw_vehicle
 from deploy_kit.sim.rewards import Flags, StepOutcome, total_reward
 from deploy_kit.sim.rotations import Array, matrix_from_quaternion, to_body
-from deploy_kit.sim.task import RACING_TASK, Task
 from deploy_kit.sim.tracks import NUM_GATES, Track, make_track
+from deploy_kit.task.interface import ActionTransform
+from deploy_kit.task.racing import RACING_TASK, Task
 
 _EPISODE_BITS = 32
 

@@ -7,8 +7,8 @@ from deploy_kit.sim.mujoco.camera import SolidTable
 from deploy_kit.sim.mujoco.scene import build_model
 from deploy_kit.sim.randomisation import Vehicle
 from deploy_kit.sim.rotations import Array
-from deploy_kit.sim.task import Task
 from deploy_kit.sim.tracks import Track
+from deploy_kit.task.racing import Task
 
 
 class DronePhysics:

@@ -3,8 +3,8 @@
 import mujoco
 
 from deploy_kit.sim.primitives import Primitive
-from deploy_kit.sim.task import Task
 from deploy_kit.sim.tracks import Track
+from deploy_kit.task.racing import Task
 
 DRONE = "drone"
 _GROUND_HALF_SIZE = 60.0

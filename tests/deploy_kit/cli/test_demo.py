@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 import deploy_kit.demo
-from deploy_kit.export.bundle import open_bundle
+from deploy_kit.bundle.reader import open_bundle
+from deploy_kit.bundle.thresholds import Thresholds, Tolerance
 from deploy_kit.policy import shipped
-from deploy_kit.verify.thresholds import Thresholds, Tolerance
 
 SCRIPTED = ("--task", "scripted_racing:make")
 

@@ -102,7 +102,7 @@ def test_a_users_own_export_module_beside_the_script_stays_out_of_it(tmp_path):
     (tmp_path / "verify.py").write_text("raise SystemExit('the user\\'s verify.py was executed')\n")
     for arguments in (
         ["-m", "deploy_kit", "export", "--help"],
-        ["-c", "import deploy_kit.export.bundle, deploy_kit.verify.table"],
+        ["-c", "import deploy_kit.bundle.reader, deploy_kit.verify.table"],
     ):
         done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from deploy_kit.export.bundle import manifest_text
-from deploy_kit.export.contract import GateOutput, InputLayout
+from deploy_kit.bundle.contract import GateOutput, InputLayout
+from deploy_kit.bundle.reader import manifest_text
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.policy.checkpoint import GateCalibration, save_safetensors
 from deploy_kit.policy.network import NetworkConfig, VisionActorCritic

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from deploy_kit.export.bundle import manifest_text
-from deploy_kit.export.contract import GateOutput
+from deploy_kit.bundle.contract import GateOutput
+from deploy_kit.bundle.reader import manifest_text
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.onboard import OnboardFault, OnboardPolicy
 from deploy_kit.onboard.guards import check_depth
 from deploy_kit.policy.checkpoint import save_safetensors
-from deploy_kit.policy.interface import ActionTransform
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.sim.registry import make_env
-from deploy_kit.sim.task import TASK_ID
+from deploy_kit.task.interface import ActionTransform
+from deploy_kit.task.racing import TASK_ID
 from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
 from tests.deploy_kit.onboard.conftest import CALIBRATION
 

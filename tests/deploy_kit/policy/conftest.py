@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from deploy_kit.policy.interface import ObservationLayout
 from deploy_kit.policy.network import ConvSpec, NetworkConfig, VisionActorCritic
+from deploy_kit.task.interface import ObservationLayout
 
 TINY = {
     "layout": ObservationLayout(5, (9, 12)),

@@ -18,8 +18,8 @@ from deploy_kit.policy.checkpoint import (
     save_safetensors,
 )
 from deploy_kit.policy.fingerprint import feature_sha256, file_sha256, head_sha256
-from deploy_kit.policy.interface import ObservationLayout
 from deploy_kit.policy.network import ACTIVATIONS, ConvSpec
+from deploy_kit.task.interface import ObservationLayout
 
 CALIBRATION = GateCalibration(
     threshold_logit=1.25,

@@ -14,8 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deploy_kit import yaml_file
 from deploy_kit.errors import CheckpointError, DeployKitError
-from deploy_kit.policy import archive, params, safetensors_file
+from deploy_kit.policy import archive, safetensors_file
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
 
 
@@ -237,7 +238,7 @@ def yaml_refused(folder: Path, text: str | bytes, match: str) -> None:
     path = folder / "agent.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(CheckpointError, match=match) as caught:
-        params.read_yaml(path)
+        yaml_file.read_yaml(path, CheckpointError)
     assert "\n" not in str(caught.value)
 
 
@@ -259,7 +260,7 @@ def test_hostile_yaml(tmp_path):
 
 
 def test_yaml_size_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(params, "MAX_YAML_BYTES", 10)
+    monkeypatch.setattr(yaml_file, "MAX_YAML_BYTES", 10)
     yaml_refused(tmp_path, "a: 12345678901", "larger than")
 
 
@@ -270,12 +271,12 @@ def test_yaml_tags_are_inert(tmp_path):
         "c: !!python/name:os.system ''\nd: !!python/object:x.Y {k: !!python/tuple [1]}\n"
         "e: &e [1, 2]\nf: *e\n"
     )
-    data = params.read_yaml(tmp_path / "agent.yaml")
+    data = yaml_file.read_yaml(tmp_path / "agent.yaml", CheckpointError)
     assert data == {
         "a": (72, 96),
-        "b": params.TaggedValue("object/apply:os.mkdir", [str(marker)]),
-        "c": params.TaggedValue("name:os.system", ""),
-        "d": params.TaggedValue("object:x.Y", {"k": (1,)}),
+        "b": yaml_file.TaggedValue("object/apply:os.mkdir", [str(marker)]),
+        "c": yaml_file.TaggedValue("name:os.system", ""),
+        "d": yaml_file.TaggedValue("object:x.Y", {"k": (1,)}),
         "e": [1, 2],
         "f": [1, 2],
     }

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from deploy_kit.policy.interface import STATE_TERMS, ActionTransform, ObservationLayout
 from deploy_kit.policy.network import ACTIVATIONS, VisionActorCritic
+from deploy_kit.task.interface import STATE_TERMS, ActionTransform, ObservationLayout
 
 
 def numpy_forward(network, observation):

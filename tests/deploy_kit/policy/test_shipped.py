@@ -4,7 +4,7 @@ import pytest
 
 from deploy_kit.errors import CheckpointError, OptionError
 from deploy_kit.policy import shipped
-from deploy_kit.policy.run_directory import CheckpointQuery, resolve_checkpoint
+from deploy_kit.policy.run.directory import CheckpointQuery, resolve_checkpoint
 from deploy_kit.policy.shipped import resolve_name
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from deploy_kit.sim.primitives import Primitive
-from deploy_kit.sim.task import RACING_TASK, ObservationNoise, StartSpread, Task
 from deploy_kit.sim.tracks import Track
+from deploy_kit.task.racing import RACING_TASK, ObservationNoise, StartSpread, Task
 
 
 def quiet(task: Task = RACING_TASK, **stage: object) -> Task:

@@ -5,7 +5,7 @@ The shipped policy learned on our own task: a misreading of the task that our si
 
 import pytest
 
-from deploy_kit.pipeline.fly import FlyOptions, fly
+from deploy_kit.flight.fly import FlyOptions, fly
 from deploy_kit.sim.registry import EnvOptions
 
 

@@ -3,10 +3,10 @@ import math
 import numpy as np
 import pytest
 
-from deploy_kit.policy.interface import STATE_TERMS
 from deploy_kit.sim.observation import FlightState, add_state_noise, state_terms
 from deploy_kit.sim.rotations import matrix_from_euler
-from deploy_kit.sim.task import ObservationNoise
+from deploy_kit.task.interface import STATE_TERMS
+from deploy_kit.task.racing import ObservationNoise
 
 TERMS = {term.name: slice(term.start, term.stop) for term in STATE_TERMS}
 

@@ -6,8 +6,8 @@ import pytest
 from deploy_kit.errors import TaskError
 from deploy_kit.sim.primitives import Primitive
 from deploy_kit.sim.randomisation import draw_conditions, draw_start, draw_vehicle
-from deploy_kit.sim.task import RACING_TASK
 from deploy_kit.sim.tracks import START_CLEARANCE
+from deploy_kit.task.racing import RACING_TASK
 from tests.deploy_kit.sim.conftest import track_of
 
 DRAWS = 2000

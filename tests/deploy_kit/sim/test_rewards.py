@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from deploy_kit.sim.rewards import StepOutcome, reward_terms, total_reward
-from deploy_kit.sim.task import STAGES
+from deploy_kit.task.racing import STAGES
 
 
 def outcome(**changes):

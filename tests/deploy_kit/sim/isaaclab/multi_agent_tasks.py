@@ -17,7 +17,7 @@ class TwoAgentsCfg(DirectMARLEnvCfg):
     state_space = 0
 
     def __post_init__(self):
-        from deploy_kit.sim.isaaclab.newton import newton_physics
+        from deploy_kit.sim.isaaclab.host.newton import newton_physics
 
         self.decimation, self.episode_length_s, self.sim.dt = 2, 0.2, 0.01
         self.sim.physics = newton_physics(1)

@@ -3,7 +3,7 @@
 import torch
 from isaaclab.utils.math import matrix_from_quat
 
-from deploy_kit.sim.isaaclab.race import race_of
+from deploy_kit.sim.isaaclab.racing.race import race_of
 from deploy_kit.sim.options import EnvOptions
 
 CALM = EnvOptions(num_envs=4, seed=3, stage=0, randomisation=False, obstacles=False, num_threads=1)

@@ -7,10 +7,10 @@ import torch
 pytest.importorskip("isaaclab")
 pytest.importorskip("mujoco")
 
-from deploy_kit.policy.interface import STATE_TERMS
 from deploy_kit.sim.mujoco.env import MujocoRacingEnv
 from deploy_kit.sim.registry import make_env
 from deploy_kit.sim.rotations import matrix_from_quaternion
+from deploy_kit.task.interface import STATE_TERMS
 from tests.deploy_kit.sim.isaaclab.support import CALM, state
 
 STEPS = 30

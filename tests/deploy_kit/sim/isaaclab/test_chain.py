@@ -9,7 +9,7 @@ from click.testing import CliRunner
 pytest.importorskip("isaaclab")
 
 from deploy_kit.cli.main import main
-from deploy_kit.sim.task import TASK_ID
+from deploy_kit.task.racing import TASK_ID
 from tests.deploy_kit.sim.isaaclab import user_tasks
 
 pytestmark = pytest.mark.slow

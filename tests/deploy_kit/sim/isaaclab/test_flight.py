@@ -10,12 +10,12 @@ pytest.importorskip("isaaclab")
 
 from isaaclab.sensors.ray_caster import RayCaster
 
-from deploy_kit.sim.isaaclab.actions import CtbrAction
-from deploy_kit.sim.isaaclab.race import ctbr_of, race_of
-from deploy_kit.sim.isaaclab.rays import rebuild_tree
+from deploy_kit.sim.isaaclab.racing.actions import CtbrAction
+from deploy_kit.sim.isaaclab.racing.race import ctbr_of, race_of
+from deploy_kit.sim.isaaclab.racing.rays import rebuild_tree
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.sim.rotations import matrix_from_euler, matrix_from_quaternion, quaternion_from_euler
-from deploy_kit.sim.task import RACING_TASK
+from deploy_kit.task.racing import RACING_TASK
 from tests.deploy_kit.sim.isaaclab.support import CALM, place, state
 
 LEVEL = [1.0, 0.0, 0.0, 0.0]

@@ -7,13 +7,13 @@ MODULES = """
 import importlib, pkgutil, sys
 import deploy_kit
 import deploy_kit.cli.main, deploy_kit.sim.registry, deploy_kit.sim.isaaclab
-import deploy_kit.sim.isaaclab.factory, deploy_kit.sim.isaaclab.launch, deploy_kit.sim.isaaclab.pool
+import deploy_kit.sim.isaaclab.host.factory, deploy_kit.sim.isaaclab.host.launch, deploy_kit.sim.isaaclab.racing.pool
 for name in ("collect", "fly", "verify", "finetune", "export", "inspect"):
     importlib.import_module(f"deploy_kit.cli.{name}")
-for name in ("collect", "fly", "finetune"):
-    importlib.import_module(f"deploy_kit.pipeline.{name}")
+for name in ("collection.run", "flight.fly", "finetuning.run"):
+    importlib.import_module(f"deploy_kit.{name}")
 importlib.import_module("deploy_kit.verify.verifier")
-from deploy_kit.sim.isaaclab.registration import register
+from deploy_kit.sim.isaaclab.host.registration import register
 register()
 heavy = ("isaaclab", "isaaclab_rl", "isaaclab_newton", "newton", "warp", "omni", "pxr", "trimesh")
 print(",".join(sorted({name.split(".")[0] for name in sys.modules} & set(heavy))))

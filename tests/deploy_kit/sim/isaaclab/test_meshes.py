@@ -5,8 +5,8 @@ import pytest
 
 pytest.importorskip("trimesh")
 
-from deploy_kit.sim.isaaclab.meshes import ground_mesh, primitive_mesh
-from deploy_kit.sim.isaaclab.pool import CELL, build_pool, pool_size
+from deploy_kit.sim.isaaclab.racing.meshes import ground_mesh, primitive_mesh
+from deploy_kit.sim.isaaclab.racing.pool import CELL, build_pool, pool_size
 from deploy_kit.sim.options import EnvOptions, track_seed
 from deploy_kit.sim.primitives import Primitive
 from deploy_kit.sim.rotations import quaternion_from_euler

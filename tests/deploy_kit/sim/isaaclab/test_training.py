@@ -14,10 +14,10 @@ from isaaclab_rl.rsl_rl import handle_deprecated_rsl_rl_cfg
 from rsl_rl.runners import OnPolicyRunner
 
 from deploy_kit.errors import OptionError
-from deploy_kit.pipeline.rollout import require_checkpoint
+from deploy_kit.flight.rollout import require_checkpoint
 from deploy_kit.policy.checkpoint import load_checkpoint
-from deploy_kit.sim.isaaclab.registration import AGENT_KEY, CFG_KEY, entry_point, register
-from deploy_kit.sim.task import STAGES, TASK_ID
+from deploy_kit.sim.isaaclab.host.registration import AGENT_KEY, CFG_KEY, entry_point, register
+from deploy_kit.task.racing import STAGES, TASK_ID
 from tests.deploy_kit.sim.isaaclab.support import CALM
 
 

@@ -12,7 +12,7 @@ from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper, handle_deprecated_rsl_rl_cfg
 from rsl_rl.runners import OnPolicyRunner
 
 from deploy_kit.errors import CheckpointError, TaskError
-from deploy_kit.pipeline.rollout import require_checkpoint
+from deploy_kit.flight.rollout import require_checkpoint
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.sim.options import EnvOptions
 from tests.deploy_kit.sim.isaaclab import user_tasks

@@ -21,7 +21,7 @@ from isaaclab.utils import configclass
 from isaaclab_rl.rsl_rl import RslRlMLPModelCfg
 
 from deploy_kit.policy.rsl_rl_models import VisionActor
-from deploy_kit.sim.isaaclab.agent import racing_agent_cfg
+from deploy_kit.sim.isaaclab.racing.agent import racing_agent_cfg
 
 
 def pose(env):
@@ -143,7 +143,7 @@ class CubeCfg(ManagerBasedRLEnvCfg):
     terminations: Terminations = Terminations()
 
     def __post_init__(self):
-        from deploy_kit.sim.isaaclab.newton import newton_physics
+        from deploy_kit.sim.isaaclab.host.newton import newton_physics
 
         self.decimation, self.episode_length_s, self.sim.dt = 2, 0.2, 0.01
         self.sim.physics = newton_physics(1)

@@ -8,8 +8,8 @@ from deploy_kit.sim.mujoco.camera import TILE_GRID, DepthCamera, SolidTable, ray
 from deploy_kit.sim.mujoco.scene import DRONE, build_model
 from deploy_kit.sim.primitives import Primitive
 from deploy_kit.sim.rotations import matrix_from_euler, matrix_from_quaternion, random_quaternion
-from deploy_kit.sim.task import RACING_TASK
 from deploy_kit.sim.tracks import gate_frame, make_track
+from deploy_kit.task.racing import RACING_TASK
 from tests.deploy_kit.sim.conftest import track_of
 
 CAMERA = RACING_TASK.camera

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from deploy_kit.errors import InputError, OptionError, TaskError
-from deploy_kit.policy.interface import ActionTransform
 from deploy_kit.sim.mujoco.camera import DepthCamera, SolidTable
 from deploy_kit.sim.mujoco.env import MujocoRacingEnv
 from deploy_kit.sim.mujoco.scene import build_model
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.sim.rotations import matrix_from_quaternion
-from deploy_kit.sim.task import RACING_TASK, NoiseCurriculum, ObservationNoise, Randomisation
+from deploy_kit.task.interface import ActionTransform
+from deploy_kit.task.racing import RACING_TASK, NoiseCurriculum, ObservationNoise, Randomisation
 from tests.deploy_kit.sim.conftest import quiet
 
 TRANSFORM = ActionTransform.from_limits(3.0, 6.0)

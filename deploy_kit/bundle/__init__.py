@@ -1,0 +1,1 @@
+"""What a bundle is, for whoever writes, judges or runs one."""

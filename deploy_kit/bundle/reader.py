@@ -1,0 +1,250 @@
+"""Read a bundle: manifest, contract, golden samples, with everything checked before it is used.
+
+This is the only module of the exporter that `verify` imports; it neither exports nor needs torch.
+"""
+
+import json
+import math
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deploy_kit.bundle.contract import CONTRACT_METADATA_KEY, FEATURES_TENSOR, Contract, GateOutput, InputLayout
+from deploy_kit.errors import BundleError
+from deploy_kit.files import file_sha256
+
+__all__ = [
+    "CONTRACT_METADATA_KEY",
+    "FEATURES_TENSOR",
+    "Bundle",
+    "Contract",
+    "GateOutput",
+    "GoldenSamples",
+    "InputLayout",
+    "open_bundle",
+    "read_golden",
+]
+
+ONNX_NAME = "policy.onnx"
+TORCHSCRIPT_NAME = "policy.pt"
+SAFETENSORS_NAME = "policy.safetensors"
+CONTRACT_NAME = "contract.json"
+GOLDEN_NAME = "golden.npz"
+MANIFEST_NAME = "manifest.json"
+
+BUNDLE_FILES = (ONNX_NAME, TORCHSCRIPT_NAME, SAFETENSORS_NAME, CONTRACT_NAME, GOLDEN_NAME)
+"""Files that every bundle holds and its manifest lists."""
+
+MANIFEST_VERSION = 1
+MAX_JSON_BYTES = 4 << 20
+MAX_FILE_BYTES = 2 << 30
+MAX_GOLDEN_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class GoldenSamples:
+    """Observations with the outputs that PyTorch gave for them.
+
+    Attributes:
+        observation: (K, 6928) float32, flat, as the policy takes it.
+        action: (K, 4) float32, the network's unbounded action, whatever the graph puts out.
+        gate_logit: (K, 1) float32, None if the bundle has no gate output.
+        gate_terms: (K, 1) float32, summed sizes of the terms that each logit is the sum of; None likewise.
+        features: (K, 192) float32.
+        reason: (K,) strings, why each sample was kept.
+        source: "recorded" or "synthetic".
+    """
+
+    observation: npt.NDArray[np.float32]
+    action: npt.NDArray[np.float32]
+    gate_logit: npt.NDArray[np.float32] | None
+    gate_terms: npt.NDArray[np.float32] | None
+    features: npt.NDArray[np.float32]
+    reason: npt.NDArray[np.str_]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.observation)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose files have the sizes and hashes that its manifest names.
+
+    Attributes:
+        path: the folder.
+        contract: the contract of `contract.json`.
+        files: sha256 of each file that the manifest lists.
+    """
+
+    path: Path
+    contract: Contract
+    files: dict[str, str]
+
+    @property
+    def onnx_path(self) -> Path:
+        """The ONNX graph."""
+        return self.path / ONNX_NAME
+
+    @property
+    def torchscript_path(self) -> Path:
+        """The TorchScript module."""
+        return self.path / TORCHSCRIPT_NAME
+
+    @property
+    def safetensors_path(self) -> Path:
+        """The weights."""
+        return self.path / SAFETENSORS_NAME
+
+    @cached_property
+    def golden(self) -> GoldenSamples:
+        """The golden samples.
+
+        Raises:
+            BundleError: they do not fit the contract.
+        """
+        return read_golden(self.path / GOLDEN_NAME, self.contract)
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Open a bundle and check its manifest and contract.
+
+    Args:
+        path: the bundle's folder.
+
+    Raises:
+        BundleError: no bundle, a file is missing, altered, a link or outside, or the contract cannot be read.
+    """
+    if not path.is_dir():
+        raise BundleError(f"{path}: no such bundle folder; give the folder that `deploy-kit export` wrote")
+    manifest = _read_manifest(path / MANIFEST_NAME)
+    for name, entry in manifest.items():
+        _check_file(path, name, entry)
+    contract = Contract.from_json(_read_json_text(path / CONTRACT_NAME), str(path / CONTRACT_NAME))
+    return Bundle(path, contract, {name: entry["sha256"] for name, entry in manifest.items()})
+
+
+def manifest_text(folder: Path) -> str:
+    """Return the manifest of a folder that holds all `BUNDLE_FILES`."""
+    files = {
+        name: {"sha256": file_sha256(folder / name), "size": (folder / name).stat().st_size} for name in BUNDLE_FILES
+    }
+    return json.dumps({"manifest_version": MANIFEST_VERSION, "files": files}, indent=2) + "\n"
+
+
+def _read_json_text(path: Path) -> str:
+    if not path.is_file():
+        raise BundleError(f"{path}: missing; export the bundle again")
+    if (size := path.stat().st_size) > MAX_JSON_BYTES:
+        raise BundleError(f"{path}: {size} bytes, at most {MAX_JSON_BYTES} are read; this is no bundle of deploy-kit")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{path}: not UTF-8 text; export the bundle again") from error
+
+
+def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
+    text = _read_json_text(path)
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: not valid JSON ({error}); export the bundle again") from error
+    if not isinstance(data, dict) or data.get("manifest_version") != MANIFEST_VERSION:
+        found = data.get("manifest_version") if isinstance(data, dict) else None
+        raise BundleError(
+            f"{path}: manifest version {found!r}, this deploy-kit reads {MANIFEST_VERSION}; export the bundle again"
+        )
+    files = data.get("files")
+    if not isinstance(files, dict):
+        raise BundleError(f"{path}: no table of files; export the bundle again")
+    if missing := [name for name in BUNDLE_FILES if name not in files]:
+        raise BundleError(f"{path}: {missing[0]} is not listed; export the bundle again")
+    for name, entry in files.items():
+        valid = isinstance(entry, dict) and isinstance(entry.get("sha256"), str) and type(entry.get("size")) is int
+        if not valid:
+            raise BundleError(f"{path}: the entry of {name!r} lacks sha256 or size; export the bundle again")
+    return files
+
+
+def _check_file(folder: Path, name: str, entry: dict[str, Any]) -> None:
+    if PurePosixPath(name).name != name or "\\" in name or name in ("", ".", ".."):
+        raise BundleError(f"{folder / MANIFEST_NAME}: {name!r} is not a plain file name; refuse this bundle")
+    path = folder / name
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(f"{path}: the manifest lists it, but it is no regular file; copy the whole bundle again")
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise BundleError(f"{path}: {size} bytes, at most {MAX_FILE_BYTES} are read; this is no bundle of deploy-kit")
+    if size != entry["size"]:
+        raise BundleError(
+            f"{path}: {size} bytes, the manifest says {entry['size']}; it was altered or cut, copy the bundle again"
+        )
+    if (digest := file_sha256(path)) != entry["sha256"]:
+        raise BundleError(
+            f"{path}: sha256 {digest[:12]}…, the manifest says {entry['sha256'][:12]}…; it was altered, "
+            "copy or export the bundle again"
+        )
+
+
+def read_golden(path: Path, contract: Contract) -> GoldenSamples:
+    """Read golden samples.
+
+    Args:
+        path: the npz file.
+        contract: gives the expected sizes.
+
+    Raises:
+        BundleError: not an npz file of plain arrays, or shapes, types or values do not fit.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            total = sum(entry.file_size for entry in archive.infolist())
+        if total > MAX_GOLDEN_BYTES:
+            raise BundleError(f"{path}: {total} bytes unpacked, at most {MAX_GOLDEN_BYTES} are read")
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise BundleError(f"{path}: not a readable npz file ({error}); export the bundle again") from error
+    return _golden_from_arrays(path, contract, arrays)
+
+
+def _golden_from_arrays(path: Path, contract: Contract, arrays: dict[str, npt.NDArray[Any]]) -> GoldenSamples:
+    expected = {
+        "observation": contract.observation.size,
+        "action": contract.network.num_actions,
+        "features": contract.network.feature_size,
+    }
+    if contract.gate is not None:
+        expected |= {"gate_logit": 1, "gate_terms": 1}
+    if missing := sorted({*expected, "reason", "source"} - set(arrays)):
+        raise BundleError(f"{path}: the array {missing[0]!r} is missing; export the bundle again")
+    count = len(arrays["observation"]) if arrays["observation"].ndim else 0
+    if count == 0:
+        raise BundleError(f"{path}: no samples; export the bundle again")
+    for name, width in expected.items():
+        array = arrays[name]
+        if array.dtype != np.float32 or array.shape != (count, width):
+            raise BundleError(
+                f"{path}: {name} is {array.dtype} {array.shape}, expected float32 {(count, width)}; "
+                "export the bundle again"
+            )
+        if not np.isfinite(array).all():
+            row = int(np.argwhere(~np.isfinite(array))[0][0])
+            raise BundleError(f"{path}: {name} holds a value that is not finite in sample {row}; export again")
+    reason, source = arrays["reason"], arrays["source"]
+    if reason.dtype.kind != "U" or reason.shape != (count,) or source.dtype.kind != "U" or math.prod(source.shape) != 1:
+        raise BundleError(f"{path}: reason and source must be strings, one a sample and one in all; export again")
+    return GoldenSamples(
+        observation=arrays["observation"],
+        action=arrays["action"],
+        gate_logit=arrays.get("gate_logit"),
+        gate_terms=arrays.get("gate_terms"),
+        features=arrays["features"],
+        reason=reason,
+        source=str(source),
+    )

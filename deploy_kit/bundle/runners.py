@@ -1,0 +1,261 @@
+"""One way to call every artifact: flat observations (or features) in, arrays by role out.
+
+Roles are the contract's: "action" (unbounded) or "command" (physical), "gate_logit" or "gate_probability", "features".
+The truth is `Reference`, the checkpoint's own network in PyTorch; everything else is held against it.
+"""
+
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+from deploy_kit.bundle.reader import FEATURES_TENSOR, Contract, InputLayout
+from deploy_kit.errors import CheckFailedError, MissingDependencyError
+from deploy_kit.policy.network import PolicyOutput, VisionActorCritic
+from deploy_kit.task.interface import ActionTransform
+from deploy_kit.text import one_line
+
+try:
+    import onnxruntime as ort
+    from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+except ModuleNotFoundError as missing:
+    raise MissingDependencyError(
+        'onnxruntime is not installed, and it runs what is verified: pip install "deploy-kit[cpu]" (or [gpu])'
+    ) from missing
+
+Float32 = npt.NDArray[np.float32]
+Outputs = dict[str, npt.NDArray[Any]]
+Runner = Callable[[Float32], Outputs]
+
+ONNXRUNTIME_VERSION: str = ort.__version__
+
+PROVIDERS: tuple[str, ...] = ("CPUExecutionProvider",)
+"""Execution providers asked of onnxruntime, best first; what really runs is asserted."""
+
+ORT_ERRORS: tuple[type[Exception], ...] = (
+    ort_state.EPFail,
+    ort_state.Fail,
+    ort_state.InvalidArgument,
+    ort_state.InvalidGraph,
+    ort_state.InvalidProtobuf,
+    ort_state.NoSuchFile,
+    ort_state.NotImplemented,
+    ort_state.RuntimeException,
+    RuntimeError,
+    ValueError,
+)
+"""What onnxruntime raises; its own exceptions have no common base below Exception."""
+
+
+class ArtifactError(CheckFailedError):
+    """An artifact of the bundle cannot be loaded or run."""
+
+
+GATE_TERMS = "gate_terms"
+"""Role of the summed sizes of the gate logit's terms; the checkpoint alone gives it, as the logit's yardstick."""
+
+
+class Reference:
+    """The checkpoint's network: the truth that artifacts are compared with.
+
+    Args:
+        network: eval mode, CPU, float32.
+        transform: from its unbounded action to the physical command.
+    """
+
+    def __init__(self, network: VisionActorCritic, transform: ActionTransform) -> None:
+        if network.training:
+            raise ArtifactError("the checkpoint's network is in training mode; call eval() on it")
+        self.network = network
+        self.transform = transform
+
+    def __call__(self, observation: Float32) -> Outputs:
+        """Return all roles for flat observations (n, 6928)."""
+        return self._outputs(lambda rows: self.network(rows), observation)
+
+    def heads(self, features: Float32) -> Outputs:
+        """Return all roles for features (n, 192)."""
+        return self._outputs(lambda rows: self.network.heads(rows), features)
+
+    def _outputs(self, forward: Callable[[torch.Tensor], PolicyOutput], rows: Float32) -> Outputs:
+        with torch.inference_mode():
+            return self.roles(forward(torch.from_numpy(np.ascontiguousarray(rows))))
+
+    def roles(self, output: PolicyOutput) -> Outputs:
+        """Return all roles of an output of the network."""
+        action = output.action.cpu().numpy()
+        outputs = {"action": action, "command": self.transform.apply(action), "features": output.features.cpu().numpy()}
+        if output.gate_logit is not None:
+            outputs["gate_logit"] = output.gate_logit.cpu().numpy()
+            outputs["gate_probability"] = torch.sigmoid(output.gate_logit).cpu().numpy()
+            outputs[GATE_TERMS] = self.network.gate_terms(output.features).cpu().numpy()
+        return outputs
+
+
+class NetworkRunner:
+    """The network rebuilt from the bundle's safetensors file.
+
+    Args:
+        network: as `load_checkpoint` rebuilt it.
+        gate: whether the bundle has a gate output.
+    """
+
+    def __init__(self, network: VisionActorCritic, gate: bool) -> None:
+        self._network = network
+        self._gate = gate
+
+    def __call__(self, observation: Float32) -> Outputs:
+        """Return action, features and, with a gate, its logit for flat observations (n, 6928)."""
+        with torch.inference_mode():
+            output = self._network(torch.from_numpy(observation))
+        outputs = {"action": output.action.numpy(), "features": output.features.numpy()}
+        if self._gate and output.gate_logit is not None:
+            outputs["gate_logit"] = output.gate_logit.numpy()
+        return outputs
+
+
+class OnnxRunner:
+    """An ONNX graph in onnxruntime.
+
+    Args:
+        model: path of the file, or a graph cut from it.
+        contract: gives the inputs' names and layout, the outputs' names and roles.
+        outputs: tensor name by role; the contract's outputs if None.
+        features: whether the graph takes features instead of an observation.
+        providers: execution providers to ask for.
+
+    Raises:
+        ArtifactError: it cannot be loaded, or another provider than the first one runs.
+    """
+
+    def __init__(
+        self,
+        model: Path | onnx.ModelProto,
+        contract: Contract,
+        outputs: dict[str, str] | None = None,
+        features: bool = False,
+        providers: Sequence[str] = PROVIDERS,
+    ) -> None:
+        self._contract = contract
+        self._features = features
+        self._outputs = outputs or {spec.role: spec.name for spec in contract.outputs}
+        if providers[0] not in (available := ort.get_available_providers()):
+            raise ArtifactError(f"onnxruntime has no {providers[0]}, only {', '.join(available)}")
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        # Idle threads that spin would take the cores from the simulator's threads.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        source = str(model) if isinstance(model, Path) else model.SerializeToString()
+        try:
+            self._session = ort.InferenceSession(source, options, providers=list(providers))
+        except ORT_ERRORS as error:
+            raise ArtifactError(f"onnxruntime cannot load the graph: {one_line(error)}") from error
+        self.providers = tuple(self._session.get_providers())
+        if self.providers[0] != providers[0]:
+            raise ArtifactError(f"onnxruntime runs on {self.providers[0]}, asked for {providers[0]}")
+
+    def __call__(self, rows: Float32) -> Outputs:
+        """Return the outputs by role for flat observations (n, 6928), or features (n, 192).
+
+        Raises:
+            ArtifactError: onnxruntime refuses to run it.
+        """
+        batch = self._contract.inputs[0].shape[0]
+        parts = [self._run(part) for part in _fixed_batches(rows, batch if isinstance(batch, int) else None)]
+        return {role: np.concatenate([part[role] for part in parts])[: len(rows)] for role in self._outputs}
+
+    def _run(self, rows: Float32) -> Outputs:
+        feed = {FEATURES_TENSOR: rows} if self._features else split_inputs(rows, self._contract)
+        try:
+            values = self._session.run(list(self._outputs.values()), feed)
+        except ORT_ERRORS as error:
+            raise ArtifactError(f"onnxruntime cannot run the graph on {len(rows)} rows: {one_line(error)}") from error
+        return dict(zip(self._outputs, map(np.atleast_1d, values), strict=True))
+
+
+class TorchScriptRunner:
+    """The TorchScript module.
+
+    Args:
+        path: the file.
+        contract: gives the order of inputs and outputs.
+
+    Raises:
+        ArtifactError: it cannot be loaded.
+    """
+
+    def __init__(self, path: Path, contract: Contract) -> None:
+        self._contract = contract
+        try:
+            with warnings.catch_warnings():
+                # torch deprecates torch.jit in favour of torch.export; the artifact is TorchScript all the same.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                content = io.BytesIO(path.read_bytes())
+                self._module = torch.jit.load(content, map_location="cpu")  # type: ignore[no-untyped-call]  # torch's own
+        except RuntimeError as error:
+            raise ArtifactError(f"torch cannot load the module: {one_line(error)}") from error
+
+    def training_operators(self) -> list[str]:
+        """Return the operators that normalise by the batch at hand or drop values at random."""
+        flags = {"aten::batch_norm": 5, "aten::dropout": 2}
+        graph = self._module.inlined_graph
+        return [
+            kind
+            for kind, flag in flags.items()
+            for node in graph.findAllNodes(kind)
+            if list(node.inputs())[flag].toIValue() is not False
+        ]
+
+    def __call__(self, observation: Float32) -> Outputs:
+        """Return the outputs by role for flat observations (n, 6928).
+
+        Raises:
+            ArtifactError: torch refuses to run it, or the number of outputs is not the contract's.
+        """
+        batch = self._contract.inputs[0].shape[0]
+        parts = [self._run(part) for part in _fixed_batches(observation, batch if isinstance(batch, int) else None)]
+        return {role: np.concatenate([part[role] for part in parts])[: len(observation)] for role in parts[0]}
+
+    def _run(self, observation: Float32) -> Outputs:
+        inputs = split_inputs(observation, self._contract)
+        tensors = [torch.from_numpy(inputs[spec.name]) for spec in self._contract.inputs]
+        try:
+            with torch.inference_mode():
+                values = self._module(*tensors)
+        except RuntimeError as error:
+            raise ArtifactError(f"torch cannot run the module: {one_line(error)}") from error
+        values = values if isinstance(values, tuple) else (values,)
+        if len(values) != len(self._contract.outputs):
+            raise ArtifactError(
+                f"the module gives {len(values)} outputs, the contract names {len(self._contract.outputs)}"
+            )
+        return {spec.role: value.numpy() for spec, value in zip(self._contract.outputs, values, strict=True)}
+
+
+def split_inputs(observation: Float32, contract: Contract) -> dict[str, Float32]:
+    """Return the graph's inputs by name for flat observations (n, 6928)."""
+    spec = contract.observation
+    if spec.layout is InputLayout.FLAT:
+        return {contract.input("observation").name: np.ascontiguousarray(observation)}
+    depth = observation[:, spec.state_size :].reshape(-1, 1, spec.depth.rows, spec.depth.columns)
+    return {
+        contract.input("state").name: np.ascontiguousarray(observation[:, : spec.state_size]),
+        contract.input("depth").name: np.ascontiguousarray(depth),
+    }
+
+
+def _fixed_batches(rows: Float32, size: int | None) -> list[Float32]:
+    """Split rows into batches of exactly `size`, the last one filled up with its last row; one batch if None."""
+    if size is None:
+        return [rows]
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    missing = size - len(parts[-1])
+    if missing:
+        parts[-1] = np.concatenate((parts[-1], np.repeat(parts[-1][-1:], missing, axis=0)))
+    return parts

@@ -1,0 +1,1 @@
+"""Fly a policy and store its features with gate labels."""

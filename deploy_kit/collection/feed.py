@@ -1,0 +1,130 @@
+"""Training rows on their way from the simulator's device to the file, in blocks and beside the simulation."""
+
+import queue
+import threading
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deploy_kit.collection.rows import RowMaker
+from deploy_kit.data.writer import FeatureFileWriter
+from deploy_kit.flight.rollout import StepRecord
+
+BLOCK_STEPS = 16
+"""Steps of all environments that go to the host at once."""
+
+_WAITING_BLOCKS = 2
+
+
+class _Step(NamedTuple):
+    """What of a step makes training rows, on the simulator's device."""
+
+    features: Tensor
+    label: Tensor
+    done: Tensor
+    track: Tensor | None
+
+
+class TrainingFeed:
+    """Takes steps, gives rows to the writer on a thread of its own. Use it as a context manager.
+
+    Blocks reach the writer in order, and none once it is full: the file does not depend on how fast the thread is.
+    Leaving the context hands over what is left.
+
+    Args:
+        writer: where rows go; nobody else may use it inside the context.
+        maker: numbers the episodes.
+    """
+
+    def __init__(self, writer: FeatureFileWriter, maker: RowMaker) -> None:
+        self._writer, self._maker = writer, maker
+        self._steps: list[_Step] = []
+        self._blocks: queue.Queue[list[_Step] | None] = queue.Queue(_WAITING_BLOCKS)
+        self._thread = threading.Thread(target=self._work, name="training rows", daemon=True)
+        self._error: BaseException | None = None
+        self._state = (writer.num_positive, writer.num_negative, writer.full)
+
+    @property
+    def num_positive(self) -> int:
+        """Positive rows in the file, as of the last block."""
+        return self._state[0]
+
+    @property
+    def num_negative(self) -> int:
+        """Negative rows in the file, as of the last block."""
+        return self._state[1]
+
+    @property
+    def full(self) -> bool:
+        """Whether the file had all rows after the last block."""
+        return self._state[2]
+
+    def add(self, record: StepRecord) -> None:
+        """Take one step.
+
+        Raises:
+            DatasetError: an earlier block could not be written.
+        """
+        track = record.extras.get("track_id")
+        track = None if track is None else track.clone()
+        self._steps.append(_Step(record.output.features, record.label, record.done, track))
+        if len(self._steps) == BLOCK_STEPS:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        block, self._steps = self._steps, []
+        while self._error is None:
+            try:
+                self._blocks.put(block, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+        raise self._error
+
+    def _work(self) -> None:
+        while (block := self._blocks.get()) is not None:
+            try:
+                if not self.full:
+                    self._write(block)
+            except BaseException as error:  # noqa: BLE001  # raised again by the next call of the caller's thread
+                self._error = error
+                return
+
+    def _write(self, block: list[_Step]) -> None:
+        features = torch.cat([step.features for step in block]).cpu().numpy()
+        label, done = (torch.stack([getattr(step, name) for step in block]).cpu().numpy() for name in ("label", "done"))
+        tracks = [self._maker.own_track if step.track is None else step.track.cpu().numpy() for step in block]
+        numbers = [self._maker.number(ended) for ended in done]
+        self._writer.add_training(
+            features=features,
+            label=label.reshape(-1).astype(np.int8),
+            episode_id=np.concatenate([episode for episode, _ in numbers]),
+            env_id=np.tile(self._maker.env_id, len(block)),
+            track_id=np.concatenate(tracks),
+            step=np.concatenate([step for _, step in numbers]),
+        )
+        self._state = (self._writer.num_positive, self._writer.num_negative, self._writer.full)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._steps:
+                self._hand_over()
+        finally:
+            while self._thread.is_alive():
+                try:
+                    self._blocks.put(None, timeout=0.1)
+                    break
+                except queue.Full:
+                    continue
+            self._thread.join()
+        if self._error is not None and error is None:
+            raise self._error

@@ -1,0 +1,123 @@
+"""From rollout steps to the rows of a feature file."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from deploy_kit.data.sampling import Reservoir
+from deploy_kit.data.schema import KeepReason
+from deploy_kit.data.writer import FeatureFileWriter
+from deploy_kit.flight.rollout import StepRecord
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """One step of all environments as numpy arrays, each (N, …); whole observations stay where they are."""
+
+    observation: Tensor
+    features: npt.NDArray[np.float32]
+    label: npt.NDArray[np.int8]
+    episode_id: npt.NDArray[np.int64]
+    env_id: npt.NDArray[np.int32]
+    track_id: npt.NDArray[np.int64]
+    step: npt.NDArray[np.int32]
+    reason: npt.NDArray[np.uint8]
+
+    def columns(self, rows: npt.NDArray[np.int64] | slice = slice(None)) -> dict[str, npt.NDArray[Any]]:
+        """Return the columns of a training row for the given environments."""
+        names = ("features", "label", "episode_id", "env_id", "track_id", "step")
+        return {name: getattr(self, name)[rows] for name in names}
+
+
+class RowMaker:
+    """Turns step records into rows and numbers the episodes.
+
+    Args:
+        num_envs: number of environments.
+        first_id: number of the first episode, and track id of environment 0 where the environment reports no tracks.
+
+    Attributes:
+        env_id: (N,) index of each environment.
+        own_track: (N,) track ids for an environment that reports none.
+    """
+
+    def __init__(self, num_envs: int, first_id: int = 0) -> None:
+        self.env_id = np.arange(num_envs, dtype=np.int32)
+        self._episode = first_id + np.arange(num_envs, dtype=np.int64)
+        # An environment that reports no tracks counts as one track for all its life.
+        self.own_track = self._episode.copy()
+        self._step = np.zeros(num_envs, dtype=np.int32)
+        self._next_episode = first_id + num_envs
+
+    def number(self, done: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+        """Return each environment's episode and step within it, for one step after the other.
+
+        Args:
+            done: where the episode ended with this step, (N,).
+        """
+        episode, step = self._episode.copy(), self._step.copy()
+        ended = np.flatnonzero(done)
+        self._step += 1
+        self._step[ended] = 0
+        self._episode[ended] = self._next_episode + np.arange(ended.size)
+        self._next_episode += ended.size
+        return episode, step
+
+    def rows(self, record: StepRecord) -> StepRows:
+        """Return the rows of one step."""
+        extras = record.extras
+        episode, step = self.number(record.done.cpu().numpy())
+        label = record.label.cpu().numpy()
+        reason = np.where(label, np.uint8(KeepReason.GATE_PASS), np.uint8(0))
+        reason |= np.where(step == 0, np.uint8(KeepReason.FIRST_STEP), np.uint8(0))
+        if "fresh_image" in extras:
+            reason |= np.where(extras["fresh_image"].cpu().numpy(), np.uint8(0), np.uint8(KeepReason.STALE_IMAGE))
+        track = extras["track_id"].cpu().numpy() if "track_id" in extras else self.own_track
+        return StepRows(
+            observation=record.observation,
+            features=record.output.features.cpu().numpy(),
+            label=label.astype(np.int8),
+            episode_id=episode,
+            env_id=self.env_id,
+            track_id=track.copy(),
+            step=step,
+            reason=reason,
+        )
+
+
+class ObservationSample:
+    """Keeps a seeded uniform sample of whole observations, one share a reason and one of all steps alike."""
+
+    REASONS = (KeepReason.GATE_PASS, KeepReason.STALE_IMAGE, KeepReason.FIRST_STEP, KeepReason.ORDINARY)
+
+    def __init__(self, capacity: int, seed: int) -> None:
+        share, rest = divmod(capacity, len(self.REASONS))
+        rng = np.random.default_rng(seed)
+        self._reservoirs = {reason: Reservoir(share + (index < rest), rng) for index, reason in enumerate(self.REASONS)}
+        self._kept: dict[KeepReason, dict[int, dict[str, npt.NDArray[Any]]]] = {reason: {} for reason in self.REASONS}
+
+    def offer(self, rows: StepRows, envs: npt.NDArray[np.int64]) -> None:
+        """Take in one step of the given environments."""
+        for reason, reservoir in self._reservoirs.items():
+            chosen = envs if reason is KeepReason.ORDINARY else envs[(rows.reason[envs] & reason) != 0]
+            for env, slot in zip(chosen, reservoir.place(chosen.size), strict=True):
+                if slot >= 0:
+                    row = np.array([env])
+                    self._kept[reason][int(slot)] = {
+                        **rows.columns(row),
+                        "observation": rows.observation[int(env)][None].cpu().numpy(),
+                        "reason": rows.reason[row],
+                    }
+
+    def write(self, writer: FeatureFileWriter) -> None:
+        """Store the sample, each observation once."""
+        unique: dict[tuple[int, int], dict[str, npt.NDArray[Any]]] = {}
+        for kept in self._kept.values():
+            for row in kept.values():
+                unique[int(row["episode_id"][0]), int(row["step"][0])] = row
+        if unique:
+            rows = [unique[key] for key in sorted(unique)]
+            writer.keep_observations(**{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})

@@ -1,0 +1,73 @@
+"""Files: written so that an interruption leaves the old one or a complete new one, and identified by their hash."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from deploy_kit.errors import CheckpointError, InputError
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under a temporary name beside its target, then move it into place.
+
+    Args:
+        path: target; its folder is created.
+        write: writes the content to the path it is given.
+
+    Raises:
+        InputError: if the folder or the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A folder, since the writer may want to create the file itself, with the permissions that the umask gives.
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            temporary = Path(folder) / path.name
+            write(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error.strerror or error}; choose a folder you may write to"
+        ) from error
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder of regular files, unless the target already holds the same.
+
+    Args:
+        source: folder to copy; sub-folders and links are left out.
+        target: folder to create.
+
+    Raises:
+        CheckpointError: if the target holds a file of the same name with other content.
+        InputError: if it cannot be written.
+    """
+    try:
+        if target.exists() and target.samefile(source):
+            return
+        files = [file for file in sorted(source.iterdir()) if file.is_file() and not file.is_symlink()]
+        present = [file for file in files if (target / file.name).exists()]
+        for file in present:
+            if file_sha256(file) != file_sha256(target / file.name):
+                raise CheckpointError(
+                    f"{target / file.name} belongs to another run than {file}: save into a folder of its own"
+                )
+        if len(present) == len(files):
+            return
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror}; choose a folder you may write to") from error
+    for file in files:
+        if file not in present:
+            replace_file(target / file.name, partial(shutil.copyfile, file))

@@ -1,0 +1,1 @@
+"""Train the gate head on stored features."""

@@ -1,0 +1,1 @@
+"""What trains a linear head: one learner a solver and device."""

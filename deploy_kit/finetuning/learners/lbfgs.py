@@ -1,0 +1,190 @@
+"""The optimum of the robust loss, with a certificate of how near it is."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+
+from deploy_kit.arrays import FloatArray
+from deploy_kit.data.blocks import ShuffledRows
+from deploy_kit.finetuning.learners.attack import Attack, Norm
+
+ITERATIONS = 1000
+GRADIENT = 1e-6
+"""Largest entry of the projected gradient at which the solver stops, nats per unit of a weight."""
+
+RADIUS_FACTOR = 10.0
+"""The certificate speaks of all heads up to so many times as large as the one found."""
+
+Vector = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How near a head is to the optimum of the robust loss.
+
+    No head with ‖w‖ ≤ `radius` (the dual norm: ‖w‖₁ for L∞) and |b| ≤ `bias_radius` has a loss below `lower_bound`.
+
+    Attributes:
+        loss: mean robust loss of the head, nats.
+        lower_bound: of the loss of all those heads, by duality.
+        gap: their difference.
+        gradient_norm: largest entry of the projected gradient.
+        radius: see above.
+        bias_radius: see above.
+        reach: how far rows were moved; the worst case of the ball only where steps · alpha ≥ epsilon.
+        iterations: of the solver.
+        converged: whether the solver met its tolerance.
+    """
+
+    loss: float
+    lower_bound: float
+    gap: float
+    gradient_norm: float
+    radius: float
+    bias_radius: float
+    reach: float
+    iterations: int
+    converged: bool
+
+    def to_json(self) -> dict[str, float | int | bool]:
+        """Return plain data for JSON."""
+        return asdict(self)
+
+
+class RobustLoss:
+    """Mean of log(1 + exp(−m')) over signed rows, with m' = r·v − reach·‖w‖: convex in v = (w, b).
+
+    Every row is moved, those too whose sigmoid is saturated, where it makes no difference to the loss in float32.
+
+    Args:
+        rows: signed rows.
+        attack: gives reach and norm.
+    """
+
+    def __init__(self, rows: ShuffledRows, attack: Attack) -> None:
+        attack.require_closed_form()
+        self._rows, self.attack = rows, attack
+
+    def pull(self, vector: Vector, fall: float) -> tuple[float, Vector, float, float]:
+        """Return what loss, gradient and dual need, in one pass over the rows.
+
+        Args:
+            vector: (F + 1,).
+            fall: reach · ‖w‖.
+
+        Returns:
+            Mean loss; mean of a·r with a = sigmoid(−m'); mean of a; mean entropy of a.
+        """
+        total, entropy, weight = 0.0, 0.0, 0.0
+        pulled = np.zeros(self._rows.width)
+        for single in self._rows.in_order():
+            # In float32 the loss' noise would end the line search long before the optimum.
+            block = single.astype(np.float64)
+            margin = block @ vector - fall
+            loss = np.logaddexp(0.0, -margin)
+            share = np.exp(-np.logaddexp(0.0, margin))
+            total += float(loss.sum())
+            weight += float(share.sum())
+            # H(a) for a = sigmoid(−m) is log(1 + exp(−m)) + a·m
+            entropy += float((loss + share * margin).sum())
+            pulled += share @ block
+        count = self._rows.rows
+        return total / count, pulled / count, weight / count, entropy / count
+
+
+def solve(
+    rows: ShuffledRows, vector: npt.NDArray[np.floating], attack: Attack, progress: Callable[[int], None]
+) -> tuple[FloatArray, Certificate]:
+    """Minimise the robust loss over weights and bias, from a head on.
+
+    For L∞ the loss has kinks where a weight is 0, and its optimum has many such weights. So weights are split into two
+    parts of at least 0, w = p − n with ‖w‖₁ = Σ (p + n), where it is smooth, and L-BFGS-B keeps the bounds.
+
+    Args:
+        rows: to train on.
+        vector: (F + 1,) where to begin.
+        attack: what rows suffer.
+        progress: called with the number of passes over the rows.
+
+    Returns:
+        Weights and bias, and the certificate.
+    """
+    loss = RobustLoss(rows, attack)
+    split = attack.norm is Norm.LINF
+    passes = 0
+
+    def evaluate(point: Vector) -> tuple[float, Vector]:
+        nonlocal passes
+        joined = _join(point, split)
+        length = float(point[:-1].sum() if split else np.linalg.norm(point[:-1]))
+        value, pulled, weight, _ = loss.pull(joined, attack.reach * length)
+        passes += 1
+        progress(passes)
+        if split:
+            up = attack.reach * weight
+            return value, np.concatenate([up - pulled[:-1], up + pulled[:-1], -pulled[-1:]])
+        gradient = -pulled
+        gradient[:-1] += attack.reach * weight * attack.direction(joined[:-1])
+        return value, gradient
+
+    begin = np.asarray(vector, np.float64)
+    start = np.concatenate([begin[:-1].clip(0), (-begin[:-1]).clip(0), begin[-1:]]) if split else begin
+    bounds = [(0.0, None)] * (start.size - 1) + [(None, None)] if split else None
+    found = minimize(
+        evaluate,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        options={"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "gtol": GRADIENT, "ftol": 1e-13, "maxcor": 20},
+    )
+    head = _join(found.x, split).astype(np.float32)
+    return head, certify(loss, head, int(found.nit), bool(found.success))
+
+
+def certify(loss: RobustLoss, vector: FloatArray, iterations: int, converged: bool) -> Certificate:
+    """Bound the loss from below, for all heads within a radius.
+
+    log(1 + exp(−m)) ≥ H(a) − a·m for every a in [0, 1], so for all heads the loss is at least
+    H̄ − g·w − c·b + reach·ā·‖w‖, where H̄, g, c and ā are means of H(a), a·s·x, a·s and a; with ‖w‖ ≤ R and |b| ≤ B
+    that is at least H̄ − R·max(0, ‖g‖_dual − reach·ā) − B·|c|.
+
+    Args:
+        loss: the loss.
+        vector: (F + 1,) the head.
+        iterations: of the solver.
+        converged: whether it met its tolerance.
+    """
+    attack, weights = loss.attack, vector[:-1].astype(np.float64)
+    length = float(weights @ attack.direction(weights))
+    value, pulled, share, entropy = loss.pull(vector.astype(np.float64), attack.reach * length)
+    radius, bias_radius = (RADIUS_FACTOR * max(size, 1.0) for size in (length, abs(float(vector[-1]))))
+    up = attack.reach * share
+    if attack.norm is Norm.LINF:
+        excess = float(np.abs(pulled[:-1]).max()) - up
+        slope = np.where(weights != 0, np.sign(weights) * up - pulled[:-1], (np.abs(pulled[:-1]) - up).clip(0))
+    else:
+        excess = float(np.linalg.norm(pulled[:-1])) - up
+        slope = up * attack.direction(weights) - pulled[:-1]
+    bound = entropy - radius * max(0.0, excess) - bias_radius * abs(float(pulled[-1]))
+    return Certificate(
+        loss=value,
+        lower_bound=bound,
+        gap=value - bound,
+        gradient_norm=float(max(np.abs(slope).max(), abs(pulled[-1]))),
+        radius=radius,
+        bias_radius=bias_radius,
+        reach=attack.reach,
+        iterations=iterations,
+        converged=converged,
+    )
+
+
+def _join(point: Vector, split: bool) -> Vector:
+    if not split:
+        return point
+    size = (point.size - 1) // 2
+    return np.concatenate([point[:size] - point[size:-1], point[-1:]])

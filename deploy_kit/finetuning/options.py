@@ -1,0 +1,134 @@
+"""Options of `finetune`."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from deploy_kit.errors import OptionError
+from deploy_kit.finetuning.learners.attack import Attack, Norm
+from deploy_kit.gate.threshold import ThresholdRule
+from deploy_kit.torch_device import require_device
+
+SOLVERS = ("adam", "lbfgs")
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """Options of `finetune`.
+
+    Attributes:
+        h5_path: feature file or files, collected with this policy; a name may hold ``*`` and ``?``.
+        policy_path: checkpoint whose gate head is trained.
+        save_path: folder for checkpoints, metrics, plots, report and logs.
+        epochs: passes over the training rows; for "lbfgs" nothing.
+        batch_size: rows a step.
+        lr: Adam's learning rate.
+        pgd_steps: gradient steps of the perturbation, 0 for none.
+        epsilon: largest change of a feature ("linf"), or of the feature vector's length ("l2").
+        alpha: length of one step.
+        norm: "linf" or "l2".
+        origin_compatible: cut perturbed features to [0, 1] as the origin did, for comparison; slow, no closed form.
+        solver: "adam", or "lbfgs" for the optimum of the robust loss with a certificate.
+        memory: bytes that the process may take; rows are streamed if they do not fit. None for half of what is free.
+        threshold_rule: see `ThresholdRule.parse`.
+        prior_correction: make the probability right for flight's share of positives instead of training's.
+        temperature: divide the log-likelihood ratio by a temperature fitted on validation rows.
+        compare: train a second head the origin's way, for the comparison.
+        patience: stop after so many epochs without a better validation AUROC and keep the best one; None for never.
+        resume: go on with an interrupted finetuning in `save_path`.
+        seconds_per_step: the policy's period, s, for false alarms a minute.
+        seed: of the order of the rows and of the resampling.
+        device: torch device.
+        overwrite: replace the results of an earlier finetuning in the folder.
+        activation: see `load_checkpoint`.
+        image_shape: see `load_checkpoint`.
+        normalizer_eps: see `load_checkpoint`.
+    """
+
+    h5_path: Path | tuple[Path, ...]
+    policy_path: Path
+    save_path: Path
+    epochs: int = 5
+    batch_size: int = 256
+    lr: float = 3e-4
+    pgd_steps: int = 3
+    epsilon: float = 0.1
+    alpha: float = 0.01
+    norm: str = "linf"
+    origin_compatible: bool = False
+    solver: str = "adam"
+    memory: int | None = None
+    threshold_rule: str = "f1"
+    prior_correction: bool = True
+    temperature: bool = True
+    compare: bool = False
+    patience: int | None = None
+    resume: bool = False
+    seconds_per_step: float = 0.03
+    seed: int = 0
+    device: str = "cpu"
+    overwrite: bool = False
+    activation: str | None = None
+    image_shape: tuple[int, int] | None = None
+    normalizer_eps: float | None = None
+
+    @property
+    def attack(self) -> Attack:
+        """The perturbation of the training."""
+        return Attack(self.pgd_steps, self.epsilon, self.alpha, Norm(self.norm), self.origin_compatible)
+
+    @property
+    def rule(self) -> ThresholdRule:
+        """The threshold's rule."""
+        return ThresholdRule.parse(self.threshold_rule)
+
+    def paths(self) -> list[Path]:
+        """Return the feature files, patterns resolved.
+
+        Raises:
+            OptionError: a pattern matches nothing, or no file is given.
+        """
+        given = (self.h5_path,) if isinstance(self.h5_path, Path) else tuple(self.h5_path)
+        found: list[Path] = []
+        for path in given:
+            if not path.exists() and any(sign in path.name for sign in "*?["):
+                matches = sorted(path.parent.glob(path.name))
+                if not matches:
+                    raise OptionError(f"--h5_path {path} matches no file")
+                found += matches
+            else:
+                found.append(path)
+        if not found:
+            raise OptionError("--h5_path is missing; give the feature file that collect wrote")
+        return found
+
+    def check(self) -> torch.device:
+        """Return the device after checking the options.
+
+        Raises:
+            OptionError: one makes no sense, two contradict each other, or the device is not there.
+        """
+        for name, low in (("epochs", 1), ("batch_size", 1), ("pgd_steps", 0), ("patience", 1)):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise OptionError(f"--{name} {value} is below {low}")
+        for name in ("lr", "alpha", "epsilon", "seconds_per_step"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < 0 or (name in ("lr", "seconds_per_step") and value == 0):
+                raise OptionError(f"--{name} {value} is not a positive number")
+        for name, known in (("norm", tuple(Norm)), ("solver", SOLVERS)):
+            if getattr(self, name) not in known:
+                raise OptionError(f"--{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
+        self._check_combinations()
+        _ = self.rule
+        return require_device(self.device)
+
+    def _check_combinations(self) -> None:
+        if self.solver == "lbfgs" and self.origin_compatible:
+            raise OptionError("--solver lbfgs needs the closed form, which --origin-compatible has not; leave one out")
+        if self.solver == "lbfgs" and (self.resume or self.patience):
+            raise OptionError("--solver lbfgs has no epochs; leave out --resume and --patience")
+        if self.resume and self.overwrite:
+            raise OptionError("--resume goes on with what --overwrite would replace; leave one out")

@@ -1,0 +1,1 @@
+"""The finetune's plots and its HTML page."""

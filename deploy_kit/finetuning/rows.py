@@ -1,0 +1,185 @@
+"""What finetuning trains on, chooses the threshold on, and is judged on."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from deploy_kit.data.blocks import ShuffledRows
+from deploy_kit.data.reader import FeatureFile, Split
+from deploy_kit.data.rows import Rows
+from deploy_kit.errors import DatasetError
+from deploy_kit.gate.evaluation import EvaluationRows
+
+logger = logging.getLogger(__name__)
+
+SUBSTITUTE_SHARE = 0.1
+"""Share of the training rows that stands in for each held-out part where a file has none."""
+
+
+@dataclass(frozen=True)
+class FinetuneRows:
+    """All rows of one finetuning.
+
+    Attributes:
+        train: class-balanced rows.
+        validation: the threshold is chosen on these.
+        test: figures come from these alone.
+        source: where validation and test rows come from, in words.
+        natural_prevalence: whether they hold as many positives as flights do.
+        flight_prior: share of positives in flight, None where nothing tells it.
+    """
+
+    train: ShuffledRows
+    validation: EvaluationRows
+    test: EvaluationRows
+    source: str
+    natural_prevalence: bool
+    flight_prior: float | None
+
+    @property
+    def training_prior(self) -> float:
+        """Share of positives among the training rows."""
+        return self.train.positives / self.train.rows
+
+
+def load_rows(files: Sequence[FeatureFile], seed: int, memory: int | None, seconds_per_step: float) -> FinetuneRows:
+    """Read the rows of one or several feature files.
+
+    Files without held-out episodes give a tenth of their training rows to validation and another to test, with a
+    warning: their figures are at the training rows' class balance and on the same tracks.
+
+    Args:
+        files: of one policy; see `require_one_origin`. Their training rows' ids are dropped.
+        seed: of that split.
+        memory: bytes that the process may take, None for half of what is free.
+        seconds_per_step: duration of a step, s.
+
+    Raises:
+        DatasetError: there are no training rows, some part holds one class only, or memory is short.
+        OptionError: the bound of memory is too small to work with.
+    """
+    require_one_origin(files)
+    names = ", ".join(str(file.path) for file in files)
+    for file in files:
+        file.drop_training_ids()
+    filled = [file.train for file in files if len(file.train)]
+    if not filled:
+        raise DatasetError(f"{names} holds no training rows; collect with --num-positive and --num-negative above 0")
+    _require_both(names, np.concatenate([part.label for part in filled]), "training rows")
+    heldout = any(file.num_heldout for file in files)
+    if heldout:
+        validation, test = (_heldout(files, split) for split in ("validation", "test"))
+        source, train = "held-out episodes", filled
+    else:
+        split = [_substitute(part, seed) for part in filled]
+        train, validation, test = ([parts[number] for parts in split] for number in range(3))
+        source = "a seeded tenth of the training rows"
+        logger.warning(
+            "%s has no held-out episodes: threshold and figures come from %d training rows at their class balance, not "
+            "at flight's, on tracks the head was trained on; they flatter. Collect with --heldout-episodes",
+            names,
+            sum(len(part) for part in (*validation, *test)),
+        )
+    for parts, name in ((validation, "validation rows"), (test, "test rows")):
+        _require_both(names, np.concatenate([part.label for part in parts]), name)
+    judged = [_judged(parts, heldout, seconds_per_step) for parts in (validation, test)]
+    return FinetuneRows(
+        # Last, since it takes what memory the others leave.
+        train=ShuffledRows(train, memory),
+        validation=judged[0],
+        test=judged[1],
+        source=source,
+        natural_prevalence=heldout,
+        flight_prior=_flight_prior(files, judged[0] if heldout else None),
+    )
+
+
+def require_one_origin(files: Sequence[FeatureFile]) -> None:
+    """Check that several files may be used as one.
+
+    Raises:
+        DatasetError: a file is given twice, labels mean different things, or a held-out track of one file gave training
+            rows in another or is for validation here and for test there.
+    """
+    seen: dict[str, FeatureFile] = {}
+    for file in files if len(files) > 1 else ():
+        other = seen.setdefault(file.sha256, file)
+        if other is not file:
+            raise DatasetError(f"{file.path} holds the same as {other.path}; give each file once")
+    first = files[0]
+    for file in files[1:]:
+        rules = [
+            (f.attrs.label_rule, f.attrs.label_threshold_m, f.attrs.label_offset_steps) if f.attrs else None
+            for f in (first, file)
+        ]
+        if rules[0] != rules[1]:
+            raise DatasetError(
+                f"{file.path}: labels mean {rules[1]}, in {first.path} {rules[0]}; use files of one rule"
+            )
+    use: dict[int, tuple[str, FeatureFile]] = {}
+    for file in files:
+        for name, rows in _tracks(file):
+            for track in np.unique(rows).tolist():
+                known, other = use.setdefault(track, (name, file))
+                if known != name:
+                    raise DatasetError(
+                        f"{file.path}: track {track} is for {name} here and for {known} in {other.path}, so figures "
+                        "would flatter; collect with different seeds, and give only files that do not share tracks"
+                    )
+
+
+def _tracks(file: FeatureFile) -> list[tuple[str, npt.NDArray[np.int64]]]:
+    found = [("training", file.train.track_id)]
+    if file.num_heldout:
+        found += [(split, file.heldout(split).track_id) for split in _splits(file)]
+    return [(name, track) for name, track in found if track is not None]
+
+
+def _splits(file: FeatureFile) -> list[Split]:
+    both: tuple[Split, Split] = ("validation", "test")
+    return [split for split in both if file.has_heldout(split)]
+
+
+def _heldout(files: Sequence[FeatureFile], split: Split) -> list[Rows]:
+    found = [file.heldout(split) for file in files if file.has_heldout(split)]
+    return found or [files[0].heldout(split)]
+
+
+def _judged(parts: Sequence[Rows], whole: bool, seconds_per_step: float) -> EvaluationRows:
+    episodes = [part.episode_id for part in parts]
+    number: npt.NDArray[np.int64] | None = None
+    if whole:
+        # Episodes of different files may have the same number.
+        changes = [np.concatenate([[True], e[1:] != e[:-1]]) for e in episodes if e is not None]
+        number = np.cumsum(np.concatenate(changes)) - 1
+    return EvaluationRows(
+        torch.from_numpy(np.concatenate([part.features for part in parts])),
+        np.concatenate([part.label for part in parts]),
+        number,
+        seconds_per_step,
+    )
+
+
+def _flight_prior(files: Sequence[FeatureFile], validation: EvaluationRows | None) -> float | None:
+    """Return the share of positives among all rows that were flown past, else that of the validation episodes."""
+    known = [file.attrs for file in files if file.attrs is not None and 0 < file.attrs.prevalence < 1]
+    if known:
+        seen = sum(attrs.rows_seen for attrs in known)
+        return sum(attrs.prevalence * attrs.rows_seen for attrs in known) / seen
+    return None if validation is None else float(validation.label.mean())
+
+
+def _substitute(rows: Rows, seed: int) -> tuple[Rows, Rows, Rows]:
+    part = np.random.default_rng(seed).random(len(rows))
+    validation, test = part < SUBSTITUTE_SHARE, part >= 1 - SUBSTITUTE_SHARE
+    return rows.select(~validation & ~test), rows.select(validation), rows.select(test)
+
+
+def _require_both(where: str, label: npt.NDArray[np.bool_], name: str) -> None:
+    if label.all() or not label.any():
+        found = f"all {len(label)} {name} have label {int(label[0])}" if len(label) else f"there are no {name}"
+        raise DatasetError(f"{where}: {found}, and both classes are needed; collect more")

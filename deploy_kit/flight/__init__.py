@@ -1,0 +1,1 @@
+"""Flights in simulation: the rollout loop, who flies, and what is counted."""

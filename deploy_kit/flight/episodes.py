@@ -1,0 +1,164 @@
+"""Flight statistics over the first episode of each environment.
+
+Counting first episodes alone keeps the statistics unbiased: episodes that end early, by a crash, would otherwise be
+counted more often than long ones.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deploy_kit.flight.rollout import StepRecord
+from deploy_kit.gate.metrics import auroc
+
+BOOTSTRAP_SAMPLES = 300
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % confidence interval.
+
+    Attributes:
+        mean: point estimate.
+        ci95: lower and upper bound.
+    """
+
+    mean: float
+    ci95: tuple[float, float]
+
+
+def mean_estimate(values: npt.NDArray[np.floating]) -> Estimate:
+    """Return the mean of independent values (n,) with the normal approximation's interval."""
+    mean = float(values.mean())
+    half = 1.96 * float(values.std(ddof=1)) / np.sqrt(values.size) if values.size > 1 else float("inf")
+    return Estimate(mean, (mean - half, mean + half))
+
+
+def rate_estimate(successes: int, trials: int) -> Estimate:
+    """Return a proportion with Wilson's score interval, which stays sensible at 0 and 1 (Wilson, 1927)."""
+    z2 = 1.96**2
+    rate = successes / trials
+    centre = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = 1.96 * np.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
+    return Estimate(rate, (max(0.0, float(centre - half)), min(1.0, float(centre + half))))
+
+
+def bootstrap_estimate(
+    statistic: Callable[[npt.NDArray[np.int64]], float | None], clusters: int, seed: int
+) -> Estimate | None:
+    """Return a statistic with the percentile interval of a bootstrap over whole clusters (episodes).
+
+    Args:
+        statistic: maps cluster indices (with repetition) to a value, None where it is undefined.
+        clusters: how many clusters there are.
+        seed: of the resampling.
+
+    Returns:
+        None where the statistic is undefined on the full sample.
+    """
+    value = statistic(np.arange(clusters))
+    if value is None:
+        return None
+    rng = np.random.default_rng(seed)
+    draws = [statistic(rng.integers(0, clusters, clusters)) for _ in range(BOOTSTRAP_SAMPLES)]
+    defined = [draw for draw in draws if draw is not None]
+    low, high = np.quantile(defined, [0.025, 0.975])
+    return Estimate(value, (float(low), float(high)))
+
+
+@dataclass(frozen=True)
+class FlightStatistics:
+    """What a set of first episodes adds up to.
+
+    Attributes:
+        episodes: number of episodes.
+        env_steps: number of environment steps in them.
+        gates_per_episode: gates passed.
+        crash_rate: share of episodes that ended otherwise than by their time.
+        mean_speed: mean over an episode's steps, m/s; None if the environment does not report it.
+        gate_auroc: how well the gate logit ranks passing steps above others, interval by bootstrap over episodes;
+            None without a gate head, or if all labels are equal.
+    """
+
+    episodes: int
+    env_steps: int
+    gates_per_episode: Estimate
+    crash_rate: Estimate
+    mean_speed: Estimate | None
+    gate_auroc: Estimate | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)
+
+
+class FirstEpisodes:
+    """Collects the first episode of each environment from a rollout.
+
+    Args:
+        num_envs: number of environments.
+    """
+
+    def __init__(self, num_envs: int) -> None:
+        self.num_envs = num_envs
+        self.alive = np.ones(num_envs, dtype=bool)
+        self.crashed = np.zeros(num_envs, dtype=bool)
+        self.gates = np.zeros(num_envs, dtype=np.int64)
+        self.length = np.zeros(num_envs, dtype=np.int64)
+        self._speed_sum = np.zeros(num_envs)
+        self._has_speed = True
+        self._logits: list[npt.NDArray[np.float32]] = []
+        self._labels: list[npt.NDArray[np.bool_]] = []
+        self._envs: list[npt.NDArray[np.int64]] = []
+
+    @property
+    def complete(self) -> bool:
+        """Whether every environment has finished its first episode."""
+        return not self.alive.any()
+
+    def add(self, record: StepRecord) -> None:
+        """Take in one step of all environments."""
+        rows = np.flatnonzero(self.alive)
+        label = record.label.cpu().numpy()
+        done = record.done.cpu().numpy()
+        time_out = record.time_out.cpu().numpy()
+        self.length[rows] += 1
+        self.gates[rows] += label[rows]
+        if "speed" in record.extras:
+            self._speed_sum[rows] += record.extras["speed"].cpu().numpy()[rows]
+        else:
+            self._has_speed = False
+        if record.output.gate_logit is not None:
+            self._logits.append(record.output.gate_logit[:, 0].cpu().numpy()[rows])
+            self._labels.append(label[rows])
+            self._envs.append(rows)
+        self.crashed[rows] = (done & ~time_out)[rows]
+        self.alive[rows] = ~done[rows]
+
+    def statistics(self, seed: int = 0) -> FlightStatistics:
+        """Return the statistics of the episodes so far; unfinished ones count as they stand."""
+        return FlightStatistics(
+            episodes=self.num_envs,
+            env_steps=int(self.length.sum()),
+            gates_per_episode=mean_estimate(self.gates.astype(np.float64)),
+            crash_rate=rate_estimate(int(self.crashed.sum()), self.num_envs),
+            mean_speed=mean_estimate(self._speed_sum / np.maximum(self.length, 1)) if self._has_speed else None,
+            gate_auroc=self._gate_auroc(seed),
+        )
+
+    def _gate_auroc(self, seed: int) -> Estimate | None:
+        if not self._logits:
+            return None
+        env = np.concatenate(self._envs)
+        order = np.argsort(env, kind="stable")
+        logit, label = np.concatenate(self._logits)[order], np.concatenate(self._labels)[order]
+        starts = np.searchsorted(env[order], np.arange(self.num_envs + 1))
+
+        def statistic(episodes: npt.NDArray[np.int64]) -> float | None:
+            rows = np.concatenate([np.arange(starts[e], starts[e + 1]) for e in episodes])
+            return auroc(logit[rows], label[rows]) if 0 < label[rows].sum() < rows.size else None
+
+        return bootstrap_estimate(statistic, self.num_envs, seed)

@@ -1,0 +1,160 @@
+"""The one rollout loop that collect, fly and verify share."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from deploy_kit.errors import TaskError
+from deploy_kit.policy.checkpoint import Checkpoint
+from deploy_kit.policy.network import PolicyOutput
+from deploy_kit.task.interface import ObservationLayout
+from deploy_kit.task.racing import RACING_TASK
+
+if TYPE_CHECKING:
+    from rsl_rl.env import VecEnv
+
+
+SINGLE_THREAD_ENVS = 128
+"""Environments up to which one torch thread drives."""
+
+
+class Driver(Protocol):
+    """Whatever turns observations into actions: a network, or an exported artifact."""
+
+    def __call__(self, observation: Tensor) -> PolicyOutput:
+        """Return the output for flat observations (N, 6928)."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step of all environments.
+
+    Attributes:
+        step: index of the step since the rollout began.
+        observation: (N, 6928) what the policy saw before the step.
+        output: what the driver made of it.
+        label: (N,) bool, whether this step passed the gate, judged before any automatic reset.
+        done: (N,) bool, whether the episode ended with this step.
+        time_out: (N,) bool, whether it ended because its time was over.
+        extras: what else the environment reports of this step (``track_id``, ``crashed``, … where it has them).
+    """
+
+    step: int
+    observation: Tensor
+    output: PolicyOutput
+    label: Tensor
+    done: Tensor
+    time_out: Tensor
+    extras: dict[str, Any]
+
+
+def require_checkpoint(env: "VecEnv", checkpoint: Checkpoint, task: str) -> None:
+    """Check that a checkpoint's policy can fly in an environment, and flies there as it was trained to.
+
+    Raises:
+        TaskError: sizes differ, or the environment knows the agent that was trained in it and it is another one.
+        CheckpointError: that agent cannot be restored from the checkpoint.
+    """
+    config = checkpoint.network.config
+    require_interface(env, config.layout, config.num_actions, task)
+    # Isaac Lab's tasks register an agent.
+    if hasattr(env, "require_policy"):
+        env.require_policy(checkpoint)
+
+
+def require_interface(env: "VecEnv", layout: ObservationLayout, num_actions: int, task: str) -> None:
+    """Check that an environment gives the observation that a policy takes, and takes the actions that it gives.
+
+    Raises:
+        TaskError: the sizes differ.
+    """
+    offered = env.get_observations()["policy"].shape[1]
+    if offered != layout.size:
+        raise TaskError(
+            f"task {task!r}: observation group 'policy' has {offered} numbers, the policy takes {layout.size} "
+            f"({layout.state_size} state, {layout.image_shape[0]}x{layout.image_shape[1]} image)"
+        )
+    if env.num_actions != num_actions:
+        raise TaskError(f"task {task!r} takes {env.num_actions} actions, the policy gives {num_actions}")
+
+
+def policy_period(env: "VecEnv") -> float:
+    """Return the seconds of one step: what an Isaac Lab task says, else the racing task's."""
+    return float(getattr(getattr(env, "unwrapped", None), "step_dt", RACING_TASK.clock.policy_dt))
+
+
+def _float32(device: torch.device) -> AbstractContextManager[None]:
+    """Keep convolutions on a GPU in float32 and repeatable: TF32, cuDNN's default, moves features by 1e-3."""
+    if device.type != "cuda":
+        return nullcontext()
+    return cast(
+        AbstractContextManager[None],
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+    )
+
+
+def rollout(env: "VecEnv", driver: Driver, max_steps: int | None = None) -> Iterator[StepRecord]:
+    """Fly all environments with one driver and yield every step.
+
+    Args:
+        env: vector environment with observation groups ``policy`` and ``auxiliary``.
+        driver: maps observations (N, 6928) to actions.
+        max_steps: stop after this many steps, None to go on for ever.
+
+    Yields:
+        One record a step.
+
+    Raises:
+        TaskError: the driver returned an action that is not finite.
+    """
+    with _threads_for(env):
+        yield from _steps(env, driver, max_steps)
+
+
+@contextmanager
+def _threads_for(env: "VecEnv") -> Iterator[None]:
+    """Keep torch to one thread beside a simulator on the CPU while batches are small.
+
+    Idle torch threads spin on the cores that the simulator's threads need: at 16 environments on a busy machine, four
+    of them cost nine tenths of the speed.
+    """
+    before = torch.get_num_threads()
+    if torch.device(env.device).type == "cpu" and env.num_envs <= SINGLE_THREAD_ENVS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _steps(env: "VecEnv", driver: Driver, max_steps: int | None) -> Iterator[StepRecord]:
+    # Environments may reuse their buffers, and a record is read after the step that consumed its observation: copy.
+    observation = env.get_observations()["policy"].clone()
+    step = 0
+    while max_steps is None or step < max_steps:
+        with torch.inference_mode():
+            with _float32(observation.device):
+                output = driver(observation)
+            if not torch.isfinite(output.action).all():
+                row = int((~torch.isfinite(output.action)).any(dim=1).nonzero()[0])
+                raise TaskError(
+                    f"the policy's action is not finite in environment {row} at step {step}; check the checkpoint"
+                )
+            following, _, dones, extras = env.step(output.action)
+        done = dones.bool()
+        time_out = extras.get("time_outs")
+        yield StepRecord(
+            step=step,
+            observation=observation,
+            output=output,
+            label=following["auxiliary"][:, 0] > 0.5,
+            done=done,
+            time_out=torch.zeros_like(done) if time_out is None else time_out.bool(),
+            extras=extras,
+        )
+        observation = following["policy"].clone()
+        step += 1

@@ -1,0 +1,1 @@
+"""How good a gate head is, and how its decisions are made, on arrays."""

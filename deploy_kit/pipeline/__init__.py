@@ -1,1 +1,0 @@
-"""What the commands do: the rollout loop they share, collecting, finetuning, flying."""

@@ -1,0 +1,1 @@
+"""The training run around a checkpoint: its folder, parameters, vehicle and camera."""

@@ -1,0 +1,170 @@
+"""The vehicle's numbers: what scales the network's action, and how fast the policy runs.
+
+A number comes from a file that the user gives, else from the run's ``params/env.yaml``, else from a task that is known
+by name. There is no default. A file wins over the run, and what it overrides is recorded; a run and a task that
+contradict each other are an error.
+"""
+
+import difflib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deploy_kit.errors import CheckpointError, OptionError
+from deploy_kit.policy.run.params import RunParams
+from deploy_kit.policy.run.vehicle_env import ENV_FILE, env_number, finite, same_number
+from deploy_kit.task.interface import ActionTransform
+from deploy_kit.task.racing import RACING_TASK, TASK_ID
+from deploy_kit.yaml_file import read_yaml
+
+KNOWN_TASKS: dict[str, dict[str, Any]] = {
+    TASK_ID: {
+        "max_thrust_to_weight": RACING_TASK.controller.max_thrust_to_weight,
+        "max_body_rate": (RACING_TASK.controller.max_body_rate,) * 3,
+        "gravity": RACING_TASK.gravity,
+        "policy_period_s": RACING_TASK.clock.policy_dt,
+        "depth_period_s": RACING_TASK.clock.camera_period,
+        "action_latency_steps": RACING_TASK.clock.action_delay,
+        "mass_kg": RACING_TASK.airframe.mass,
+    }
+}
+"""Numbers of the tasks that are known by name."""
+
+REQUIRED = (
+    "max_thrust_to_weight",
+    "max_body_rate",
+    "gravity",
+    "policy_period_s",
+    "depth_period_s",
+    "action_latency_steps",
+)
+"""Numbers without which a policy cannot be deployed."""
+
+KEYS = (*REQUIRED, "mass_kg")
+"""Keys of a vehicle file."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Vehicle:
+    """Numbers of the vehicle and its loop, with the source of each.
+
+    Attributes:
+        max_thrust_to_weight: collective thrust over weight at action tanh = 1, dimensionless.
+        max_body_rate: body rates x, y, z at action tanh = 1, rad/s.
+        gravity: gravity that turns thrust over weight into thrust over mass, m/s².
+        policy_period_s: time between two actions, s.
+        depth_period_s: least age at which a depth image is replaced, s.
+        action_latency_steps: policy steps between an action and the step in which it acts.
+        mass_kg: nominal mass, None where unknown; the command itself does not depend on it.
+        sources: for each number "task", "params/env.yaml" or "file:NAME".
+        overridden: for each number that a file replaced, what the run or task said, for a human.
+    """
+
+    max_thrust_to_weight: float
+    max_body_rate: tuple[float, float, float]
+    gravity: float
+    policy_period_s: float
+    depth_period_s: float
+    action_latency_steps: int
+    mass_kg: float | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+    overridden: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """Sources of the numbers that are required, joined with " + " where there are several."""
+        return " + ".join(dict.fromkeys(self.sources[name] for name in REQUIRED))
+
+    @property
+    def action_transform(self) -> ActionTransform:
+        """Transform from the network's action to thrust over mass (m/s²) and body rates (rad/s)."""
+        return ActionTransform.from_limits(self.max_thrust_to_weight, self.max_body_rate, self.gravity)
+
+
+def resolve_vehicle(params: RunParams, task: str | None = None, vehicle_file: Path | None = None) -> Vehicle:
+    """Collect the vehicle's numbers.
+
+    Args:
+        params: the run's parameters.
+        task: task id, as given with ``--task``; one that is not known by name adds nothing.
+        vehicle_file: YAML or JSON with any of `KEYS`, as given with ``--vehicle``.
+
+    Raises:
+        OptionError: if a required number is unknown, the file is not valid, or run and task contradict each other.
+        CheckpointError: if the run's env.yaml holds numbers that cannot be understood.
+    """
+    of_file = {} if vehicle_file is None else _read_vehicle_file(vehicle_file)
+    of_task = KNOWN_TASKS.get(task or "", {})
+    numbers: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    overridden: dict[str, str] = {}
+    for name in KEYS:
+        if vehicle_file is not None and name in of_file:
+            numbers[name], sources[name] = of_file[name], f"file:{vehicle_file.name}"
+            if note := _overridden(name, of_file[name], params, of_task):
+                overridden[name] = note
+                _logger.warning("%s: %s says %s, which replaces what %s", name, vehicle_file, of_file[name], note)
+            continue
+        of_run = None if params.env is None else env_number(params.env, name)
+        if of_run is not None and name in of_task and not same_number(of_run, of_task[name]):
+            raise OptionError(
+                f"{name}: {ENV_FILE} says {of_run}, but task {task} says {of_task[name]}; "
+                "leave out --task, or decide with --vehicle FILE"
+            )
+        if of_run is not None:
+            numbers[name], sources[name] = of_run, ENV_FILE
+        elif name in of_task:
+            numbers[name], sources[name] = of_task[name], "task"
+    if missing := [name for name in REQUIRED if name not in numbers]:
+        raise OptionError(_missing_message(missing, task))
+    return Vehicle(**numbers, sources=sources, overridden=overridden)
+
+
+def _missing_message(missing: list[str], task: str | None) -> str:
+    message = f"the vehicle's {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} unknown: give --vehicle FILE"
+    if task is None:
+        return f"{message} with these keys, or --task (known: {', '.join(KNOWN_TASKS)})"
+    near = difflib.get_close_matches(task, KNOWN_TASKS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known is {', '.join(KNOWN_TASKS)}"
+    return f"{message} with these keys (task {task} is not known by name; {hint})"
+
+
+def _overridden(name: str, value: Any, params: RunParams, of_task: Mapping[str, Any]) -> str | None:
+    """Say what would be used without the file's number, None if it is the same or nothing."""
+    try:
+        of_run = None if params.env is None else env_number(params.env, name)
+    except CheckpointError as error:
+        return f"could not be read ({error})"
+    source, other = (ENV_FILE, of_run) if of_run is not None else ("the task", of_task.get(name))
+    return None if other is None or same_number(other, value) else f"{source} says: {other}"
+
+
+def _read_vehicle_file(path: Path) -> dict[str, Any]:
+    data = read_yaml(path, OptionError)
+    numbers: dict[str, Any] = {}
+    for key, value in data.items():
+        if key not in KEYS:
+            near = difflib.get_close_matches(str(key), KEYS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(KEYS)}"
+            raise OptionError(f"{path}: unknown key {key!r}; {hint}")
+        numbers[key] = _check_vehicle_value(path, key, value)
+    return numbers
+
+
+def _check_vehicle_value(path: Path, key: str, value: Any) -> Any:
+    if key == "action_latency_steps":
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise OptionError(f"{path}: {key} is {value!r}, not a whole number of at least 0")
+        return value
+    several = key == "max_body_rate" and isinstance(value, (list, tuple))
+    values = [finite(item) for item in (value if several else [value])]
+    if (several and len(values) != 3) or any(number is None or number <= 0 for number in values):
+        wanted = "a number above 0, or three of them" if key == "max_body_rate" else "a number above 0"
+        raise OptionError(f"{path}: {key} is {value!r}, not {wanted}")
+    if key == "max_body_rate":
+        return tuple(values if several else values * 3)
+    return values[0]

@@ -1,0 +1,1 @@
+"""Isaac Lab's side: its launch, tasks that it registers, and its environments as seen from outside."""

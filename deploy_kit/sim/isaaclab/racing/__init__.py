@@ -1,0 +1,1 @@
+"""The racing task as an Isaac Lab environment."""

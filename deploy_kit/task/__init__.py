@@ -1,0 +1,1 @@
+"""The racing task's numbers, and the policy's interface to the vehicle."""

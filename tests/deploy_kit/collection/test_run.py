@@ -1,0 +1,228 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from deploy_kit.collection import run as collect_module
+from deploy_kit.collection.run import CollectOptions, collect, dataset_path
+from deploy_kit.data.reader import open_feature_file
+from deploy_kit.data.schema import KeepReason
+from deploy_kit.errors import CheckpointError, DatasetError, TaskError
+from deploy_kit.policy.fingerprint import feature_sha256
+from deploy_kit.sim.options import EnvOptions
+
+SCRIPTED = "scripted_racing:make"
+
+
+@pytest.fixture
+def options(tmp_path, checkpoint, scripted) -> CollectOptions:
+    return CollectOptions(
+        checkpoint=checkpoint,
+        dataset=tmp_path / "features.h5",
+        env=EnvOptions(num_envs=3, seed=4),
+        task=SCRIPTED,
+        num_positive=30,
+        num_negative=40,
+        heldout_episodes=8,
+        keep_observations=16,
+    )
+
+
+def changed(options: CollectOptions, **changes) -> CollectOptions:
+    from dataclasses import replace
+
+    return replace(options, **changes)
+
+
+def replay_script(scripted, seed, env, episode, network):
+    """Return features and labels that the script gives for one episode."""
+    steps = range(scripted.length_of(env, episode))
+    observations = torch.stack([scripted.observation_of(seed, env, episode, step) for step in steps])
+    labels = [scripted.label_of(env, episode, step) for step in steps]
+    return network(observations).features.numpy(), np.array(labels)
+
+
+def env_seed(options: CollectOptions, purpose: int) -> int:
+    return int(np.random.SeedSequence([options.env.seed, purpose]).generate_state(1)[0])
+
+
+def test_heldout_episodes_are_whole_and_hold_the_label_of_the_step_that_followed(options, scripted, network):
+    result = collect(options)
+    assert (result.num_positive, result.num_negative, result.heldout_episodes) == (30, 40, 8)
+    assert result.complete
+    seed = env_seed(options, 0)
+    with open_feature_file(result.path) as file:
+        rows = file.heldout()
+        found = {}
+        for episode in np.unique(rows.episode_id):
+            where = np.flatnonzero(rows.episode_id == episode)
+            assert rows.step[where].tolist() == list(range(where.size))
+            env = int(rows.env_id[where[0]])
+            nth = found.setdefault(env, 0)
+            found[env] += 1
+            features, labels = replay_script(scripted, seed, env, nth, network)
+            np.testing.assert_allclose(np.asarray(rows.features)[where], features, atol=1e-6)
+            assert np.asarray(rows.supervision)[where].reshape(-1).astype(bool).tolist() == labels.tolist()
+        # Each environment gives its first episodes, not whichever end first.
+        assert found == {0: 3, 1: 3, 2: 2}
+        assert file.attrs.feature_sha256 == feature_sha256(network)
+        assert file.attrs.label_offset_steps == 1
+        assert file.attrs.complete
+
+
+def test_training_rows_pair_features_with_their_own_labels(options, scripted, network):
+    result = collect(options)
+    seed = env_seed(options, 1)
+    with open_feature_file(result.path) as file:
+        rows = file.train
+        features = np.asarray(rows.features)
+        labels = np.asarray(rows.supervision).reshape(-1)
+        assert rows.episode_id.min() >= collect_module.FIRST_TRAINING_ID
+        played = {(env, nth): replay_script(scripted, seed, env, nth, network) for env in range(3) for nth in range(40)}
+        for row in range(len(rows)):
+            env, step = int(rows.env_id[row]), int(rows.step[row])
+            matches = [
+                nth
+                for nth in range(40)
+                if step < len(played[env, nth][0]) and np.allclose(features[row], played[env, nth][0][step], atol=1e-6)
+            ]
+            assert len(matches) == 1, row
+            assert labels[row] == scripted.label_of(env, matches[0], step)
+
+
+def test_kept_observations_recompute_to_their_features(options, network):
+    result = collect(options)
+    with open_feature_file(result.path) as file:
+        kept = file.observations
+        assert 0 < len(kept.reason) <= 16
+        recomputed = network(torch.from_numpy(np.asarray(kept.observation))).features.numpy()
+        np.testing.assert_allclose(np.asarray(kept.features), recomputed, atol=1e-6)
+        reasons = np.asarray(kept.reason)
+        assert (reasons & KeepReason.GATE_PASS).any()
+        assert (reasons & KeepReason.FIRST_STEP).any()
+        np.testing.assert_array_equal((reasons & KeepReason.FIRST_STEP) != 0, kept.rows.step == 0)
+        np.testing.assert_array_equal((reasons & KeepReason.GATE_PASS) != 0, kept.rows.supervision.reshape(-1) == 1)
+
+
+def test_the_same_seed_gives_the_same_rows_and_another_seed_others(options, tmp_path):
+    def rows(name, seed):
+        path = tmp_path / name
+        collect(changed(options, dataset=path, env=EnvOptions(num_envs=3, seed=seed)))
+        with open_feature_file(path) as file:
+            return np.asarray(file.train.features), np.asarray(file.heldout().features)
+
+    first, again, other = rows("a.h5", 1), rows("b.h5", 1), rows("c.h5", 2)
+    np.testing.assert_array_equal(first[0], again[0])
+    np.testing.assert_array_equal(first[1], again[1])
+    assert not np.array_equal(first[0], other[0])
+
+
+def test_max_steps_leaves_a_valid_trimmed_file(options):
+    result = collect(changed(options, num_positive=10_000, num_negative=10_000, max_steps=5))
+    assert result.stopped_by == "max_steps"
+    assert not result.complete
+    with open_feature_file(result.path) as file:
+        assert len(file.train) == result.num_positive + result.num_negative > 0
+        assert not file.attrs.complete
+        assert file.attrs.rows_seen == 15
+
+
+def test_an_interrupt_leaves_a_valid_trimmed_file(options, scripted, monkeypatch):
+    steps = 0
+    original = scripted.ScriptedEnv.step
+
+    def step(self, actions):
+        nonlocal steps
+        steps += 1
+        if steps == 40:
+            raise KeyboardInterrupt
+        return original(self, actions)
+
+    monkeypatch.setattr(scripted.ScriptedEnv, "step", step)
+    result = collect(changed(options, num_positive=10_000, num_negative=10_000))
+    assert result.stopped_by == "interrupt"
+    with open_feature_file(result.path) as file:
+        assert not file.attrs.complete
+        assert len(file.train) > 0
+        assert file.num_heldout > 0
+
+
+def test_an_existing_dataset_is_kept_unless_asked(options):
+    collect(options)
+    before = options.dataset.read_bytes()
+    with pytest.raises(DatasetError, match="--overwrite"):
+        collect(options)
+    assert options.dataset.read_bytes() == before
+    collect(changed(options, overwrite=True, env=EnvOptions(num_envs=3, seed=9)))
+    assert options.dataset.read_bytes() != before
+
+
+def test_bad_input_is_refused_before_anything_is_written(options, tmp_path):
+    with pytest.raises(DatasetError, match=r"must end in \.h5; (call it|use) features\.h5"):
+        collect(changed(options, dataset=tmp_path / "features.hdf5"))
+    with pytest.raises(CheckpointError):
+        collect(changed(options, checkpoint=tmp_path / "missing.pt"))
+    with pytest.raises(TaskError, match="unknown"):
+        collect(changed(options, task="DiffLab-Quadcopter-CTBR-Racing-v9"))
+    with pytest.raises(TaskError, match="policy"):
+        collect(changed(options, task="scripted_racing:make_small"))
+    assert not list(tmp_path.glob("*.h5*"))
+
+
+def test_dataset_names():
+    assert dataset_path(Path("a.h5")) == Path("datasets/a.h5")
+    assert dataset_path(Path("here/a.h5")) == Path("here/a.h5")
+    assert dataset_path(Path("/tmp/a.h5")) == Path("/tmp/a.h5")
+
+
+def test_video_alone_stops_after_its_length(options):
+    result = collect(changed(options, video=True, video_length=6))
+    assert result.stopped_by == "video"
+    assert result.heldout_episodes == 0
+    with av.open(str(result.video)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 6
+
+
+def test_video_with_keep_collecting_goes_on(options):
+    result = collect(changed(options, video=True, video_length=6, keep_collecting=True))
+    assert result.stopped_by == "full"
+    assert result.heldout_episodes == 8
+    with av.open(str(result.video)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 6
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_embedded_simulator_leaves_a_valid_file(checkpoint, tmp_path):
+    target = tmp_path / "features.h5"
+    # Tests that were begun with `nohup … &` ignore Ctrl-C, and so would their children.
+    script = (
+        "import runpy, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "runpy.run_module('deploy_kit', run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", script, "collect", "--checkpoint", str(checkpoint), "--dataset", str(target)]
+    with subprocess.Popen(
+        [*command, "--num_envs", "2", "--heldout-episodes", "0"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:
+        try:
+            for line in process.stderr:
+                if b"training rows" in line:
+                    break
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130, errors.decode()
+    assert b"Interrupted; what was collected is kept" in output
+    with open_feature_file(target) as file:
+        assert not file.attrs.complete
+        assert file.attrs.rows_seen > 0

@@ -1,0 +1,208 @@
+"""Events, thresholds, correction and intervals."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from deploy_kit.arrays import sigmoid
+from deploy_kit.errors import OptionError
+from deploy_kit.finetuning.comparison import compare_heads
+from deploy_kit.finetuning.learners.attack import Attack
+from deploy_kit.gate.bootstrap import Resampled
+from deploy_kit.gate.correction import Correction, fit_temperature, log_odds
+from deploy_kit.gate.detector import REFRACTORY_STEPS, TOLERANCE_STEPS, Timeline
+from deploy_kit.gate.evaluation import EvaluationRows, evaluate
+from deploy_kit.gate.metrics import decisions, expected_calibration_error
+from deploy_kit.gate.threshold import ThresholdRule
+
+
+def one_episode(passes: list[int], fires: list[int], length: int = 60) -> tuple[Timeline, np.ndarray]:
+    label, logit = np.zeros(length, bool), np.full(length, -1.0)
+    label[passes], logit[fires] = True, 1.0
+    return Timeline(np.zeros(length, np.int64), label), logit
+
+
+@pytest.mark.parametrize(
+    ("passes", "fires", "hits", "alarms", "latency"),
+    [
+        ([20], [20], 1, 0, 0),
+        ([20], [15], 1, 0, -5),
+        ([20], [25], 1, 0, 5),
+        ([20], [14], 0, 1, 0),
+        ([20], [26], 0, 1, 0),
+        ([20], [18, 19, 20, 21, 22, 23], 1, 0, -2),
+        ([20], [], 0, 0, 0),
+        ([20, 50], [19, 51], 2, 0, 0),
+        # deaf for ten steps after a false alarm, so the passage is missed or hit late
+        ([20], [12, 20], 0, 1, 0),
+        ([20], [12, 20, 23], 1, 1, 3),
+        # a long alarm fires again and again
+        ([], list(range(0, 44)), 0, 4, 0),
+        ([0], [0], 1, 0, 0),
+        ([59], [57], 1, 0, -2),
+    ],
+)
+def test_the_detector_fires_once_a_passage(passes, fires, hits, alarms, latency) -> None:
+    timeline, logit = one_episode(passes, fires)
+    counts = timeline.count(logit, np.array([0.0]))
+    found = (counts.hits.item(), counts.false_alarms.item(), counts.latency.item())
+    assert found == (hits, alarms, latency)
+    firing = timeline.firings(logit, 0.0)
+    assert (int(firing.hit.sum()), int((~firing.hit).sum())) == (hits, alarms)
+    assert (TOLERANCE_STEPS, REFRACTORY_STEPS) == (5, 10)
+
+
+def test_episodes_do_not_reach_into_each_other() -> None:
+    episode = np.repeat([7, 3], [30, 20])
+    label, logit = np.zeros(50, bool), np.full(50, -1.0)
+    label[31], logit[[28, 30]] = True, 1.0
+    timeline = Timeline(episode, label)
+    counts = timeline.count(logit, np.array([0.0, 2.0]))
+    np.testing.assert_array_equal(counts.steps, [30, 20])
+    np.testing.assert_array_equal(counts.passes, [0, 1])
+    np.testing.assert_array_equal(counts.hits, [[0, 1], [0, 0]])
+    np.testing.assert_array_equal(counts.false_alarms, [[1, 0], [0, 0]])
+    np.testing.assert_array_equal(counts.latency, [[0, -1], [0, 0]])
+    np.testing.assert_array_equal(timeline.firings(logit, 0.0).row, [28, 30])
+
+
+@pytest.fixture
+def judged() -> tuple[EvaluationRows, np.ndarray]:
+    """Forty episodes whose passages score higher, some of them."""
+    rng = np.random.default_rng(0)
+    label = np.tile(np.arange(100) % 33 == 20, 40)
+    logit = np.round(rng.standard_normal(4000) + 2.5 * label, 2).astype(np.float64)
+    features = torch.from_numpy(rng.standard_normal((4000, 3)).astype(np.float32))
+    return EvaluationRows(features, label, np.repeat(np.arange(40), 100)), logit
+
+
+def test_figures_hold_events_at_the_threshold(judged) -> None:
+    rows, logit = judged
+    found = evaluate(logit, rows, 1.5)
+    counts = rows.timeline.count(logit, np.array([1.5]))
+    assert found["event_hit_rate"] == counts.hits.sum() / 120
+    assert found["event_false_alarms_per_minute"] == pytest.approx(counts.false_alarms.sum() / (4000 * 0.03 / 60))
+    assert found["event_latency_steps"] == counts.latency.sum() / counts.hits.sum()
+    assert 0 < found["event_hit_rate"] < 1
+    assert "event_hit_rate" not in evaluate(logit, EvaluationRows(rows.features, rows.label), 1.5)
+    assert "event_latency_steps" not in evaluate(logit, rows, 99.0)
+
+
+def choose(text: str, rows: EvaluationRows, logit: np.ndarray) -> float:
+    return ThresholdRule.parse(text).choose(logit, rows.label, rows.timeline, 0.03)
+
+
+@pytest.mark.parametrize("wanted", [0.3, 0.6, 0.9])
+def test_the_precision_rule_gives_the_lowest_threshold_that_keeps_it(judged, wanted: float) -> None:
+    rows, logit = judged
+    threshold = choose(f"precision={wanted}", rows, logit)
+    assert decisions(logit, rows.label, threshold).precision >= wanted
+    lower = np.unique(logit)[np.unique(logit) < threshold]
+    assert all(decisions(logit, rows.label, value).precision < wanted for value in lower)
+
+
+@pytest.mark.parametrize("rate", [1.0, 10.0, 60.0])
+def test_the_false_alarm_rule_keeps_its_rate_and_uses_it_up(judged, rate: float) -> None:
+    rows, logit = judged
+    threshold = choose(f"false-alarms-per-minute={rate}", rows, logit)
+    found = evaluate(logit, rows, threshold)
+    assert found["event_false_alarms_per_minute"] <= rate
+    more = evaluate(logit, rows, threshold - 0.12)
+    assert more["event_false_alarms_per_minute"] > rate
+    assert str(ThresholdRule.parse(f"false-alarms-per-minute={rate:g}")) == f"at most {rate:g} false alarms a minute"
+
+
+@pytest.mark.parametrize(
+    "text", ["f2", "f1=3", "precision", "precision=0", "precision=1.1", "precision=x", "false-alarms-per-minute=-1",
+             "false-alarms-per-minute=inf", "precision=nan", ""],
+)  # fmt: skip
+def test_unknown_rules_are_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="is not f1, precision=P"):
+        ThresholdRule.parse(text)
+
+
+def test_rules_that_cannot_be_kept_are_refused(judged) -> None:
+    rows, logit = judged
+    with pytest.raises(OptionError, match="best precision on the validation rows is"):
+        choose("precision=1", rows, np.where(rows.label, 0.0, logit))
+    with pytest.raises(OptionError, match="cannot be kept on the validation episodes"):
+        choose("false-alarms-per-minute=0", rows, np.where(rows.label, -9.0, logit))
+    with pytest.raises(OptionError, match="needs held-out episodes"):
+        ThresholdRule.parse("false-alarms-per-minute=1").choose(logit, rows.label, None, 0.03)
+
+
+def test_the_prior_and_the_temperature_make_the_probability_right() -> None:
+    rng = np.random.default_rng(1)
+    # The log-likelihood ratio of two unit Gaussians two apart is 2x − 2; the trained head says three times that.
+    label = rng.random(400_000) < 0.02
+    x = rng.standard_normal(label.size) + 2 * label
+    trained = np.array([6.0, -6.0], np.float32)
+    score = trained[0] * x + trained[1]
+    temperature = fit_temperature(score, label, 0.5, 0.02)
+    assert temperature == pytest.approx(3, rel=0.03)
+    correction = Correction(temperature, 0.5, 0.02)
+    corrected = correction.apply(trained)
+    np.testing.assert_allclose(corrected, [2, -2 + log_odds(0.02)], rtol=0.05)
+    logit = corrected[0] * x + corrected[1]
+    assert expected_calibration_error(logit, label) < 0.002
+    assert sigmoid(logit).mean() == pytest.approx(0.02, rel=0.05)
+    np.testing.assert_allclose(correction.undo(corrected), trained, rtol=1e-5)
+    assert Correction.from_json(correction.to_json()) == correction
+
+
+def test_another_training_prior_is_taken_out() -> None:
+    correction = Correction(4.0, 0.2, 0.02)
+    assert correction.apply(np.zeros(2))[-1] == pytest.approx(log_odds(0.02) - log_odds(0.2) / 4)
+    np.testing.assert_allclose(correction.undo(correction.apply(np.array([3.0, 1.0]))), [3, 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("data", [None, {}, {"temperature": 1.0}, {"temperature": 0.0, "training_prior": 0.5,
+    "flight_prior": 0.02}, {"temperature": 1.0, "training_prior": 0.5, "flight_prior": "x"}])  # fmt: skip
+def test_a_record_that_is_no_correction_is_none(data) -> None:
+    assert Correction.from_json(data) is None
+
+
+def test_a_resample_is_the_figure_of_the_repeated_episodes(judged, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, logit = judged
+    resampled = Resampled(logit, rows.label, rows.timeline.row, 1.5, rows.timeline, 0.03)
+    weight = np.random.default_rng(5).multinomial(40, np.full(40, 1 / 40), 1)
+    found = {name: value[0] for name, value in resampled._evaluate(weight.astype(float)).items()}
+    drawn = np.repeat(np.arange(40), weight[0])
+    index = np.concatenate([np.flatnonzero(rows.timeline.row == episode) for episode in drawn])
+    again = EvaluationRows(rows.features, rows.label[index], np.repeat(np.arange(40), 100))
+    expected = evaluate(logit[index], again, 1.5)
+    assert expected["auroc"] == pytest.approx(roc_auc_score(rows.label[index], logit[index]))
+    assert expected["average_precision"] == pytest.approx(average_precision_score(rows.label[index], logit[index]))
+    for name, value in found.items():
+        assert value == pytest.approx(expected[name], abs=1e-9), name
+
+
+def test_the_interval_is_about_as_wide_as_theory_says() -> None:
+    # Every row an episode of its own: the share of hits among n passages has standard deviation sqrt(p (1 - p) / n).
+    rng = np.random.default_rng(2)
+    label = np.ones(2000, bool)
+    label[::2] = False
+    logit = np.where(rng.random(2000) < 0.3, 1.0, -1.0)
+    spread = Resampled(logit, label, np.arange(2000), 0.0, None, 0.03).figures(1000, 0)["recall"]
+    p = (logit[label] > 0).mean()
+    assert spread.std() == pytest.approx(np.sqrt(p * (1 - p) / 1000), rel=0.15)
+
+
+def test_heads_are_compared_clean_and_attacked(judged) -> None:
+    rows, _ = judged
+    rng = np.random.default_rng(3)
+    features = (rng.standard_normal((4000, 3)) + 0.9 * rows.label[:, None]).astype(np.float32)
+    rows = EvaluationRows(torch.from_numpy(features), rows.label, rows.episode)
+    head = np.array([1.0, 1.0, 1.0, -2.0], np.float32)
+    found = compare_heads({"untrained": (-head, 0.0), "ours": (head, 1.0)}, rows, Attack(3, 0.3, 0.05), 0.03, 0)
+    assert list(found) == ["untrained", "majority", "ours"]
+    assert set(found["majority"]) == {"clean"}
+    assert found["majority"]["clean"]["auroc"]["value"] == 0.5
+    assert found["majority"]["clean"]["event_hit_rate"]["value"] == 0
+    ours = [found["ours"][attack]["auroc"] for attack in ("clean", "pgd", "worst_case")]
+    assert ours[0]["value"] > ours[1]["value"] > ours[2]["value"]
+    assert all(entry["low"] < entry["value"] < entry["high"] for entry in ours)
+    logit = features.astype(np.float64) @ head[:-1] - 2.0
+    shifted = np.where(rows.label, logit - 0.9, logit + 0.9)
+    assert ours[2]["value"] == pytest.approx(roc_auc_score(rows.label, shifted), abs=1e-9)
