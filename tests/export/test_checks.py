@@ -111,7 +111,7 @@ def test_a_wrong_weight_in_the_onnx_file_alone(bundle_copy, kit, network, name):
 def test_a_wrong_torchscript_file_alone(bundle_copy, kit, network, tmp_path):
     from deploy_kit.bundle.contract import GateOutput
     from deploy_kit.bundle.graph_options import GraphOptions
-from deploy_kit.export.graph import DeployedPolicy
+    from deploy_kit.export.graph import DeployedPolicy
     from deploy_kit.export.torchscript import write_torchscript
 
     other = DeployedPolicy(kit.small(seed=1, normalizer_eps=0.01), GraphOptions(gate_output=GateOutput.LOGIT))
