@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from deploy_kit.bundle.contract import Contract
-from deploy_kit.bundle.reader import file_digest
 from deploy_kit.collection.run import CollectOptions, collect
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.demo import DemoOptions, run_demo
+from deploy_kit.files import file_sha256
 from deploy_kit.flight.fly import FlyOptions, fly
 from deploy_kit.flight.rollout import rollout
 from deploy_kit.flight.trace import FlightTrace
@@ -57,7 +57,7 @@ def contract(shipped_policy) -> Contract:
 
 def test_weights_and_contract_belong_together(shipped_policy, contract):
     checkpoint = load_checkpoint(shipped_policy)
-    assert contract.provenance.weights_sha256 == file_digest(shipped_policy)
+    assert contract.provenance.weights_sha256 == file_sha256(shipped_policy)
     assert contract.provenance.feature_sha256 == feature_sha256(checkpoint.network)
     assert contract.provenance.head_sha256 == head_sha256(checkpoint.network)
     assert contract.gate.threshold_logit == checkpoint.calibration.threshold_logit

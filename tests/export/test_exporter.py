@@ -14,8 +14,9 @@ from deploy_kit.bundle.reader import open_bundle
 from deploy_kit.errors import CheckFailedError, CheckpointError, DatasetError, OptionError
 from deploy_kit.export import exporter
 from deploy_kit.export.exporter import ExportOptions, export_bundle
+from deploy_kit.files import file_sha256
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
-from deploy_kit.policy.fingerprint import feature_sha256, file_sha256, head_sha256
+from deploy_kit.policy.fingerprint import feature_sha256, head_sha256
 from deploy_kit.policy.run.vehicle import resolve_vehicle
 from deploy_kit.task.interface import ObservationLayout
 

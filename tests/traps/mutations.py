@@ -12,8 +12,9 @@ import torch
 from onnx import helper, numpy_helper
 
 import deploy_kit.export.exporter
-from deploy_kit.bundle.reader import CONTRACT_METADATA_KEY, Contract, file_digest, manifest_text, open_bundle
+from deploy_kit.bundle.reader import CONTRACT_METADATA_KEY, Contract, manifest_text, open_bundle
 from deploy_kit.export.exporter import ExportOptions, export_bundle
+from deploy_kit.files import file_sha256
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.task.racing import TASK_ID
@@ -32,7 +33,7 @@ def publish(bundle: Path, model: Graph | None = None, contract: Contract | None 
     """Write contract, metadata and manifest so that all of them fit the files."""
     model = model or onnx.load(bundle / "policy.onnx")
     contract = contract or Contract.from_json((bundle / "contract.json").read_text())
-    weights = file_digest(bundle / "policy.safetensors")
+    weights = file_sha256(bundle / "policy.safetensors")
     contract = replace(contract, provenance=replace(contract.provenance, weights_sha256=weights))
     helper.set_model_props(model, {CONTRACT_METADATA_KEY: contract.to_json(indent=None)})
     onnx.save(model, bundle / "policy.onnx")

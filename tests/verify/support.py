@@ -11,8 +11,9 @@ from deploy_kit.bundle.reader import manifest_text
 from deploy_kit.data.schema import FeatureFileInfo, KeepReason
 from deploy_kit.data.writer import FeatureFileWriter
 from deploy_kit.export.exporter import ExportOptions, export_bundle
+from deploy_kit.files import file_sha256
 from deploy_kit.policy.checkpoint import GateCalibration, save_safetensors
-from deploy_kit.policy.fingerprint import feature_sha256, file_sha256
+from deploy_kit.policy.fingerprint import feature_sha256
 from deploy_kit.policy.network import ConvSpec, VisionActorCritic
 from deploy_kit.task.interface import ObservationLayout
 from deploy_kit.task.racing import TASK_ID

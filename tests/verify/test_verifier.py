@@ -7,8 +7,8 @@ import pytest
 
 from deploy_kit.errors import BundleError, CheckpointError, DatasetError, OptionError, TaskError
 from deploy_kit.export.exporter import ExportOptions, export_bundle
+from deploy_kit.files import file_sha256
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
-from deploy_kit.policy.fingerprint import file_sha256
 from deploy_kit.progress import Progress
 from deploy_kit.verify.report import ParityCheck, Status, VerifyReport
 from deploy_kit.verify.table import format_table

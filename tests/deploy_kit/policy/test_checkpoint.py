@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy_kit.errors import CheckpointError, InputError, OptionError
+from deploy_kit.files import file_sha256
 from deploy_kit.policy.checkpoint import (
     CheckpointFormat,
     GateCalibration,
@@ -17,7 +18,7 @@ from deploy_kit.policy.checkpoint import (
     save_checkpoint,
     save_safetensors,
 )
-from deploy_kit.policy.fingerprint import feature_sha256, file_sha256, head_sha256
+from deploy_kit.policy.fingerprint import feature_sha256, head_sha256
 from deploy_kit.policy.network import ACTIVATIONS, ConvSpec
 from deploy_kit.task.interface import ObservationLayout
 

@@ -3,8 +3,9 @@ import hashlib
 import pytest
 
 from deploy_kit.errors import CheckpointError
+from deploy_kit.files import file_sha256
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
-from deploy_kit.policy.fingerprint import feature_sha256, file_sha256, head_sha256
+from deploy_kit.policy.fingerprint import feature_sha256, head_sha256
 from deploy_kit.policy.summary import describe_checkpoint
 
 FEATURE_TENSORS = ("stem.", "state_enc.", "normalizer.")
