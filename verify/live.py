@@ -2,11 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from deploy_kit.bundle.runners import ArtifactError, OnnxRunner
+from deploy_kit.flight.first_episodes import Flight, fly_first_episodes
 from deploy_kit.flight.rollout import require_checkpoint
 from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.progress import Progress
@@ -15,12 +15,10 @@ from deploy_kit.verify.replay import ParityComparison
 from deploy_kit.verify.report import Check, NotRun
 from deploy_kit.verify.rollouts import (
     SHADOW,
-    Flight,
     ShadowComparison,
     broken_flight,
     close,
     driving_check,
-    fly,
     fly_artifact,
     reference_driver,
 )
@@ -95,9 +93,8 @@ class LiveTest:
             )
             shadow = ShadowComparison(onnx, subject.reference, comparison, self._first.num_envs)
         phase = "flights, PyTorch drives" + (", onnxruntime in its shadow" if shadow else "")
-        advance = partial(_report, progress, phase)
         try:
-            flight = fly(self._first, reference_driver(subject.reference), shadow or (lambda record: None), advance)
+            flight = fly_first_episodes(self._first, reference_driver(subject.reference), shadow, progress, phase)
         finally:
             close(self._first)
             self._first = None
@@ -107,9 +104,8 @@ class LiveTest:
         self, subject: BundleAndCheckpoint, onnx: OnnxRunner, reference: Flight, progress: Callable[[Progress], None]
     ) -> Check:
         compared = "onnxruntime drives, against PyTorch from the same seed"
-        advance = partial(_report, progress, "flights, onnxruntime drives")
         try:
-            flight = fly_artifact(self._make, onnx, subject.reference, advance)
+            flight = fly_artifact(self._make, onnx, subject.reference, progress, "flights, onnxruntime drives")
         except ArtifactError as error:
             return broken_flight(compared, error)
         return driving_check(reference, flight, compared)
@@ -120,7 +116,3 @@ class LiveTest:
 
         options = self._options or EnvOptions(seed=self._seed)
         return make_env(dataclasses.replace(options, num_envs=self._episodes), self._task, self._backend)
-
-
-def _report(progress: Callable[[Progress], None], phase: str, done: int, total: int) -> None:
-    progress(Progress(phase, done, total))

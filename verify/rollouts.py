@@ -8,20 +8,18 @@ not repeat itself under one seed, luck alone makes that interval wide; then it n
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from deploy_kit.bundle.runners import ArtifactError, Float32, Outputs, Reference, Runner
-from deploy_kit.errors import TaskError
 from deploy_kit.flight.drivers import ArtifactDriver
-from deploy_kit.flight.episodes import FirstEpisodes
+from deploy_kit.flight.first_episodes import Flight, fly_first_episodes
 from deploy_kit.flight.paired import PairedDifference
-from deploy_kit.flight.rollout import Driver, StepRecord, rollout
+from deploy_kit.flight.rollout import Driver, StepRecord
 from deploy_kit.policy.network import PolicyOutput
+from deploy_kit.progress import Progress
 from deploy_kit.verify.replay import ParityComparison
 from deploy_kit.verify.report import Check, FactCheck, FlightCheck, ParityCheck
 
@@ -29,62 +27,9 @@ if TYPE_CHECKING:
     from rsl_rl.env import VecEnv
 
 EnvFactory = Callable[[], "VecEnv"]
-Advance = Callable[[int, int], None]
-"""Told (episodes finished, episodes in all)."""
 
 SHADOW = "live/shadow"
 DRIVING = "live/driving"
-
-
-@dataclass(frozen=True)
-class Flight:
-    """First episodes of all environments under one driver.
-
-    Attributes:
-        episodes: what happened in them.
-        speed: (N,) mean speed of each, m/s; None if the environment does not report it.
-        first_observation: (N, 6928) where they began.
-    """
-
-    episodes: FirstEpisodes
-    speed: npt.NDArray[np.float64] | None
-    first_observation: torch.Tensor
-
-
-def fly(env: "VecEnv", driver: Driver, watch: Callable[[StepRecord], None], advance: Advance) -> Flight:
-    """Fly the first episode of each environment.
-
-    Args:
-        env: freshly made; it is not closed.
-        driver: who flies.
-        watch: sees every step.
-        advance: told how many episodes have finished.
-
-    Raises:
-        TaskError: episodes do not end.
-    """
-    episodes = FirstEpisodes(env.num_envs)
-    first: torch.Tensor | None = None
-    speed_sum, has_speed = np.zeros(env.num_envs), True
-    limit = int(env.max_episode_length) + 1
-    for record in rollout(env, driver, limit):
-        if first is None:
-            first = record.observation.cpu().clone()
-        if "speed" in record.extras:
-            speed_sum += np.where(episodes.alive, record.extras["speed"].cpu().numpy(), 0.0)
-        else:
-            has_speed = False
-        watch(record)
-        episodes.add(record)
-        advance(int((~episodes.alive).sum()), env.num_envs)
-        if episodes.complete:
-            break
-    if first is None or not episodes.complete:
-        raise TaskError(
-            f"{int(episodes.alive.sum())} episodes had not ended after {limit} steps; "
-            "the environment's max_episode_length must bound them"
-        )
-    return Flight(episodes, speed_sum / episodes.length if has_speed else None, first)
 
 
 class ShadowComparison:
@@ -132,7 +77,9 @@ def reference_driver(reference: Reference) -> Driver:
     return drive
 
 
-def fly_artifact(make: EnvFactory, runner: Runner, reference: Reference, advance: Advance) -> Flight:
+def fly_artifact(
+    make: EnvFactory, runner: Runner, reference: Reference, progress: Callable[[Progress], None], phase: str
+) -> Flight:
     """Fly with an artifact instead of the checkpoint.
 
     Raises:
@@ -141,7 +88,7 @@ def fly_artifact(make: EnvFactory, runner: Runner, reference: Reference, advance
     driver = ArtifactDriver(_finite(runner), reference.transform)
     env = make()
     try:
-        return fly(env, driver, lambda record: None, advance)
+        return fly_first_episodes(env, driver, progress=progress, phase=phase)
     finally:
         close(env)
 
@@ -153,9 +100,9 @@ def driving_check(reference: Flight, candidate: Flight, compared: str) -> Check:
         PairedDifference.of("gates", "1", ours.gates.astype(np.float64), theirs.gates.astype(np.float64)),
         PairedDifference.of("crashed", "1", ours.crashed.astype(np.float64), theirs.crashed.astype(np.float64)),
     ]
-    if reference.speed is not None and candidate.speed is not None:
-        differences.append(PairedDifference.of("speed", "m/s", reference.speed, candidate.speed))
-    paired = torch.equal(reference.first_observation, candidate.first_observation)
+    if ours.mean_speed is not None and theirs.mean_speed is not None:
+        differences.append(PairedDifference.of("speed", "m/s", ours.mean_speed, theirs.mean_speed))
+    paired = reference.starts_like(candidate)
     equal = differences[0].equal_pairs
     if paired:
         note = f"{equal} of {ours.num_envs} episodes passed exactly as many gates"

@@ -119,6 +119,11 @@ class FirstEpisodes:
         """Whether every environment has finished its first episode."""
         return not self.alive.any()
 
+    @property
+    def mean_speed(self) -> npt.NDArray[np.float64] | None:
+        """Mean speed of each episode over its steps, (N,), m/s; None if the environment does not report it."""
+        return self._speed_sum / np.maximum(self.length, 1) if self._has_speed else None
+
     def add(self, record: StepRecord) -> None:
         """Take in one step of all environments."""
         rows = np.flatnonzero(self.alive)
@@ -145,7 +150,7 @@ class FirstEpisodes:
             env_steps=int(self.length.sum()),
             gates_per_episode=mean_estimate(self.gates.astype(np.float64)),
             crash_rate=rate_estimate(int(self.crashed.sum()), self.num_envs),
-            mean_speed=mean_estimate(self._speed_sum / np.maximum(self.length, 1)) if self._has_speed else None,
+            mean_speed=None if self.mean_speed is None else mean_estimate(self.mean_speed),
             gate_auroc=self._gate_auroc(seed),
         )
 

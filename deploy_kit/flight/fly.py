@@ -14,10 +14,10 @@ from deploy_kit.bundle.runners import OnnxRunner
 from deploy_kit.errors import OptionError
 from deploy_kit.files import replace_file
 from deploy_kit.flight.drivers import ArtifactDriver
-from deploy_kit.flight.episodes import FirstEpisodes, FlightStatistics
-from deploy_kit.flight.meter import Meter
+from deploy_kit.flight.episodes import FlightStatistics
+from deploy_kit.flight.first_episodes import fly_first_episodes
 from deploy_kit.flight.pictures.flight import draw_flight, picture_paths
-from deploy_kit.flight.rollout import Driver, policy_period, require_checkpoint, require_interface, rollout
+from deploy_kit.flight.rollout import Driver, StepRecord, policy_period, require_checkpoint, require_interface
 from deploy_kit.flight.trace import FlightTrace
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
 from deploy_kit.policy.run.vehicle import resolve_vehicle
@@ -122,20 +122,14 @@ def fly(options: FlyOptions, progress: Callable[[Progress], None] = silent) -> F
             require_interface(env, policy.layout, len(policy.transform.scale), options.task)
         else:
             require_checkpoint(env, policy.checkpoint, options.task)
-        episodes = FirstEpisodes(env.num_envs)
         traces = _traces(env, policy.layout, options) if options.pictures is not None else []
-        meter = Meter(env.num_envs)
-        for record in rollout(env, policy.driver):
+
+        def trace_step(record: StepRecord) -> None:
             for trace in traces:
                 trace.add(record)
-            episodes.add(record)
-            if meter.due():
-                done = int((~episodes.alive).sum())
-                progress(Progress("episodes", done, env.num_envs, meter.note()))
-            if episodes.complete:
-                break
-        progress(Progress("episodes", env.num_envs, env.num_envs, meter.note()))
-    statistics = episodes.statistics(options.env.seed)
+
+        flight = fly_first_episodes(env, policy.driver, trace_step, progress)
+    statistics = flight.episodes.statistics(options.env.seed)
     pictures: tuple[Path, ...] = ()
     if options.pictures is not None:
         progress(Progress("pictures", 0))
