@@ -1,39 +1,20 @@
-"""Fixtures that every room's tests share."""
+"""Fixtures that tests of several rooms share; what they build comes from helpers/."""
 
 import os
 from pathlib import Path
 
 import pytest
-import torch
 
-from deploy_kit.policy.network import NetworkConfig, VisionActorCritic
+from deploy_kit.bundle.reader import Bundle, open_bundle
+from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.policy.shipped import DEMO_POLICY
-
-
-def randomise_statistics(network: VisionActorCritic, generator: torch.Generator) -> None:
-    """Give batch norms (and the normaliser) non-trivial statistics, so that dropping them shows."""
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.copy_(torch.randn(module.num_features, generator=generator) * 0.3)
-            module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
-            module.weight.data.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
-            module.bias.data.copy_(torch.randn(module.num_features, generator=generator) * 0.2)
-    if network.normalizer is not None:
-        network.normalizer.mean.copy_(torch.randn(network.normalizer.mean.shape, generator=generator) * 0.1)
-        network.normalizer.std.copy_(torch.rand(network.normalizer.std.shape, generator=generator) + 0.5)
-
-
-def make_network(seed: int = 0, **changes: object) -> VisionActorCritic:
-    """Build an untrained network of the reference size with random weights, in eval mode."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = VisionActorCritic(NetworkConfig(**changes))
-    randomise_statistics(network, torch.Generator().manual_seed(seed))
-    return network.eval().requires_grad_(False)
+from helpers.bundles import Run, copy_bundle, make_run
+from helpers.networks import make_network
 
 
 @pytest.fixture
 def network() -> VisionActorCritic:
+    """An untrained network of the reference size."""
     return make_network()
 
 
@@ -50,3 +31,27 @@ def reference_run() -> Path:
     if not (folder / "stage1_run" / "model_7998.pt").is_file():
         pytest.skip(f"the reference run is not at {folder}; set DEPLOY_KIT_REFERENCE to its folder")
     return folder / "stage1_run"
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A small policy's checkpoint, feature file and bundle; not to be changed."""
+    return make_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="session")
+def other_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same of another policy."""
+    return make_run(tmp_path_factory.mktemp("other"), seed=1)
+
+
+@pytest.fixture(scope="session")
+def shared_bundle(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The small policy's bundle, without reports; not to be changed."""
+    return open_bundle(copy_bundle(run.bundle, tmp_path_factory.mktemp("shared") / "bundle"))
+
+
+@pytest.fixture
+def bundle_copy(shared_bundle: Bundle, tmp_path: Path) -> Path:
+    """A copy of the shared bundle's folder, to be broken."""
+    return copy_bundle(shared_bundle.path, tmp_path / "copy")

@@ -17,16 +17,17 @@ from deploy_kit.errors import CheckpointError, OptionError, TaskError
 from deploy_kit.policy.checkpoint import GateCalibration, load_checkpoint, save_checkpoint, save_safetensors
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.task.racing import TASK_ID
-from tests.conftest import make_network
+from helpers import scripted_racing
+from helpers.networks import make_network
 
 
 @pytest.fixture
-def options(checkpoint, scripted, vehicle_params, tmp_path) -> DemoOptions:
+def options(checkpoint, vehicle_params, tmp_path) -> DemoOptions:
     return DemoOptions(
         checkpoint=checkpoint,
         output=tmp_path / "demo",
         env=EnvOptions(num_envs=4, seed=5),
-        task="scripted_racing:make",
+        task="helpers.scripted_racing:make",
         num_rows=40,
         heldout_episodes=12,
         live_episodes=4,
@@ -61,7 +62,7 @@ def interrupt_in(phase):
 
 
 @pytest.mark.slow
-def test_the_whole_job(options, scripted):
+def test_the_whole_job(options):
     seen = []
     result = run_demo(options, seen.append)
     places = list(dict.fromkeys(moment.phase.split(" · ")[0] for moment in seen))
@@ -84,7 +85,7 @@ def test_the_whole_job(options, scripted):
     ran = {check.name for check, verdict in zip(result.report.checks, result.report.verdicts, strict=True)}
     assert {"replay/heldout/onnx-head", "replay/kept/onnx", "live/shadow", "live/driving"} <= ran
     assert not [verdict for verdict in result.report.verdicts if verdict.status == "not run"]
-    gates = [sum(scripted.label_of(i, 0, s) for s in range(scripted.length_of(i, 0))) for i in range(3)]
+    gates = [sum(scripted_racing.label_of(i, 0, s) for s in range(scripted_racing.length_of(i, 0))) for i in range(3)]
     assert result.flight.statistics.episodes == 3
     assert result.flight.statistics.gates_per_episode.mean == np.mean(gates)
     assert [path.name for path in result.flight.pictures] == ["actions.png", "auxiliary_prob.png", "depth.mp4"]
@@ -119,9 +120,9 @@ def test_a_checkpoint_in_the_output_s_place_is_told_where_it_belongs(options):
         run_demo(replace(options, output=options.checkpoint))
 
 
-def test_a_policy_that_passes_no_gate_is_refused_after_a_while(options, scripted, logged, monkeypatch):
+def test_a_policy_that_passes_no_gate_is_refused_after_a_while(options, logged, monkeypatch):
     monkeypatch.setattr("deploy_kit.demo.MOST_ENV_STEPS", 200)
-    monkeypatch.setattr(scripted, "label_of", lambda env, episode, step: False)
+    monkeypatch.setattr(scripted_racing, "label_of", lambda env, episode, step: False)
     with pytest.raises(CheckpointError, match=r"passed no gate in \d+ env steps"):
         run_demo(options)
     kept = f"what was finished is kept in {options.output} (features.h5); for the next try remove it, or name another"

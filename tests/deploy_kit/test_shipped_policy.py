@@ -26,7 +26,7 @@ from deploy_kit.sim.registry import EnvOptions, make_env
 from deploy_kit.task.interface import ActionTransform
 from deploy_kit.task.racing import RACING_TASK, TASK_ID
 from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
-from tests.verify.support import put_a_weight_off
+from helpers.bundles import put_a_weight_off
 
 EPISODES = 32
 """First episodes of a row; stage 2, the airframe randomised."""

@@ -1,7 +1,6 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 
 from deploy_kit.bundle.reader import open_bundle
 from deploy_kit.data.reader import open_feature_file
@@ -10,6 +9,9 @@ from deploy_kit.export import execution
 from deploy_kit.export.checks import check_execution, check_replay, check_static, compare
 from deploy_kit.export.execution import run_batches
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
+from helpers.bundles import edit_contract, edit_onnx, rewrite_manifest, shift_initializer
+from helpers.feature_files import write_policy_file
+from helpers.networks import small_network
 
 
 @pytest.fixture
@@ -17,31 +19,21 @@ def network(shared_bundle):
     return load_checkpoint(shared_bundle.safetensors_path).network
 
 
-def edit_onnx(folder, kit, edit):
-    model = onnx.load(folder / "policy.onnx")
-    edit(model)
-    onnx.save_model(model, folder / "policy.onnx")
-    kit.rewrite_manifest(folder)
+def edited(folder, edit):
+    edit_onnx(folder, edit)
     return open_bundle(folder)
 
 
-def shift(model, name, amount):
-    tensor = next(item for item in model.graph.initializer if item.name == name)
-    array = numpy_helper.to_array(tensor).copy()
-    array.flat[0] += amount
-    tensor.CopyFrom(numpy_helper.from_array(array, name))
-
-
-def test_a_sound_bundle_passes(shared_bundle, network, kit, tmp_path):
+def test_a_sound_bundle_passes(shared_bundle, network, tmp_path):
     check_static(shared_bundle.onnx_path, shared_bundle.contract)
     results = check_execution(shared_bundle, network)
-    assert [result.count for result in results[:2]] == [6, 6]
+    assert [result.count for result in results[:2]] == [16, 16]
     assert all(0 <= result.worst < 1 for result in results)
-    with open_feature_file(kit.write_features(tmp_path / "f.h5", network)) as file:
+    with open_feature_file(write_policy_file(tmp_path / "f.h5", network)) as file:
         replayed = check_replay(shared_bundle, network, file)
     assert [(result.name, result.count) for result in replayed] == [
-        ("ONNX features → outputs, held-out rows", 80),
-        ("ONNX, kept observations", 20),
+        ("ONNX features → outputs, held-out rows", 300),
+        ("ONNX, kept observations", 36),
     ]
     assert all(0 <= result.worst < 1 for result in replayed)
 
@@ -78,22 +70,25 @@ def make_external(model):
         ),
         (lambda m: setattr(m.opset_import[0], "version", 17), r"opset \{'': 17\} instead of 18"),
         (lambda m: m.ClearField("metadata_props"), "metadata_props"),
-        (lambda m: shift(m, "actor.0.bias", np.nan), r"initialisers that are not finite: \['actor.0.bias'\]"),
+        (
+            lambda m: shift_initializer(m, "actor.0.bias", np.nan),
+            r"initialisers that are not finite: \['actor.0.bias'\]",
+        ),
         (drop_features, "no inner tensor features"),
         (add_dropout, r"a folded policy does not have: \['Dropout'\]"),
         (make_external, r"tensors outside the file|onnx.checker refuses"),
         (lambda m: setattr(m.graph.node[0], "op_type", "NoSuchOperator"), r"onnx.checker refuses"),
     ],
 )
-def test_static_faults(bundle_copy, kit, edit, message):
-    bundle = edit_onnx(bundle_copy, kit, edit)
+def test_static_faults(bundle_copy, edit, message):
+    bundle = edited(bundle_copy, edit)
     with pytest.raises(Exception, match=message) as caught:
         check_static(bundle.onnx_path, bundle.contract)
     assert type(caught.value).__name__ in ("CheckFailedError", "BundleError")
 
 
-def test_a_contract_that_the_graph_does_not_carry(bundle_copy, kit):
-    kit.edit_contract(bundle_copy, lambda d: d["action"]["scale"].__setitem__(0, 14.8))
+def test_a_contract_that_the_graph_does_not_carry(bundle_copy):
+    edit_contract(bundle_copy, lambda d: d["action"]["scale"].__setitem__(0, 14.8))
     bundle = open_bundle(bundle_copy)
     with pytest.raises(CheckFailedError, match=r"the contract in metadata_props is not contract\.json"):
         check_static(bundle.onnx_path, bundle.contract)
@@ -102,45 +97,45 @@ def test_a_contract_that_the_graph_does_not_carry(bundle_copy, kit):
 @pytest.mark.parametrize(
     "name", ["stem.0.weight", "state_enc.bias", "actor.4.bias", "aux_decoder.bias", "normalizer.mean_state"]
 )
-def test_a_wrong_weight_in_the_onnx_file_alone(bundle_copy, kit, network, name):
-    bundle = edit_onnx(bundle_copy, kit, lambda model: shift(model, name, 1e-2))
-    with pytest.raises(CheckFailedError, match=r"ONNX, golden samples: (action|gate_logit)\[\d, \d\] is "):
+def test_a_wrong_weight_in_the_onnx_file_alone(bundle_copy, network, name):
+    bundle = edited(bundle_copy, lambda model: shift_initializer(model, name, 1e-2))
+    with pytest.raises(CheckFailedError, match=r"ONNX, golden samples: (action|gate_logit)\[\d+, \d\] is "):
         check_execution(bundle, network)
 
 
-def test_a_wrong_torchscript_file_alone(bundle_copy, kit, network, tmp_path):
+def test_a_wrong_torchscript_file_alone(bundle_copy, network, tmp_path):
     from deploy_kit.bundle.contract import GateOutput
     from deploy_kit.bundle.graph_options import GraphOptions
     from deploy_kit.export.graph import DeployedPolicy
     from deploy_kit.export.torchscript import write_torchscript
 
-    other = DeployedPolicy(kit.small(seed=1, normalizer_eps=0.01), GraphOptions(gate_output=GateOutput.LOGIT))
+    other = DeployedPolicy(small_network(1), GraphOptions(gate_output=GateOutput.LOGIT))
     write_torchscript(other, bundle_copy / "policy.pt")
-    kit.rewrite_manifest(bundle_copy)
+    rewrite_manifest(bundle_copy)
     with pytest.raises(CheckFailedError, match="TorchScript, golden samples: action"):
         check_execution(open_bundle(bundle_copy), network)
 
 
-def test_wrong_weights_alone(bundle_copy, kit, network):
+def test_wrong_weights_alone(bundle_copy, network):
     other = load_checkpoint(bundle_copy / "policy.safetensors").network
     other.actor[0].bias[0] += 1e-6
     save_safetensors(bundle_copy / "policy.safetensors", other)
-    kit.rewrite_manifest(bundle_copy)
+    rewrite_manifest(bundle_copy)
     with pytest.raises(CheckFailedError, match=r"tensor actor\.0\.bias differs"):
         check_execution(open_bundle(bundle_copy), network)
-    save_safetensors(bundle_copy / "policy.safetensors", kit.small(normalizer_eps=0.02))
-    kit.rewrite_manifest(bundle_copy)
+    save_safetensors(bundle_copy / "policy.safetensors", small_network(normalizer_eps=0.02))
+    rewrite_manifest(bundle_copy)
     with pytest.raises(CheckFailedError, match="read back as"):
         check_execution(open_bundle(bundle_copy), network)
 
 
-def test_replay_finds_a_wrong_head_and_wrong_features(bundle_copy, kit, network, tmp_path):
-    with open_feature_file(kit.write_features(tmp_path / "f.h5", network)) as file:
-        head = edit_onnx(bundle_copy, kit, lambda model: shift(model, "aux_decoder.weight", 1e-2))
+def test_replay_finds_a_wrong_head_and_wrong_features(bundle_copy, network, tmp_path):
+    with open_feature_file(write_policy_file(tmp_path / "f.h5", network)) as file:
+        head = edited(bundle_copy, lambda model: shift_initializer(model, "aux_decoder.weight", 1e-2))
         with pytest.raises(CheckFailedError, match=r"gate_logit\[\d+, 0\]"):
             check_replay(head, network, file)
-        edit_onnx(bundle_copy, kit, lambda model: shift(model, "aux_decoder.weight", -1e-2))
-        stem = edit_onnx(bundle_copy, kit, lambda model: shift(model, "stem.0.weight", 1e-1))
+        edited(bundle_copy, lambda model: shift_initializer(model, "aux_decoder.weight", -1e-2))
+        stem = edited(bundle_copy, lambda model: shift_initializer(model, "stem.0.weight", 1e-1))
         with pytest.raises(CheckFailedError, match=r"(action|gate_logit)\[\d+, \d\]"):
             check_replay(stem, network, file)
 

@@ -19,18 +19,21 @@ from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
 from deploy_kit.policy.fingerprint import feature_sha256, head_sha256
 from deploy_kit.policy.run.vehicle import resolve_vehicle
 from deploy_kit.task.interface import ObservationLayout
+from deploy_kit.task.racing import TASK_ID
+from helpers.feature_files import write_policy_file
+from helpers.networks import SMALL_OBSERVATION, small_network
 
 
 def content(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_a_bundle_holds_the_checkpoint(shared_bundle):
-    source = load_checkpoint(shared_bundle.path.parent / "policy_5.safetensors")
+def test_a_bundle_holds_the_checkpoint(run, shared_bundle):
+    source = load_checkpoint(run.checkpoint)
     restored = load_checkpoint(shared_bundle.safetensors_path)
     assert restored.network.config == source.network.config
     assert restored.calibration == source.calibration
-    assert restored.iteration == 5
+    assert restored.iteration == 7
     for name, tensor in restored.network.state_dict().items():
         assert torch.equal(tensor, source.network.state_dict()[name])
     provenance = shared_bundle.contract.provenance
@@ -46,7 +49,7 @@ def test_a_bundle_holds_the_checkpoint(shared_bundle):
     assert Contract.from_json(metadata["deploy_kit_contract"]) == shared_bundle.contract
 
 
-def test_manifest_lists_every_file(shared_bundle, kit):
+def test_manifest_lists_every_file(shared_bundle):
     files = json.loads((shared_bundle.path / "manifest.json").read_text())["files"]
     assert sorted(files) == sorted(path.name for path in shared_bundle.path.iterdir() if path.name != "manifest.json")
     for name, entry in files.items():
@@ -56,14 +59,14 @@ def test_manifest_lists_every_file(shared_bundle, kit):
         }
 
 
-def test_everything_that_can_be_asked_for_at_once(checkpoint, kit, tmp_path):
+def test_everything_that_can_be_asked_for_at_once(checkpoint, tmp_path):
     network = load_checkpoint(checkpoint).network
     stages = []
     options = ExportOptions(
         checkpoint,
         tmp_path / "bundle",
         use_auxiliary_head=True,
-        samples=kit.write_features(tmp_path / "f.h5", network),
+        samples=write_policy_file(tmp_path / "f.h5", network),
         input_layout=InputLayout.FLAT,
         input_names=("seen",),
         output_names=("actions", "auxiliary"),
@@ -71,13 +74,13 @@ def test_everything_that_can_be_asked_for_at_once(checkpoint, kit, tmp_path):
         opset=13,
         batch_size=3,
         physical_actions=True,
-        task=kit.TASK,
+        task=TASK_ID,
         num_golden=5,
     )
     bundle = open_bundle(export_bundle(options, lambda progress: stages.append(progress.phase)))
     contract = bundle.contract
     assert [(spec.name, spec.role, spec.shape) for spec in (*contract.inputs, *contract.outputs)] == [
-        ("seen", "observation", (3, 448)),
+        ("seen", "observation", (3, SMALL_OBSERVATION)),
         ("actions", "command", (3, 4)),
         ("auxiliary", "gate_probability", (3, 1)),
     ]
@@ -98,9 +101,9 @@ def test_everything_that_can_be_asked_for_at_once(checkpoint, kit, tmp_path):
     ]
 
 
-def test_without_the_gate_head(checkpoint, kit, tmp_path, monkeypatch):
+def test_without_the_gate_head(checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    bundle = open_bundle(export_bundle(ExportOptions(checkpoint, task=kit.TASK, num_golden=2)))
+    bundle = open_bundle(export_bundle(ExportOptions(checkpoint, task=TASK_ID, num_golden=2)))
     assert bundle.path.name == "policy_5"
     assert bundle.path.resolve().parent == tmp_path / "bundles"
     assert bundle.contract.gate is None
@@ -108,10 +111,10 @@ def test_without_the_gate_head(checkpoint, kit, tmp_path, monkeypatch):
     assert bundle.golden.gate_logit is None
 
 
-def test_a_head_that_was_not_calibrated(kit, tmp_path, caplog):
-    save_safetensors(tmp_path / "raw.safetensors", kit.small())
+def test_a_head_that_was_not_calibrated(tmp_path, caplog):
+    save_safetensors(tmp_path / "raw.safetensors", small_network())
     options = ExportOptions(
-        tmp_path / "raw.safetensors", tmp_path / "b", use_auxiliary_head=True, task=kit.TASK, num_golden=2
+        tmp_path / "raw.safetensors", tmp_path / "b", use_auxiliary_head=True, task=TASK_ID, num_golden=2
     )
     with caplog.at_level(logging.WARNING, "deploy_kit.export"):
         gate = open_bundle(export_bundle(options)).contract.gate
@@ -120,9 +123,9 @@ def test_a_head_that_was_not_calibrated(kit, tmp_path, caplog):
     assert "run deploy-kit finetune first" in caplog.text
 
 
-def test_no_gate_head_to_export(kit, tmp_path):
-    save_safetensors(tmp_path / "c.safetensors", kit.small(gate_head=False))
-    options = ExportOptions(tmp_path / "c.safetensors", tmp_path / "b", use_auxiliary_head=True, task=kit.TASK)
+def test_no_gate_head_to_export(tmp_path):
+    save_safetensors(tmp_path / "c.safetensors", small_network(gate_head=False))
+    options = ExportOptions(tmp_path / "c.safetensors", tmp_path / "b", use_auxiliary_head=True, task=TASK_ID)
     with pytest.raises(CheckpointError, match=r"aux_decoder\.weight is missing"):
         export_bundle(options)
     assert not (tmp_path / "b").exists()
@@ -133,17 +136,17 @@ def test_no_vehicle_is_invented(checkpoint, tmp_path):
         export_bundle(ExportOptions(checkpoint, tmp_path / "b"))
 
 
-def test_another_number_of_actions(kit, tmp_path):
-    save_safetensors(tmp_path / "c.safetensors", kit.small(num_actions=3))
+def test_another_number_of_actions(tmp_path):
+    save_safetensors(tmp_path / "c.safetensors", small_network(num_actions=3))
     with pytest.raises(CheckpointError, match="has 3 actions; exported are CTBR policies with 4"):
-        export_bundle(ExportOptions(tmp_path / "c.safetensors", tmp_path / "b", task=kit.TASK))
+        export_bundle(ExportOptions(tmp_path / "c.safetensors", tmp_path / "b", task=TASK_ID))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.safetensors"]
 
 
-def test_a_feature_file_of_another_policy(checkpoint, kit, tmp_path):
-    samples = kit.write_features(tmp_path / "f.h5", kit.small(seed=1, normalizer_eps=0.01))
+def test_a_feature_file_of_another_policy(checkpoint, tmp_path):
+    samples = write_policy_file(tmp_path / "f.h5", small_network(1))
     with pytest.raises(DatasetError, match="collected with another policy"):
-        export_bundle(ExportOptions(checkpoint, tmp_path / "b", samples=samples, task=kit.TASK))
+        export_bundle(ExportOptions(checkpoint, tmp_path / "b", samples=samples, task=TASK_ID))
 
 
 @pytest.mark.parametrize(
@@ -154,30 +157,30 @@ def test_a_feature_file_of_another_policy(checkpoint, kit, tmp_path):
         ({"num_golden": 0}, "--num-golden 0"),
     ],
 )
-def test_options_out_of_range(checkpoint, kit, tmp_path, changes, message):
+def test_options_out_of_range(checkpoint, tmp_path, changes, message):
     with pytest.raises(OptionError, match=message):
-        export_bundle(ExportOptions(checkpoint, tmp_path / "b", task=kit.TASK, **changes))
+        export_bundle(ExportOptions(checkpoint, tmp_path / "b", task=TASK_ID, **changes))
 
 
-def test_what_exists_is_kept(checkpoint, bundle_copy, kit, tmp_path):
+def test_what_exists_is_kept(checkpoint, bundle_copy, tmp_path):
     before = content(bundle_copy)
     with pytest.raises(OptionError, match="exists; give --overwrite"):
-        export_bundle(ExportOptions(checkpoint, bundle_copy, task=kit.TASK))
+        export_bundle(ExportOptions(checkpoint, bundle_copy, task=TASK_ID))
     (bundle_copy / "notes.txt").write_text("mine")
     with pytest.raises(OptionError, match=r"also holds notes\.txt"):
-        export_bundle(ExportOptions(checkpoint, bundle_copy, task=kit.TASK, overwrite=True))
+        export_bundle(ExportOptions(checkpoint, bundle_copy, task=TASK_ID, overwrite=True))
     (bundle_copy / "notes.txt").unlink()
     assert content(bundle_copy) == before
     for folder in ("run", "f.txt"):
         (tmp_path / "f.txt").touch()
         with pytest.raises(OptionError, match=r"is no bundle|is not a folder"):
-            export_bundle(ExportOptions(checkpoint, tmp_path / folder, task=kit.TASK, overwrite=True))
+            export_bundle(ExportOptions(checkpoint, tmp_path / folder, task=TASK_ID, overwrite=True))
     assert checkpoint.is_file()
 
 
-def test_overwriting_replaces_the_whole_bundle(checkpoint, bundle_copy, kit, tmp_path):
+def test_overwriting_replaces_the_whole_bundle(checkpoint, bundle_copy, tmp_path):
     (bundle_copy / "report.json").write_text("{}")
-    export_bundle(ExportOptions(checkpoint, bundle_copy, task=kit.TASK, num_golden=2, overwrite=True))
+    export_bundle(ExportOptions(checkpoint, bundle_copy, task=TASK_ID, num_golden=2, overwrite=True))
     bundle = open_bundle(bundle_copy)
     assert bundle.contract.gate is None
     assert len(bundle.golden) == 2
@@ -187,7 +190,7 @@ def test_overwriting_replaces_the_whole_bundle(checkpoint, bundle_copy, kit, tmp
 
 @pytest.mark.parametrize("error", [CheckFailedError("no"), KeyboardInterrupt()])
 @pytest.mark.parametrize("stage", ["check_execution", "_publish_rename"])
-def test_a_failure_leaves_the_old_bundle(checkpoint, bundle_copy, kit, tmp_path, monkeypatch, stage, error):
+def test_a_failure_leaves_the_old_bundle(checkpoint, bundle_copy, tmp_path, monkeypatch, stage, error):
     before = content(bundle_copy)
 
     def fail(*args, **kwargs):
@@ -204,7 +207,7 @@ def test_a_failure_leaves_the_old_bundle(checkpoint, bundle_copy, kit, tmp_path,
     monkeypatch.setattr(exporter.onnx_writer, "build_onnx", lambda *args: onnx.load(bundle_copy / "policy.onnx"))
     monkeypatch.setattr(exporter, "check_static", lambda *args: None)
     options = ExportOptions(
-        checkpoint, bundle_copy, use_auxiliary_head=True, task=kit.TASK, num_golden=2, overwrite=True
+        checkpoint, bundle_copy, use_auxiliary_head=True, task=TASK_ID, num_golden=2, overwrite=True
     )
     with pytest.raises(type(error)):
         export_bundle(options)
@@ -212,7 +215,7 @@ def test_a_failure_leaves_the_old_bundle(checkpoint, bundle_copy, kit, tmp_path,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "run"]
 
 
-def test_a_wrong_export_is_not_published(checkpoint, kit, tmp_path, monkeypatch):
+def test_a_wrong_export_is_not_published(checkpoint, tmp_path, monkeypatch):
     twin = exporter.DeployedPolicy
 
     def broken(network, graph):
@@ -222,14 +225,14 @@ def test_a_wrong_export_is_not_published(checkpoint, kit, tmp_path, monkeypatch)
 
     monkeypatch.setattr(exporter, "DeployedPolicy", broken)
     with pytest.raises(CheckFailedError, match="ONNX, golden samples: action"):
-        export_bundle(ExportOptions(checkpoint, tmp_path / "b", task=kit.TASK))
+        export_bundle(ExportOptions(checkpoint, tmp_path / "b", task=TASK_ID))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
-def test_unwritable_folder(checkpoint, kit, tmp_path):
+def test_unwritable_folder(checkpoint, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OptionError, match="cannot be written"):
-        export_bundle(ExportOptions(checkpoint, tmp_path / "file" / "b", task=kit.TASK))
+        export_bundle(ExportOptions(checkpoint, tmp_path / "file" / "b", task=TASK_ID))
 
 
 def test_commit_is_of_a_checkout_that_tracks_the_package(tmp_path):
@@ -260,11 +263,11 @@ def test_reference_run(reference_run, tmp_path):
     assert contract.provenance.checkpoint_sha256.startswith("3bae2bcdd796")
 
 
-def test_another_vehicle(kit, tmp_path):
+def test_another_vehicle(tmp_path):
     """A vehicle file changes transform and ranges, and the contract says where each number is from."""
     (tmp_path / "vehicle.yaml").write_text("max_thrust_to_weight: 2.5\nmax_body_rate: [4, 5, 3]\nmass_kg: 0.7\n")
-    checkpoint = load_checkpoint(save(tmp_path / "c.safetensors", kit.small()))
-    vehicle = resolve_vehicle(checkpoint.params, kit.TASK, tmp_path / "vehicle.yaml")
+    checkpoint = load_checkpoint(save(tmp_path / "c.safetensors", small_network()))
+    vehicle = resolve_vehicle(checkpoint.params, TASK_ID, tmp_path / "vehicle.yaml")
     contract = describe(
         checkpoint,
         vehicle,
@@ -286,9 +289,9 @@ def test_another_vehicle(kit, tmp_path):
     assert Contract.from_json(contract.to_json()) == contract
 
 
-def test_a_state_that_is_not_the_racing_tasks(kit, tmp_path):
-    checkpoint = load_checkpoint(save(tmp_path / "c.safetensors", kit.small(layout=ObservationLayout(7, (18, 24)))))
-    vehicle = resolve_vehicle(checkpoint.params, kit.TASK)
+def test_a_state_that_is_not_the_racing_tasks(tmp_path):
+    checkpoint = load_checkpoint(save(tmp_path / "c.safetensors", small_network(layout=ObservationLayout(7, (24, 32)))))
+    vehicle = resolve_vehicle(checkpoint.params, TASK_ID)
     contract = describe(
         checkpoint, vehicle, None, GraphOptions(), opset=18, ir_version=8, weights_sha256="", samples_sha256=None
     )

@@ -6,6 +6,8 @@ from deploy_kit.bundle.contract import TermSpec
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.errors import DatasetError
 from deploy_kit.export.samples import choose_recorded, draw_synthetic, make_golden
+from helpers.feature_files import write_policy_file
+from helpers.networks import SMALL_OBSERVATION, make_observations, small_network
 
 TERMS = (
     TermSpec("base_lin_vel", 0, 3, "m/s", "body", (-1.0, -2.0, -3.0), (1.0, 2.0, 3.0), ""),
@@ -36,40 +38,40 @@ def test_synthetic_samples_follow_the_seed():
     assert not np.array_equal(first, other)
 
 
-def test_recorded_samples_hold_every_reason(kit, tmp_path):
-    network = kit.small()
-    path = kit.write_features(tmp_path / "f.h5", network, observations=40)
+def test_recorded_samples_hold_every_reason(tmp_path):
+    network = small_network()
+    path = write_policy_file(tmp_path / "f.h5", network, kept=8)
     with open_feature_file(path) as file:
-        observation, reason = choose_recorded(file, 448, 8)
+        observation, reason = choose_recorded(file, SMALL_OBSERVATION, 8)
         kept = file.observations.observation
-        again, _ = choose_recorded(file, 448, 8)
-        everything, _ = choose_recorded(file, 448, 1000)
+        again, _ = choose_recorded(file, SMALL_OBSERVATION, 8)
+        everything, _ = choose_recorded(file, SMALL_OBSERVATION, 1000)
     assert sorted(set(reason)) == ["first_step", "gate_pass", "ordinary", "stale_image"]
     assert len(observation) == 8
     rows = [int(np.flatnonzero((kept == row).all(axis=1))[0]) for row in observation]
-    assert [["gate_pass", "stale_image", "first_step", "ordinary"][row % 4] for row in rows] == reason
+    assert [["first_step", "gate_pass", "stale_image", "ordinary"][row % 4] for row in rows] == reason
     assert max(rows) > 30, "spread over the file, not its beginning"
     np.testing.assert_array_equal(observation, again)
     np.testing.assert_array_equal(everything, kept)
 
 
-def test_recorded_samples_that_are_not_there(kit, tmp_path):
-    network = kit.small()
+def test_recorded_samples_that_are_not_there(tmp_path):
+    network = small_network()
     with (
-        open_feature_file(kit.write_features(tmp_path / "f.h5", network, observations=0)) as file,
+        open_feature_file(write_policy_file(tmp_path / "f.h5", network, kept=0)) as file,
         pytest.raises(DatasetError, match=r"f\.h5 holds no whole observations .* --keep-observations"),
     ):
-        choose_recorded(file, 448, 8)
+        choose_recorded(file, SMALL_OBSERVATION, 8)
     with (
-        open_feature_file(kit.write_features(tmp_path / "g.h5", network)) as file,
-        pytest.raises(DatasetError, match="observations have 448 numbers, the policy takes 6928"),
+        open_feature_file(write_policy_file(tmp_path / "g.h5", network)) as file,
+        pytest.raises(DatasetError, match="observations have 784 numbers, the policy takes 6928"),
     ):
         choose_recorded(file, 6928, 8)
 
 
-def test_golden_outputs_are_the_networks(kit):
-    network = kit.small(normalizer_eps=0.01)
-    observation = kit.observations(network, 3)
+def test_golden_outputs_are_the_networks():
+    network = small_network()
+    observation = make_observations(network, 3)
     golden = make_golden(network, observation, ["a", "b", "c"], "recorded", gate=True)
     with torch.inference_mode():
         output = network(torch.from_numpy(observation))

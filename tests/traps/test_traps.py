@@ -17,7 +17,7 @@ from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
 from deploy_kit.verify.report import Status
 from deploy_kit.verify.table import format_table
 from deploy_kit.verify.verifier import verify_bundle
-from tests.traps.mutations import (
+from helpers.mutations import (
     add_constants,
     change_weight,
     copied,
@@ -31,7 +31,7 @@ from tests.traps.mutations import (
     splice_output,
     trace_in_training_mode,
 )
-from tests.verify.support import small_network
+from helpers.networks import small_network
 
 REPLAYED = {f"replay/{samples}" for samples in ("golden", "random", "extreme", "kept")}
 ONNX = {f"{samples}/onnx" for samples in REPLAYED}

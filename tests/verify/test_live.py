@@ -1,6 +1,3 @@
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -8,18 +5,18 @@ from deploy_kit.bundle.runners import OnnxRunner
 from deploy_kit.errors import TaskError
 from deploy_kit.verify.report import Status
 from deploy_kit.verify.verifier import verify_bundle
-from tests.verify.support import make_run
-
-
-@pytest.fixture(autouse=True)
-def _toy_env(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parent)
-    yield
-    sys.modules.pop("toy_env", None)
+from helpers import toy_env
+from helpers.bundles import make_run
 
 
 def live(run, tmp_path, **changes):
-    settings = {"live": True, "episodes": 16, "task": "toy_env:make", "report": tmp_path / "report.json", **changes}
+    settings = {
+        "live": True,
+        "episodes": 16,
+        "task": "helpers.toy_env:make",
+        "report": tmp_path / "report.json",
+        **changes,
+    }
     report = verify_bundle(run.verify(h5=None, replay=False, random_rows=8, **settings))
     return {check.name: check for check in report.checks}, report
 
@@ -105,7 +102,7 @@ def test_flights_repeat_under_a_seed(run, tmp_path):
 
 
 def test_environment_that_does_not_repeat_itself_is_named(run, tmp_path):
-    checks, _ = live(run, tmp_path, task="toy_env:make_unrepeatable")
+    checks, _ = live(run, tmp_path, task="helpers.toy_env:make_unrepeatable")
     driving = checks["live/driving"]
     assert not driving.paired
     assert "not paired" in driving.note
@@ -114,12 +111,10 @@ def test_environment_that_does_not_repeat_itself_is_named(run, tmp_path):
 
 def test_episodes_without_end_are_refused(run, tmp_path):
     with pytest.raises(TaskError, match="16 episodes had not ended after 21 steps"):
-        live(run, tmp_path, task="toy_env:make_endless")
+        live(run, tmp_path, task="helpers.toy_env:make_endless")
 
 
 def test_environments_are_closed(run, tmp_path, monkeypatch):
-    import toy_env
-
     made = []
     monkeypatch.setattr(toy_env, "make", lambda options: made.append(toy_env.ToyEnv(options.num_envs, 0)) or made[-1])
     live(run, tmp_path)

@@ -13,7 +13,10 @@ from deploy_kit.progress import Progress
 from deploy_kit.verify.report import ParityCheck, Status, VerifyReport
 from deploy_kit.verify.table import format_table
 from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
-from tests.verify.support import make_run, put_a_weight_off, small_network, write_features
+from helpers.bundles import make_run, put_a_weight_off
+from helpers.checkpoints import CALIBRATION
+from helpers.feature_files import write_policy_file
+from helpers.networks import small_network
 
 OBSERVED = ("golden", "random", "extreme", "kept")
 
@@ -53,7 +56,7 @@ def test_counts_are_those_of_the_inputs(report):
     assert checks["replay/golden/torchscript"].rows == 16
     assert checks["replay/random/safetensors"].rows == 128
     assert checks["bundle/manifest"].count == 5
-    assert checks["replay/random/onnx"].decisions.threshold_logit == 0.25
+    assert checks["replay/random/onnx"].decisions.threshold_logit == CALIBRATION.threshold_logit
     assert 0 < checks["replay/random/onnx"].decisions.positive < 128
 
 
@@ -93,7 +96,7 @@ def test_without_dataset_the_report_says_so(run, tmp_path):
 
 def test_dataset_without_observations_is_replayed_as_far_as_it_goes(run, tmp_path):
     dataset = tmp_path / "few.h5"
-    write_features(dataset, run.network, run.checkpoint, kept=0)
+    write_policy_file(dataset, run.network, run.checkpoint, kept=0)
     report = verify_bundle(run.verify(h5=dataset, report=tmp_path / "r.json"))
     assert report.verdict("replay/heldout/onnx-head").status is Status.PASSED
     assert "--keep-observations" in report.verdict("replay/kept").reasons[0]
@@ -184,7 +187,7 @@ def test_missing_inputs_are_refused(run, tmp_path):
 
 def test_dataset_of_another_policy_is_refused(run, tmp_path):
     dataset = tmp_path / "other.h5"
-    write_features(dataset, small_network(99), run.checkpoint)
+    write_policy_file(dataset, small_network(99), run.checkpoint)
     with pytest.raises(DatasetError, match="another policy"):
         verify_bundle(run.verify(h5=dataset))
 

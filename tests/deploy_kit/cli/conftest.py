@@ -43,14 +43,3 @@ def refused(cli):
         assert "Traceback" not in result.stderr + result.stdout
 
     return run
-
-
-@pytest.fixture
-def vehicle(tmp_path):
-    """A file with the vehicle's numbers."""
-    path = tmp_path / "vehicle.yaml"
-    path.write_text(
-        "max_thrust_to_weight: 3.0\nmax_body_rate: 6.0\ngravity: 9.81\npolicy_period_s: 0.03\n"
-        "depth_period_s: 0.04\naction_latency_steps: 1\n"
-    )
-    return path

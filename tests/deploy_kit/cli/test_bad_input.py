@@ -20,11 +20,11 @@ class Payload:
 
 
 @pytest.fixture
-def dataset(cli, checkpoint, scripted, tmp_path):
+def dataset(cli, checkpoint, tmp_path):
     """A small feature file of the checkpoint's policy."""
     path = tmp_path / "good.h5"
     result = cli(
-        *("collect", "--checkpoint", checkpoint, "--task", "scripted_racing:make", "--dataset", path),
+        *("collect", "--checkpoint", checkpoint, "--task", "helpers.scripted_racing:make", "--dataset", path),
         *("--num_envs", 3, "--num-positive", 20, "--num-negative", 20, "--heldout-episodes", 8),
     )
     assert result.code == 0, result
@@ -193,7 +193,7 @@ def test_a_folder_that_cannot_be_written(refused, checkpoint, dataset, tmp_path)
     # A file where a folder is needed cannot be written into, whoever runs the tests.
     blocked = tmp_path / "blocked"
     blocked.write_text("a file\n")
-    scripted = ("--task", "scripted_racing:make")
+    scripted = ("--task", "helpers.scripted_racing:make")
     refused("collect", "--checkpoint", checkpoint, *scripted, "--dataset", blocked / "a.h5", words=(str(blocked),))
     refused(
         "finetune", "--policy_path", checkpoint, "--h5_path", dataset, "--save_path", blocked, words=(str(blocked),)

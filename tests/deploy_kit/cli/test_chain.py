@@ -5,10 +5,12 @@ import json
 import pytest
 import torch
 
-SCRIPTED = ("--task", "scripted_racing:make")
+from helpers import scripted_racing
+
+SCRIPTED = ("--task", "helpers.scripted_racing:make")
 
 
-def test_collect_finetune_export_verify(cli, checkpoint, scripted, vehicle, tmp_path):
+def test_collect_finetune_export_verify(cli, checkpoint, vehicle, tmp_path):
     dataset, folder, bundle = tmp_path / "f.h5", tmp_path / "finetuned", tmp_path / "bundle"
     result = cli(
         *("collect", "--checkpoint", checkpoint, *SCRIPTED, "--num_envs", 3, "--dataset", dataset),
@@ -47,7 +49,9 @@ def test_collect_finetune_export_verify(cli, checkpoint, scripted, vehicle, tmp_
     result = cli("fly", bundle, *SCRIPTED, "--num_envs", 3, "--json", tmp_path / "flight.json")
     assert result.code == 0, result
     flown = json.loads((tmp_path / "flight.json").read_text())
-    expected = [sum(scripted.label_of(i, 0, s) for s in range(scripted.length_of(i, 0))) for i in range(3)]
+    expected = [
+        sum(scripted_racing.label_of(i, 0, s) for s in range(scripted_racing.length_of(i, 0))) for i in range(3)
+    ]
     assert flown["gates_per_episode"]["mean"] == pytest.approx(sum(expected) / 3)
 
     for path, kind in ((trained, "checkpoint"), (dataset, "feature file"), (bundle, "bundle")):

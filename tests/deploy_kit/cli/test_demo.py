@@ -9,11 +9,11 @@ from deploy_kit.bundle.reader import open_bundle
 from deploy_kit.bundle.thresholds import Thresholds, Tolerance
 from deploy_kit.policy import shipped
 
-SCRIPTED = ("--task", "scripted_racing:make")
+SCRIPTED = ("--task", "helpers.scripted_racing:make")
 
 
 @pytest.mark.slow
-def test_the_whole_job_of_a_random_policy(cli, checkpoint, vehicle, scripted, tmp_path, monkeypatch):
+def test_the_whole_job_of_a_random_policy(cli, checkpoint, vehicle, tmp_path, monkeypatch):
     (checkpoint.parent / "params" / "agent.yaml").unlink()
     results = []
     run = deploy_kit.demo.run_demo

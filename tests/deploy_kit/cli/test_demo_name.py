@@ -7,7 +7,7 @@ import pytest
 from deploy_kit.policy import shipped
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
 
-SCRIPTED = ("--task", "scripted_racing:make")
+SCRIPTED = ("--task", "helpers.scripted_racing:make")
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +17,7 @@ def shipped_policy(checkpoint, tmp_path, monkeypatch):
     return load_checkpoint(checkpoint)
 
 
-def test_every_command_takes_it_by_its_name(cli, scripted, shipped_policy, vehicle, tmp_path):
+def test_every_command_takes_it_by_its_name(cli, shipped_policy, vehicle, tmp_path):
     collected = cli(
         *("collect", "--checkpoint", "demo", *SCRIPTED, "--num-envs", 3, "--dataset", tmp_path / "f.h5"),
         *("--num-positive", 30, "--num-negative", 30, "--heldout-episodes", 8),

@@ -10,9 +10,9 @@ import torch
 
 from deploy_kit.collection.feed import BLOCK_STEPS, TrainingFeed
 from deploy_kit.collection.rows import RowMaker
-from deploy_kit.data.schema import FeatureFileInfo
 from deploy_kit.data.writer import FeatureFileWriter
 from deploy_kit.errors import DatasetError
+from helpers.feature_files import make_info
 
 NUM_ENVS, FEATURES = 3, 4
 
@@ -30,18 +30,7 @@ def records(count: int, tracks: bool = True):
 
 
 def writer(path, wanted: int):
-    info = FeatureFileInfo(
-        feature_size=FEATURES,
-        feature_sha256="0" * 64,
-        policy_sha256="0" * 64,
-        label_rule="test",
-        label_threshold_m=0.35,
-        label_offset_steps=1,
-        seed=0,
-        stage=2,
-        backend="test",
-        env_config={},
-    )
+    info = make_info(feature_size=FEATURES)
     return FeatureFileWriter(path, info, num_positive=wanted, num_negative=wanted, seed=0)
 
 

@@ -16,12 +16,13 @@ from deploy_kit.data.schema import KeepReason
 from deploy_kit.errors import CheckpointError, DatasetError, TaskError
 from deploy_kit.policy.fingerprint import feature_sha256
 from deploy_kit.sim.options import EnvOptions
+from helpers import scripted_racing
 
-SCRIPTED = "scripted_racing:make"
+SCRIPTED = "helpers.scripted_racing:make"
 
 
 @pytest.fixture
-def options(tmp_path, checkpoint, scripted) -> CollectOptions:
+def options(tmp_path, checkpoint) -> CollectOptions:
     return CollectOptions(
         checkpoint=checkpoint,
         dataset=tmp_path / "features.h5",
@@ -40,11 +41,11 @@ def changed(options: CollectOptions, **changes) -> CollectOptions:
     return replace(options, **changes)
 
 
-def replay_script(scripted, seed, env, episode, network):
+def replay_script(seed, env, episode, network):
     """Return features and labels that the script gives for one episode."""
-    steps = range(scripted.length_of(env, episode))
-    observations = torch.stack([scripted.observation_of(seed, env, episode, step) for step in steps])
-    labels = [scripted.label_of(env, episode, step) for step in steps]
+    steps = range(scripted_racing.length_of(env, episode))
+    observations = torch.stack([scripted_racing.observation_of(seed, env, episode, step) for step in steps])
+    labels = [scripted_racing.label_of(env, episode, step) for step in steps]
     return network(observations).features.numpy(), np.array(labels)
 
 
@@ -52,7 +53,7 @@ def env_seed(options: CollectOptions, purpose: int) -> int:
     return int(np.random.SeedSequence([options.env.seed, purpose]).generate_state(1)[0])
 
 
-def test_heldout_episodes_are_whole_and_hold_the_label_of_the_step_that_followed(options, scripted, network):
+def test_heldout_episodes_are_whole_and_hold_the_label_of_the_step_that_followed(options, network):
     result = collect(options)
     assert (result.num_positive, result.num_negative, result.heldout_episodes) == (30, 40, 8)
     assert result.complete
@@ -66,7 +67,7 @@ def test_heldout_episodes_are_whole_and_hold_the_label_of_the_step_that_followed
             env = int(rows.env_id[where[0]])
             nth = found.setdefault(env, 0)
             found[env] += 1
-            features, labels = replay_script(scripted, seed, env, nth, network)
+            features, labels = replay_script(seed, env, nth, network)
             np.testing.assert_allclose(np.asarray(rows.features)[where], features, atol=1e-6)
             assert np.asarray(rows.supervision)[where].reshape(-1).astype(bool).tolist() == labels.tolist()
         # Each environment gives its first episodes, not whichever end first.
@@ -76,7 +77,7 @@ def test_heldout_episodes_are_whole_and_hold_the_label_of_the_step_that_followed
         assert file.attrs.complete
 
 
-def test_training_rows_pair_features_with_their_own_labels(options, scripted, network):
+def test_training_rows_pair_features_with_their_own_labels(options, network):
     result = collect(options)
     seed = env_seed(options, 1)
     with open_feature_file(result.path) as file:
@@ -84,7 +85,7 @@ def test_training_rows_pair_features_with_their_own_labels(options, scripted, ne
         features = np.asarray(rows.features)
         labels = np.asarray(rows.supervision).reshape(-1)
         assert rows.episode_id.min() >= collect_module.FIRST_TRAINING_ID
-        played = {(env, nth): replay_script(scripted, seed, env, nth, network) for env in range(3) for nth in range(40)}
+        played = {(env, nth): replay_script(seed, env, nth, network) for env in range(3) for nth in range(40)}
         for row in range(len(rows)):
             env, step = int(rows.env_id[row]), int(rows.step[row])
             matches = [
@@ -93,7 +94,7 @@ def test_training_rows_pair_features_with_their_own_labels(options, scripted, ne
                 if step < len(played[env, nth][0]) and np.allclose(features[row], played[env, nth][0][step], atol=1e-6)
             ]
             assert len(matches) == 1, row
-            assert labels[row] == scripted.label_of(env, matches[0], step)
+            assert labels[row] == scripted_racing.label_of(env, matches[0], step)
 
 
 def test_kept_observations_recompute_to_their_features(options, network):
@@ -133,9 +134,9 @@ def test_max_steps_leaves_a_valid_trimmed_file(options):
         assert file.attrs.rows_seen == 15
 
 
-def test_an_interrupt_leaves_a_valid_trimmed_file(options, scripted, monkeypatch):
+def test_an_interrupt_leaves_a_valid_trimmed_file(options, monkeypatch):
     steps = 0
-    original = scripted.ScriptedEnv.step
+    original = scripted_racing.ScriptedEnv.step
 
     def step(self, actions):
         nonlocal steps
@@ -144,7 +145,7 @@ def test_an_interrupt_leaves_a_valid_trimmed_file(options, scripted, monkeypatch
             raise KeyboardInterrupt
         return original(self, actions)
 
-    monkeypatch.setattr(scripted.ScriptedEnv, "step", step)
+    monkeypatch.setattr(scripted_racing.ScriptedEnv, "step", step)
     result = collect(changed(options, num_positive=10_000, num_negative=10_000))
     assert result.stopped_by == "interrupt"
     with open_feature_file(result.path) as file:
@@ -171,7 +172,7 @@ def test_bad_input_is_refused_before_anything_is_written(options, tmp_path):
     with pytest.raises(TaskError, match="unknown"):
         collect(changed(options, task="DiffLab-Quadcopter-CTBR-Racing-v9"))
     with pytest.raises(TaskError, match="policy"):
-        collect(changed(options, task="scripted_racing:make_small"))
+        collect(changed(options, task="helpers.scripted_racing:make_small"))
     assert not list(tmp_path.glob("*.h5*"))
 
 

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from deploy_kit.data import memory
 from deploy_kit.data.reader import open_feature_file
+from deploy_kit.data.writer import FeatureFileWriter
 from deploy_kit.errors import DatasetError
 from deploy_kit.policy.fingerprint import feature_sha256
+from helpers.feature_files import make_info, write_numbered_file
 
 
 def replaced(file: h5py.File, name: str, data: object, **options: object) -> None:
@@ -188,8 +190,8 @@ def test_a_damaged_file_raises_nothing_but_dataset_errors(feature_file: Path, da
         assert np.isfinite(file.train.features).all()
 
 
-def test_no_rows_at_all(tmp_path: Path, tools) -> None:
-    path = tools["write"](tmp_path / "x.h5")
+def test_no_rows_at_all(tmp_path: Path) -> None:
+    path = write_numbered_file(tmp_path / "x.h5")
     with h5py.File(path, "r+") as file:
         for group in (file, file["heldout"]):
             for dataset in [v for v in group.values() if isinstance(v, h5py.Dataset)]:
@@ -229,8 +231,8 @@ def test_blocks_and_splits_agree_with_the_stored_rows(feature_file: Path) -> Non
         assert [len(observation) for observation, _ in file.observations.blocks(2)] == [2, 1]
 
 
-def test_a_file_without_heldout_rows_says_so_when_asked(tmp_path: Path, tools) -> None:
-    path = tools["write"](tmp_path / "x.h5")
+def test_a_file_without_heldout_rows_says_so_when_asked(tmp_path: Path) -> None:
+    path = write_numbered_file(tmp_path / "x.h5")
     with h5py.File(path, "r+") as file:
         del file["heldout"], file["observations"]
     with open_feature_file(path) as file:
@@ -303,9 +305,9 @@ def test_a_file_of_the_origin_that_was_never_written_has_no_rows(tmp_path: Path)
         open_feature_file(origin_file(tmp_path / "x.h5", 10**9, 0, chunks=(1000, 8)))
 
 
-def test_the_policy_is_checked(tmp_path: Path, tools, network, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_policy_is_checked(tmp_path: Path, network, caplog: pytest.LogCaptureFixture) -> None:
     sha = feature_sha256(network)
-    path = tools["write"](tmp_path / "narrow.h5", feature_sha256=sha)
+    path = write_numbered_file(tmp_path / "narrow.h5", feature_sha256=sha)
     with (
         open_feature_file(path) as file,
         pytest.raises(DatasetError, match="features have 8 columns, the policy's have 192"),
@@ -319,7 +321,7 @@ def test_the_policy_is_checked(tmp_path: Path, tools, network, caplog: pytest.Lo
         file.attrs["schema_version"] = 1
     for stored, fits in ((sha, True), ("0" * 64, False)):
         wide = tmp_path / f"{fits}.h5"
-        with tools["writer"](wide, feature_size=192, feature_sha256=stored) as writer:
+        with FeatureFileWriter(wide, make_info(feature_size=192, feature_sha256=stored), 100, 100, seed=0) as writer:
             writer.add_training(np.ones((4, 192)), [0, 1, 0, 1], *np.zeros((4, 4), int))
         with open_feature_file(wide) as file:
             if fits:

@@ -20,22 +20,23 @@ from deploy_kit.data.reader import open_feature_file
 from deploy_kit.data.schema import KeepReason
 from deploy_kit.data.writer import FeatureFileWriter
 from deploy_kit.errors import DatasetError
+from helpers.feature_files import add_episode, feed, keep, make_info, make_step, write_numbered_file
 
 
 @pytest.fixture
-def start(tmp_path: Path, tools):
+def start(tmp_path: Path):
     def build(name: str = "features.h5", positive: int = 40, negative: int = 40, **changes) -> FeatureFileWriter:
-        return FeatureFileWriter(tmp_path / name, tools["info"](), positive, negative, seed=1, **changes)
+        return FeatureFileWriter(tmp_path / name, make_info(), positive, negative, seed=1, **changes)
 
     return build
 
 
-def test_what_is_written_is_read_back(tmp_path: Path, tools, start) -> None:
+def test_what_is_written_is_read_back(tmp_path: Path, start) -> None:
     with start() as writer:
-        tools["episode"](writer, 1000, 100, is_test=False)
-        tools["episode"](writer, 1001, 101, is_test=True, length=30)
-        observation = tools["keep"](writer)
-        tools["feed"](writer, 400)
+        add_episode(writer, 1000, 100, is_test=False)
+        add_episode(writer, 1001, 101, is_test=True, length=30)
+        observation = keep(writer)
+        feed(writer, 400)
         assert (writer.num_positive, writer.num_negative, writer.full) == (40, 40, True)
         assert (writer.num_heldout_episodes, writer.num_observations) == (2, 3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["features.h5"]
@@ -66,14 +67,14 @@ def test_what_is_written_is_read_back(tmp_path: Path, tools, start) -> None:
         assert (kept.features == 0.5).all()
 
 
-def test_attributes_are_kept_exactly(feature_file: Path, tools) -> None:
+def test_attributes_are_kept_exactly(feature_file: Path) -> None:
     with open_feature_file(feature_file) as file:
         found = file.attrs
     assert found.label_threshold_m == 0.1 + 0.2
     assert found.env_config == {"num_envs": 4, "difficulty": 0.1 + 0.7, "tracks": ["circular"]}
     filled = ("rows_seen", "prevalence", "positive_rate", "negative_rate")
     assert found == replace(
-        tools["info"](),
+        make_info(),
         complete=True,
         requested_positive=40,
         requested_negative=40,
@@ -81,12 +82,12 @@ def test_attributes_are_kept_exactly(feature_file: Path, tools) -> None:
     )
 
 
-def test_counts_and_rates_are_recorded(tmp_path: Path, tools, start) -> None:
+def test_counts_and_rates_are_recorded(tmp_path: Path, start) -> None:
     labels = []
     rng = np.random.default_rng(0)
     with start(positive=10_000, negative=10_000) as writer:
         for step in range(2000):
-            rows = tools["step"](rng, step, 16, 0.05)
+            rows = make_step(rng, step, 16, 0.05)
             labels.append(rows["label"])
             writer.add_training(**rows)
     every = np.concatenate(labels)
@@ -102,10 +103,10 @@ def test_counts_and_rates_are_recorded(tmp_path: Path, tools, start) -> None:
         assert np.bincount(negative.env_id, minlength=16).min() > 0.6 * len(negative) / 16
 
 
-def test_rows_of_a_full_class_are_replaced_in_place(tmp_path: Path, tools, start) -> None:
+def test_rows_of_a_full_class_are_replaced_in_place(tmp_path: Path, start) -> None:
     with start(positive=50, negative=2000) as writer:
-        tools["feed"](writer, 300, envs=16, prevalence=0.1, seed=1)
-        tools["feed"](writer, 2500, envs=16, prevalence=0.1, seed=2, start=300)
+        feed(writer, 300, envs=16, prevalence=0.1, seed=1)
+        feed(writer, 2500, envs=16, prevalence=0.1, seed=2, start=300)
         assert writer.full
     with open_feature_file(tmp_path / "features.h5") as file:
         positive = file.train.select(file.train.label)
@@ -118,8 +119,8 @@ def test_rows_of_a_full_class_are_replaced_in_place(tmp_path: Path, tools, start
         assert file.attrs.positive_rate == pytest.approx(50 / (0.1 * 2800 * 16), rel=0.1)
 
 
-def test_the_same_seed_writes_the_same_bytes(tmp_path: Path, tools) -> None:
-    paths = [tools["write"](tmp_path / name) for name in ("a.h5", "b.h5")]
+def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
+    paths = [write_numbered_file(tmp_path / name) for name in ("a.h5", "b.h5")]
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
@@ -145,25 +146,25 @@ def test_an_existing_file_is_kept_without_overwrite(feature_file: Path, start) -
     assert feature_file.read_bytes() == before
 
 
-def test_overwrite_replaces_only_at_the_end(feature_file: Path, tools, start) -> None:
+def test_overwrite_replaces_only_at_the_end(feature_file: Path, start) -> None:
     before = feature_file.read_bytes()
     with start(overwrite=True, positive=7, negative=7) as writer:
-        tools["feed"](writer, 200)
+        feed(writer, 200)
         assert feature_file.read_bytes() == before
     with open_feature_file(feature_file) as file:
         assert len(file.train) == 14
 
 
-def interrupt(writer: FeatureFileWriter, tools, error: BaseException) -> None:
+def interrupt(writer: FeatureFileWriter, error: BaseException) -> None:
     with writer:
-        tools["feed"](writer, 100)
+        feed(writer, 100)
         raise error
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("the simulator died")])
-def test_an_interruption_leaves_a_valid_trimmed_file(tmp_path: Path, tools, start, error: BaseException) -> None:
+def test_an_interruption_leaves_a_valid_trimmed_file(tmp_path: Path, start, error: BaseException) -> None:
     with pytest.raises(type(error)):
-        interrupt(start(positive=5000, negative=5000), tools, error)
+        interrupt(start(positive=5000, negative=5000), error)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["features.h5"]
     with open_feature_file(tmp_path / "features.h5") as file:
         assert file.attrs.complete is False
@@ -171,19 +172,19 @@ def test_an_interruption_leaves_a_valid_trimmed_file(tmp_path: Path, tools, star
         assert np.abs(file.train.features).sum(axis=1).min() > 0
 
 
-def test_an_interruption_keeps_the_older_file_and_the_new_rows(feature_file: Path, tools, start) -> None:
+def test_an_interruption_keeps_the_older_file_and_the_new_rows(feature_file: Path, start) -> None:
     before = feature_file.read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        interrupt(start(overwrite=True), tools, KeyboardInterrupt())
+        interrupt(start(overwrite=True), KeyboardInterrupt())
     assert feature_file.read_bytes() == before
     with open_feature_file(feature_file.with_name("features.h5.partial")) as file:
         assert len(file.train) > 0
         assert file.attrs.complete is False
 
 
-def test_finishing_on_purpose_replaces_the_older_file(feature_file: Path, tools, start) -> None:
+def test_finishing_on_purpose_replaces_the_older_file(feature_file: Path, start) -> None:
     with start(overwrite=True, positive=5000, negative=5000) as writer:
-        tools["feed"](writer, 10)
+        feed(writer, 10)
         assert writer.finish(complete=False) == feature_file
     with open_feature_file(feature_file) as file:
         assert file.attrs.requested_positive == 5000
@@ -208,31 +209,31 @@ def test_a_partial_file_of_a_killed_run_is_not_dropped(tmp_path: Path, start) ->
     assert (tmp_path / "features.h5.partial").read_bytes() == b"rows"
 
 
-def test_heldout_tracks_and_training_tracks_stay_apart(tools, start) -> None:
+def test_heldout_tracks_and_training_tracks_stay_apart(start) -> None:
     with start() as writer:
-        tools["feed"](writer, 3)
+        feed(writer, 3)
         with pytest.raises(DatasetError, match="track 2 gave training rows"):
-            tools["episode"](writer, 1000, 2)
-        tools["episode"](writer, 1000, 200)
-        rows = tools["step"](np.random.default_rng(0), 4, 4, 0.1)
+            add_episode(writer, 1000, 2)
+        add_episode(writer, 1000, 200)
+        rows = make_step(np.random.default_rng(0), 4, 4, 0.1)
         rows["track_id"][1] = 200
         with pytest.raises(DatasetError, match="track 200 is held out"):
             writer.add_training(**rows)
 
 
-def test_a_heldout_track_is_on_one_side_only(tools, start) -> None:
+def test_a_heldout_track_is_on_one_side_only(start) -> None:
     with start() as writer:
-        tools["episode"](writer, 1000, 200, is_test=True)
+        add_episode(writer, 1000, 200, is_test=True)
         with pytest.raises(DatasetError, match="both validation and test"):
-            tools["episode"](writer, 1001, 200, is_test=False)
+            add_episode(writer, 1001, 200, is_test=False)
         with pytest.raises(DatasetError, match="episode 1000 was added before"):
-            tools["episode"](writer, 1000, 200, is_test=True)
+            add_episode(writer, 1000, 200, is_test=True)
 
 
-def test_the_writer_splits_tracks_half_and_half_itself(tmp_path: Path, tools, start) -> None:
+def test_the_writer_splits_tracks_half_and_half_itself(tmp_path: Path, start) -> None:
     with start() as writer:
         for number in range(10):
-            tools["episode"](writer, number, 100 + number)
+            add_episode(writer, number, 100 + number)
     with open_feature_file(tmp_path / "features.h5") as file:
         assert len(file.heldout("test")) == len(file.heldout("validation")) == 100
 
@@ -246,15 +247,15 @@ def test_the_writer_splits_tracks_half_and_half_itself(tmp_path: Path, tools, st
         ("step", np.zeros(3), r"step to be written has shape \(3,\), expected \(4,\)"),
     ],
 )
-def test_malformed_rows_are_refused(tools, start, name: str, value: np.ndarray, message: str) -> None:
+def test_malformed_rows_are_refused(start, name: str, value: np.ndarray, message: str) -> None:
     with start() as writer:
-        tools["feed"](writer, 1)
+        feed(writer, 1)
         with pytest.raises(DatasetError, match=message):
-            writer.add_training(**{**tools["step"](np.random.default_rng(0), 4, 4, 0.1), name: value})
+            writer.add_training(**{**make_step(np.random.default_rng(0), 4, 4, 0.1), name: value})
 
 
-def test_the_callers_buffer_may_be_reused(tmp_path: Path, tools, start) -> None:
-    rows = tools["step"](np.random.default_rng(0), 0, 4, 0.5)
+def test_the_callers_buffer_may_be_reused(tmp_path: Path, start) -> None:
+    rows = make_step(np.random.default_rng(0), 0, 4, 0.5)
     episode, observation = np.ones((6, 8), np.float32), np.ones((4, 10), np.float32)
     with start() as writer:
         writer.add_heldout_episode(episode, np.zeros(6), 9, env_id=0, track_id=9, is_test=True)
@@ -272,7 +273,7 @@ SETUP = """
     import sys, time
     sys.path.insert(0, {folder!r})
     from pathlib import Path
-    import conftest
+    from helpers import feature_files
     from deploy_kit.data import writer
     from deploy_kit.errors import DatasetError
 """
@@ -280,7 +281,7 @@ SETUP = """
 
 @contextmanager
 def running_script(body: str) -> Iterator[subprocess.Popen]:
-    setup = textwrap.dedent(SETUP.format(folder=str(Path(__file__).parent)))
+    setup = textwrap.dedent(SETUP.format(folder=str(Path(__file__).parents[2])))
     with subprocess.Popen(
         [sys.executable, "-c", setup + textwrap.dedent(body)],
         stdout=subprocess.PIPE,
@@ -296,11 +297,11 @@ def running_script(body: str) -> Iterator[subprocess.Popen]:
 def test_a_killed_process_leaves_a_file_that_opens(tmp_path: Path) -> None:
     script = f"""
     writer.FLUSH_SECONDS = 0.05
-    w = writer.FeatureFileWriter(Path({str(tmp_path / "features.h5")!r}), conftest.make_info(), 10**6, 10**6, 0)
-    conftest.add_episode(w, 10**6, 10**6)
+    w = writer.FeatureFileWriter(Path({str(tmp_path / "features.h5")!r}), feature_files.make_info(), 10**6, 10**6, 0)
+    feature_files.add_episode(w, 10**6, 10**6)
     step = 0
     while True:
-        conftest.feed(w, 50, envs=64, prevalence=0.3, seed=step, start=50 * step)
+        feature_files.feed(w, 50, envs=64, prevalence=0.3, seed=step, start=50 * step)
         step += 1
         if step == 30:
             print("going", flush=True)
@@ -325,10 +326,10 @@ def test_a_full_disk_is_one_clear_error_and_keeps_the_older_file(feature_file: P
     import resource
     path = Path({str(feature_file)!r})
     try:
-        with writer.FeatureFileWriter(path, conftest.make_info(), 10**5, 10**5, 0, overwrite=True) as w:
-            conftest.feed(w, 100, envs=64, prevalence=0.3)
+        with writer.FeatureFileWriter(path, feature_files.make_info(), 10**5, 10**5, 0, overwrite=True) as w:
+            feature_files.feed(w, 100, envs=64, prevalence=0.3)
             resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
-            conftest.feed(w, 1000, envs=64, prevalence=0.3)
+            feature_files.feed(w, 1000, envs=64, prevalence=0.3)
     except DatasetError as error:
         print(error)
     """
@@ -343,13 +344,13 @@ def test_a_full_disk_is_one_clear_error_and_keeps_the_older_file(feature_file: P
 
 
 def test_a_disk_that_is_nearly_full_ends_collecting_with_what_is_there(
-    tmp_path: Path, tools, start, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def collect() -> None:
         with start(positive=10**5, negative=10**5) as writer:
-            tools["feed"](writer, 40, envs=64, prevalence=0.3)
+            feed(writer, 40, envs=64, prevalence=0.3)
             monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=50 * 2**20))
-            tools["feed"](writer, 40, envs=64, prevalence=0.3, start=40)
+            feed(writer, 40, envs=64, prevalence=0.3, start=40)
 
     with pytest.raises(DatasetError, match="only 50 MB are free on its disk"):
         collect()
@@ -360,7 +361,7 @@ def test_a_disk_that_is_nearly_full_ends_collecting_with_what_is_there(
 
 
 def test_a_failure_at_the_very_end_keeps_the_older_file(
-    feature_file: Path, tools, start, monkeypatch: pytest.MonkeyPatch
+    feature_file: Path, start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = feature_file.read_bytes()
 
@@ -369,7 +370,7 @@ def test_a_failure_at_the_very_end_keeps_the_older_file(
 
     monkeypatch.setattr(os, "fsync", fail)
     writer = start(overwrite=True)
-    tools["feed"](writer, 100)
+    feed(writer, 100)
     with pytest.raises(DatasetError, match=r"cannot be written \(No space left on device\)"):
         writer.finish(complete=True)
     assert feature_file.read_bytes() == before
@@ -389,11 +390,11 @@ def test_a_folder_that_is_a_file_is_named(tmp_path: Path, start) -> None:
         start("folder/features.h5")
 
 
-def test_rows_reach_the_disk_in_time(tmp_path: Path, tools, start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_reach_the_disk_in_time(tmp_path: Path, start, monkeypatch: pytest.MonkeyPatch) -> None:
     for seconds, stored in ((1000.0, False), (0.0, True)):
         monkeypatch.setattr(writer_module, "FLUSH_SECONDS", seconds)
         name = f"after-{seconds}.h5"
         with start(name) as writer:
             size = (tmp_path / f"{name}.partial").stat().st_size
-            tools["episode"](writer, 1000, 100)
+            add_episode(writer, 1000, 100)
             assert ((tmp_path / f"{name}.partial").stat().st_size > size) is stored

@@ -27,61 +27,19 @@ from deploy_kit.gate.correction import Correction
 from deploy_kit.gate.metrics import best_f1_threshold, gate_metrics
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
 from deploy_kit.policy.fingerprint import feature_sha256
-from deploy_kit.policy.network import NetworkConfig, VisionActorCritic
+from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.progress import Progress
+from helpers.checkpoints import write_racing_run
+from helpers.feature_files import write_separable_file
+from helpers.networks import make_network
 
 F = 192
 LAST = "policy_finetune_epoch-3.pt"
 
 
-def make_rows(rng: np.random.Generator, label: np.ndarray) -> np.ndarray:
-    """Features like those of flights: leaky ReLU outputs; four of them tell the classes apart, with overlap."""
-    features = 2 * rng.standard_normal((len(label), F))
-    features[:, :4] += 2.5 * label[:, None]
-    return np.where(features > 0, features, 0.01 * features).astype(np.float32)
-
-
-def write_features(path: Path, sha256: str, *, rows: int = 600, episodes: int = 8, **changes: object) -> Path:
-    rng = np.random.default_rng(0)
-    settings = {
-        "feature_size": F,
-        "feature_sha256": sha256,
-        "policy_sha256": "a" * 64,
-        "label_rule": "near the gate",
-        "label_threshold_m": 0.35,
-        "label_offset_steps": 1,
-        "seed": 0,
-        "stage": 2,
-        "backend": "mujoco",
-        **changes,
-    }
-    with FeatureFileWriter(path, FeatureFileInfo(**settings), rows, rows, seed=0) as writer:
-        for number in range(episodes):
-            label = np.arange(100) % 33 == 20
-            writer.add_heldout_episode(make_rows(rng, label), label, 1000 + number, 0, 1000 + number)
-        for time in range(100):
-            label = np.arange(16) % 2 == 1
-            ids = np.arange(16)
-            writer.add_training(make_rows(rng, label), label, ids, ids, ids, np.full(16, time))
-            if writer.full:
-                break
-    return path
-
-
-def write_checkpoint(folder: Path, network: VisionActorCritic) -> Path:
-    (folder / "params").mkdir(parents=True)
-    agent = "policy:\n  activation: lrelu\n  img_res: !!python/tuple\n  - 72\n  - 96\n"
-    (folder / "params" / "agent.yaml").write_text(agent, encoding="utf-8")
-    state = {**network.state_dict(), "std": torch.ones(4)}
-    torch.save({"model_state_dict": state, "optimizer_state_dict": {}, "iter": 7, "infos": None}, folder / "model_7.pt")
-    return folder / "model_7.pt"
-
-
 @pytest.fixture(scope="module")
 def policy() -> VisionActorCritic:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return VisionActorCritic(NetworkConfig()).eval().requires_grad_(False)
+    return make_network()
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +48,10 @@ def finished(
 ) -> tuple[FinetuneOptions, FinetuneResult]:
     """One finetuning that many tests look at; they leave its files as they are."""
     folder = tmp_path_factory.mktemp("finished")
-    dataset = write_features(folder / "features.h5", feature_sha256(policy))
+    dataset = write_separable_file(folder / "features.h5", feature_sha256(policy))
     options = FinetuneOptions(
         dataset,
-        write_checkpoint(folder / "run", policy),
+        write_racing_run(folder / "run", policy),
         folder / "out",
         epochs=3,
         lr=2e-2,
@@ -400,7 +358,7 @@ def test_unusable_rows_are_refused(options: FinetuneOptions, change: Callable, m
 
 
 def test_another_policys_features_are_refused(options: FinetuneOptions, tmp_path: Path) -> None:
-    other = write_features(tmp_path / "other.h5", "0" * 64)
+    other = write_separable_file(tmp_path / "other.h5", "0" * 64)
     with pytest.raises(DatasetError, match="collected with another policy"):
         finetune(replace(options, h5_path=other))
 
@@ -471,7 +429,7 @@ def test_the_reference_policys_other_tensors_stay(
 ) -> None:
     reference = reference_run / "model_7998.pt"
     network = load_checkpoint(reference).network
-    path = write_features(tmp_path / "reference.h5", feature_sha256(network))
+    path = write_separable_file(tmp_path / "reference.h5", feature_sha256(network))
     result = finetune(replace(options, h5_path=path, policy_path=reference, epochs=1))
     before, after = (torch.load(p, weights_only=True, map_location="cpu") for p in (reference, result.checkpoint))
     for name, tensor in before["model_state_dict"].items():

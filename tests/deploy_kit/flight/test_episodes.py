@@ -5,6 +5,7 @@ import torch
 from deploy_kit.flight.episodes import FirstEpisodes, bootstrap_estimate, mean_estimate, rate_estimate
 from deploy_kit.flight.rollout import StepRecord, rollout
 from deploy_kit.policy.network import PolicyOutput
+from helpers import scripted_racing
 
 
 def record(step, label, done, time_out=None, logit=None, **extras):
@@ -48,17 +49,17 @@ def test_gate_auroc_is_taken_over_the_steps_of_first_episodes():
     assert episodes.statistics().gate_auroc.mean == 0.75
 
 
-def test_statistics_of_a_scripted_flight(scripted, network):
-    env = scripted.ScriptedEnv(4, seed=0, device="cpu")
+def test_statistics_of_a_scripted_flight(network):
+    env = scripted_racing.ScriptedEnv(4, seed=0, device="cpu")
     episodes = FirstEpisodes(4)
     for step in rollout(env, network, max_steps=8):
         episodes.add(step)
     statistics = episodes.statistics()
-    lengths = [scripted.length_of(i, 0) for i in range(4)]
-    gates = [sum(scripted.label_of(i, 0, s) for s in range(lengths[i])) for i in range(4)]
+    lengths = [scripted_racing.length_of(i, 0) for i in range(4)]
+    gates = [sum(scripted_racing.label_of(i, 0, s) for s in range(lengths[i])) for i in range(4)]
     assert episodes.gates.tolist() == gates
     assert episodes.length.tolist() == lengths
-    assert episodes.crashed.tolist() == [not scripted.ends_by_time(i, 0) for i in range(4)]
+    assert episodes.crashed.tolist() == [not scripted_racing.ends_by_time(i, 0) for i in range(4)]
     assert statistics.mean_speed is None
 
 

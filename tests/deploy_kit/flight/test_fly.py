@@ -13,26 +13,24 @@ from deploy_kit.flight.rollout import rollout
 from deploy_kit.flight.trace import FlightTrace
 from deploy_kit.sim.mujoco.env import MujocoRacingEnv
 from deploy_kit.sim.options import EnvOptions
+from helpers import scripted_racing
 
 
 @pytest.fixture
-def options(checkpoint, scripted, tmp_path) -> FlyOptions:
-    vehicle = tmp_path / "vehicle.yaml"
-    vehicle.write_text(
-        "max_thrust_to_weight: 3.0\nmax_body_rate: 6.0\ngravity: 9.81\npolicy_period_s: 0.03\n"
-        "depth_period_s: 0.04\naction_latency_steps: 1\n"
+def options(checkpoint, vehicle) -> FlyOptions:
+    return FlyOptions(
+        policy=checkpoint, env=EnvOptions(num_envs=4), task="helpers.scripted_racing:make", vehicle_file=vehicle
     )
-    return FlyOptions(policy=checkpoint, env=EnvOptions(num_envs=4), task="scripted_racing:make", vehicle_file=vehicle)
 
 
-def test_statistics_are_those_of_the_script_and_written_as_json(options, scripted, tmp_path):
+def test_statistics_are_those_of_the_script_and_written_as_json(options, tmp_path):
     target = tmp_path / "flight.json"
     result = fly(replace(options, json_path=target))
-    gates = [sum(scripted.label_of(i, 0, s) for s in range(scripted.length_of(i, 0))) for i in range(4)]
+    gates = [sum(scripted_racing.label_of(i, 0, s) for s in range(scripted_racing.length_of(i, 0))) for i in range(4)]
     written = json.loads(target.read_text())
     assert written["episodes"] == 4
     assert written["gates_per_episode"]["mean"] == np.mean(gates) == result.statistics.gates_per_episode.mean
-    assert written["crash_rate"]["mean"] == np.mean([not scripted.ends_by_time(i, 0) for i in range(4)])
+    assert written["crash_rate"]["mean"] == np.mean([not scripted_racing.ends_by_time(i, 0) for i in range(4)])
     assert written["mean_speed"] is None
     assert len(written["gate_auroc"]["ci95"]) == 2
     with pytest.raises(OptionError, match="--overwrite"):
@@ -41,7 +39,7 @@ def test_statistics_are_those_of_the_script_and_written_as_json(options, scripte
 
 def test_a_task_with_another_observation_is_refused(options):
     with pytest.raises(TaskError, match="has 10 numbers, the policy takes 6928"):
-        fly(replace(options, task="scripted_racing:make_small"))
+        fly(replace(options, task="helpers.scripted_racing:make_small"))
 
 
 def test_the_pictured_environment_must_exist(options, tmp_path):
@@ -49,20 +47,20 @@ def test_the_pictured_environment_must_exist(options, tmp_path):
         fly(replace(options, picture_env=4, pictures=tmp_path / "pictures"))
 
 
-def test_pictures_of_a_task_without_tracks_leave_the_track_out(options, scripted, tmp_path):
+def test_pictures_of_a_task_without_tracks_leave_the_track_out(options, tmp_path):
     result = fly(replace(options, pictures=tmp_path / "pictures"))
     names = ["actions.png", "auxiliary_prob.png", "depth.mp4"]
     assert [path.name for path in result.pictures] == names
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == names
     with av.open(str(tmp_path / "pictures" / "depth.mp4")) as container:
-        assert sum(1 for _ in container.decode(video=0)) == scripted.length_of(0, 0)
+        assert sum(1 for _ in container.decode(video=0)) == scripted_racing.length_of(0, 0)
 
 
-def test_the_pictures_show_the_flight_with_the_most_gates_where_none_is_named(options, scripted, tmp_path, monkeypatch):
+def test_the_pictures_show_the_flight_with_the_most_gates_where_none_is_named(options, tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr("deploy_kit.flight.fly.draw_flight", lambda folder, trace, *rest: shown.append(trace) or ())
     # Flights 1 and 3 crash.
-    monkeypatch.setattr(scripted, "label_of", lambda env, episode, step: step < (1, 3, 3, 2)[env])
+    monkeypatch.setattr(scripted_racing, "label_of", lambda env, episode, step: step < (1, 3, 3, 2)[env])
     fly(replace(options, pictures=tmp_path / "pictures", picture_env=None))
     assert (shown[0].env, sum(shown[0].passed), shown[0].crashed) == (2, 3, False)
 

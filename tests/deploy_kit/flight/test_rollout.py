@@ -7,19 +7,20 @@ import torch
 from deploy_kit.errors import TaskError
 from deploy_kit.flight.rollout import policy_period, require_checkpoint, rollout
 from deploy_kit.policy.network import PolicyOutput
+from helpers import scripted_racing
 
 
-def test_a_record_pairs_what_the_policy_saw_with_what_its_step_led_to(scripted, network):
-    env = scripted.ScriptedEnv(3, seed=5, device="cpu")
+def test_a_record_pairs_what_the_policy_saw_with_what_its_step_led_to(network):
+    env = scripted_racing.ScriptedEnv(3, seed=5, device="cpu")
     episode, step = [0, 0, 0], [0, 0, 0]
     for record in rollout(env, network, max_steps=12):
         for i in range(3):
-            expected = scripted.observation_of(5, i, episode[i], step[i])
+            expected = scripted_racing.observation_of(5, i, episode[i], step[i])
             assert torch.equal(record.observation[i], expected)
-            assert bool(record.label[i]) is scripted.label_of(i, episode[i], step[i])
-            ends = step[i] + 1 == scripted.length_of(i, episode[i])
+            assert bool(record.label[i]) is scripted_racing.label_of(i, episode[i], step[i])
+            ends = step[i] + 1 == scripted_racing.length_of(i, episode[i])
             assert bool(record.done[i]) is ends
-            assert bool(record.time_out[i]) is (ends and scripted.ends_by_time(i, episode[i]))
+            assert bool(record.time_out[i]) is (ends and scripted_racing.ends_by_time(i, episode[i]))
             episode[i], step[i] = (episode[i] + 1, 0) if ends else (episode[i], step[i] + 1)
         output = network(record.observation)
         assert torch.equal(record.output.features, output.features)
@@ -27,35 +28,35 @@ def test_a_record_pairs_what_the_policy_saw_with_what_its_step_led_to(scripted, 
     assert len(env.log) == 12
 
 
-def test_an_action_that_is_not_finite_stops_the_flight(scripted):
+def test_an_action_that_is_not_finite_stops_the_flight():
     def driver(observation):
         action = torch.zeros(len(observation), 4)
         action[1, 2] = math.nan
         return PolicyOutput(action, None, torch.empty(len(observation), 0))
 
-    env = scripted.ScriptedEnv(2, seed=0, device="cpu")
+    env = scripted_racing.ScriptedEnv(2, seed=0, device="cpu")
     with pytest.raises(TaskError, match="not finite in environment 1 at step 0"):
         next(rollout(env, driver))
     assert env.log == []
 
 
-def test_a_checkpoint_needs_an_environment_that_takes_its_actions(scripted, network):
-    env, checkpoint = scripted.ScriptedEnv(2, seed=0, device="cpu"), SimpleNamespace(network=network)
+def test_a_checkpoint_needs_an_environment_that_takes_its_actions(network):
+    env, checkpoint = scripted_racing.ScriptedEnv(2, seed=0, device="cpu"), SimpleNamespace(network=network)
     require_checkpoint(env, checkpoint, "toy")
     env.num_actions = 3
     with pytest.raises(TaskError, match="task 'toy' takes 3 actions, the policy gives 4"):
         require_checkpoint(env, checkpoint, "toy")
 
 
-def test_an_environment_that_knows_its_agent_is_asked_for_it(scripted, network):
-    env, checkpoint, asked = scripted.ScriptedEnv(2, seed=0, device="cpu"), SimpleNamespace(network=network), []
+def test_an_environment_that_knows_its_agent_is_asked_for_it(network):
+    env, checkpoint, asked = scripted_racing.ScriptedEnv(2, seed=0, device="cpu"), SimpleNamespace(network=network), []
     env.require_policy = asked.append
     require_checkpoint(env, checkpoint, "toy")
     assert asked == [checkpoint]
 
 
-def test_the_policys_period_is_the_environments_own_or_the_racing_tasks(scripted):
-    env = scripted.ScriptedEnv(1, seed=0, device="cpu")
+def test_the_policys_period_is_the_environments_own_or_the_racing_tasks():
+    env = scripted_racing.ScriptedEnv(1, seed=0, device="cpu")
     assert policy_period(env) == pytest.approx(0.03)
     env.unwrapped = SimpleNamespace(step_dt=0.02)
     assert policy_period(env) == pytest.approx(0.02)

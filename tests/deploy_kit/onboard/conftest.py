@@ -1,28 +1,25 @@
 """Bundles of a random policy of the reference size, as they would lie on the drone."""
 
-import json
-import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from deploy_kit.bundle.contract import GateOutput, InputLayout
-from deploy_kit.bundle.reader import manifest_text
 from deploy_kit.export.exporter import ExportOptions, export_bundle
-from deploy_kit.policy.checkpoint import GateCalibration, save_safetensors
-from deploy_kit.policy.network import NetworkConfig, VisionActorCritic
-
-CALIBRATION = GateCalibration(-0.25, "best F1", 0.02, "near the gate", 1, "d" * 64, {"auroc": 0.9}, "0.1.0")
+from deploy_kit.policy.checkpoint import save_safetensors
+from deploy_kit.policy.network import VisionActorCritic
+from deploy_kit.task.racing import TASK_ID
+from helpers.bundles import copy_bundle, rewrite_manifest
+from helpers.checkpoints import CALIBRATION
+from helpers.networks import make_network
 
 
 @pytest.fixture(scope="session")
 def policy_network() -> VisionActorCritic:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return VisionActorCritic(NetworkConfig(normalizer_eps=0.01)).eval().requires_grad_(False)
+    return make_network(normalizer_eps=0.01)
 
 
 @pytest.fixture(scope="session")
@@ -30,11 +27,11 @@ def bundles(policy_network: VisionActorCritic, tmp_path_factory: pytest.TempPath
     """The same policy twice: `plain` with the defaults, `ready` with all transforms inside the graph."""
     folder = tmp_path_factory.mktemp("onboard")
     checkpoint = folder / "policy.safetensors"
-    save_safetensors(checkpoint, policy_network, 1, CALIBRATION)
+    save_safetensors(checkpoint, policy_network, 1, replace(CALIBRATION, threshold_logit=-0.25))
     shared = {
         "checkpoint": checkpoint,
         "use_auxiliary_head": True,
-        "task": "DiffLab-Quadcopter-CTBR-Racing-v0",
+        "task": TASK_ID,
         "num_golden": 4,
     }
     plain = export_bundle(ExportOptions(output=folder / "plain", **shared))
@@ -57,30 +54,10 @@ def broken(bundles: SimpleNamespace, tmp_path: Path) -> Callable[..., Path]:
 
     def make(change: Callable[[Path], object], relist: bool = True) -> Path:
         folder = tmp_path / "broken"
-        shutil.copytree(bundles.plain, folder)
+        copy_bundle(bundles.plain, folder)
         change(folder)
         if relist:
-            (folder / "manifest.json").write_text(manifest_text(folder))
+            rewrite_manifest(folder)
         return folder
-
-    return make
-
-
-@pytest.fixture
-def edit_contract() -> Callable[..., Callable[[Path], None]]:
-    """Change of contract.json, and of the copy that the graph carries unless told otherwise."""
-    import onnx
-
-    def make(edit: Callable[[dict], object], graph: bool = True) -> Callable[[Path], None]:
-        def change(folder: Path) -> None:
-            data = json.loads((folder / "contract.json").read_text())
-            edit(data)
-            (folder / "contract.json").write_text(json.dumps(data))
-            if graph:
-                model = onnx.load(folder / "policy.onnx")
-                onnx.helper.set_model_props(model, {"deploy_kit_contract": json.dumps(data)})
-                onnx.save_model(model, folder / "policy.onnx")
-
-        return change
 
     return make

@@ -6,6 +6,7 @@ import pytest
 from onnx import numpy_helper
 
 from deploy_kit.onboard import Fault, OnboardFault, OnboardOptions, OnboardPolicy
+from helpers.bundles import edit_contract
 
 STATE = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 3.0, 0.0, 0.0, 3.0, 0.0, 0.0])
 DEPTH = np.full((72, 96), 5.0)
@@ -164,13 +165,13 @@ def test_manifest_that_points_outside(broken):
         (lambda d: d["inputs"].reverse(), Fault.CONTRACT_INVALID, "not the contract's"),
     ],
 )
-def test_unusable_contract(broken, edit_contract, edit, fault, match):
-    refuse(broken(edit_contract(edit)), fault, match)
+def test_unusable_contract(broken, edit, fault, match):
+    refuse(broken(lambda folder: edit_contract(folder, edit, graph=True)), fault, match)
 
 
-def test_contract_that_is_not_the_graphs(broken, edit_contract):
-    change = edit_contract(lambda d: d["action"]["scale"].__setitem__(1, 7.0), graph=False)
-    refuse(broken(change), Fault.BUNDLE_ALTERED, "another contract")
+def test_contract_that_is_not_the_graphs(broken):
+    folder = broken(lambda folder: edit_contract(folder, lambda d: d["action"]["scale"].__setitem__(1, 7.0)))
+    refuse(folder, Fault.BUNDLE_ALTERED, "another contract")
 
 
 def test_graph_that_does_not_give_the_golden_outputs(broken):

@@ -15,7 +15,7 @@ from deploy_kit.sim.registry import make_env
 from deploy_kit.task.interface import ActionTransform
 from deploy_kit.task.racing import TASK_ID
 from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
-from tests.deploy_kit.onboard.conftest import CALIBRATION
+from helpers.checkpoints import CALIBRATION
 
 TRANSFORM = ActionTransform.from_limits(3.0, 6.0)
 ZERO_ACTION = np.array([1.5 * 9.81, 0.0, 0.0, 0.0])

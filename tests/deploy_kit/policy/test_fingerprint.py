@@ -1,4 +1,6 @@
 import hashlib
+import json
+from copy import deepcopy
 
 import pytest
 
@@ -7,12 +9,14 @@ from deploy_kit.files import file_sha256
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
 from deploy_kit.policy.fingerprint import feature_sha256, head_sha256
 from deploy_kit.policy.summary import describe_checkpoint
+from helpers.checkpoints import joint_entries, split_entries, write_run
+from helpers.networks import tiny_network
 
 FEATURE_TENSORS = ("stem.", "state_enc.", "normalizer.")
 
 
-def test_each_tensor_counts_where_it_should(kit):
-    network = kit.tiny(normalizer_eps=1e-2)
+def test_each_tensor_counts_where_it_should():
+    network = tiny_network(normalizer_eps=1e-2)
     features, head = feature_sha256(network), head_sha256(network)
     for name, tensor in network.state_dict().items():
         before = tensor.clone()
@@ -24,26 +28,26 @@ def test_each_tensor_counts_where_it_should(kit):
     assert feature_sha256(network) == features
 
 
-def test_settings_that_change_features_count(kit):
+def test_settings_that_change_features_count():
     hashes = {
-        feature_sha256(kit.tiny(normalizer_eps=eps, activation=activation))
+        feature_sha256(tiny_network(normalizer_eps=eps, activation=activation))
         for eps in (1e-2, 1e-3)
         for activation in ("lrelu", "relu")
     }
     assert len(hashes) == 4
-    assert feature_sha256(kit.tiny(gate_head=False)) == feature_sha256(kit.tiny())
+    assert feature_sha256(tiny_network(gate_head=False)) == feature_sha256(tiny_network())
 
 
-def test_no_head_no_hash(kit):
+def test_no_head_no_hash():
     with pytest.raises(CheckpointError, match="no gate head"):
-        head_sha256(kit.tiny(gate_head=False))
+        head_sha256(tiny_network(gate_head=False))
 
 
-def test_hashes_survive_every_format(kit, tmp_path):
-    network = kit.tiny(normalizer_eps=1e-2)
+def test_hashes_survive_every_format(tmp_path):
+    network = tiny_network(normalizer_eps=1e-2)
     paths = [
-        kit.write_run(tmp_path / "a", kit.joint(network, 2), network),
-        kit.write_run(tmp_path / "b", kit.split(network), network),
+        write_run(tmp_path / "a", joint_entries(network, 2), network),
+        write_run(tmp_path / "b", split_entries(network), network),
         tmp_path / "c.safetensors",
     ]
     save_safetensors(paths[2], network)
@@ -52,9 +56,9 @@ def test_hashes_survive_every_format(kit, tmp_path):
         assert head_sha256(load_checkpoint(path).network) == head_sha256(network)
 
 
-def test_the_hash_is_stable(kit, tmp_path):
+def test_the_hash_is_stable(tmp_path):
     """A change of this value invalidates every feature file that was collected before."""
-    network = kit.tiny()
+    network = tiny_network()
     for tensor in network.state_dict().values():
         tensor.fill_(1)
     assert feature_sha256(network) == "a48946ccae3639d560e750ca9c92f4ce68abe239107adc4d56b6ad3eefad7218"
@@ -62,11 +66,11 @@ def test_the_hash_is_stable(kit, tmp_path):
     assert file_sha256(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
 
 
-def test_describe(kit, tmp_path):
-    network = kit.tiny(normalizer_eps=1e-2)
-    loaded = load_checkpoint(kit.write_run(tmp_path, kit.joint(network), network))
+def test_describe(tmp_path):
+    network = tiny_network(normalizer_eps=1e-2)
+    loaded = load_checkpoint(write_run(tmp_path, joint_entries(network), network))
     described = describe_checkpoint(loaded)
-    assert kit.json.loads(kit.json.dumps(described)) == described
+    assert json.loads(json.dumps(described)) == described
     assert described["format"] == "rsl_rl-joint"
     assert described["iteration"] == 123
     assert described["network"]["image_shape"] == [9, 12]
@@ -83,26 +87,26 @@ def test_describe(kit, tmp_path):
     }
 
 
-def test_describe_says_whether_the_head_was_trained(kit, tmp_path):
-    network = kit.tiny()
-    entries = kit.joint(network)
+def test_describe_says_whether_the_head_was_trained(tmp_path):
+    network = tiny_network()
+    entries = joint_entries(network)
 
     def state(changed, name):
-        return describe_checkpoint(load_checkpoint(kit.write_run(tmp_path / name, changed, network)))["gate_head"]
+        return describe_checkpoint(load_checkpoint(write_run(tmp_path / name, changed, network)))["gate_head"]
 
     assert state(entries, "untrained") == "untrained"
     moments = entries["optimizer_state_dict"]["state"]
-    trained = kit.copy(entries)
+    trained = deepcopy(entries)
     head = entries["model_state_dict"]["aux_decoder.weight"]
     trained["optimizer_state_dict"]["state"][len(moments)] = {"exp_avg": head, "exp_avg_sq": head}
     assert state(trained, "trained") == "trained"
-    shifted = kit.copy(entries)
+    shifted = deepcopy(entries)
     shifted["optimizer_state_dict"]["state"] = {index + 1: value for index, value in moments.items()}
     assert state(shifted, "shifted") == "unknown"
     assert state({"model_state_dict": entries["model_state_dict"]}, "bare") == "unknown"
-    assert state(kit.split(network), "split") == "unknown"
-    headless = kit.tiny(gate_head=False)
-    path = kit.write_run(tmp_path / "headless", kit.joint(headless), headless)
+    assert state(split_entries(network), "split") == "unknown"
+    headless = tiny_network(gate_head=False)
+    path = write_run(tmp_path / "headless", joint_entries(headless), headless)
     assert describe_checkpoint(load_checkpoint(path))["gate_head"] == "absent"
 
 

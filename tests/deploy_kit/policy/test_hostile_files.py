@@ -18,6 +18,8 @@ from deploy_kit import yaml_file
 from deploy_kit.errors import CheckpointError, DeployKitError
 from deploy_kit.policy import archive, safetensors_file
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
+from helpers.checkpoints import joint_entries, rewrite_zip, write_run
+from helpers.networks import tiny_network
 
 
 class Payload:
@@ -31,9 +33,9 @@ class Payload:
 
 
 @pytest.fixture
-def good(kit, tmp_path):
-    network = kit.tiny()
-    return kit.write_run(tmp_path, kit.joint(network), network)
+def good(tmp_path):
+    network = tiny_network()
+    return write_run(tmp_path, joint_entries(network), network)
 
 
 def refused(path: Path, match: str) -> None:
@@ -44,11 +46,11 @@ def refused(path: Path, match: str) -> None:
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_a_payload_is_named_and_not_run(kit, tmp_path, protocol):
+def test_a_payload_is_named_and_not_run(tmp_path, protocol):
     marker = tmp_path / "executed"
-    network = kit.tiny()
+    network = tiny_network()
     path = tmp_path / "model.pt"
-    torch.save(kit.joint(network) | {"infos": Payload(marker)}, path, pickle_protocol=protocol)
+    torch.save(joint_entries(network) | {"infos": Payload(marker)}, path, pickle_protocol=protocol)
     refused(path, r"posix\.mkdir; nothing was executed" if protocol == 2 else "STACK_GLOBAL")
     assert not marker.exists()
     torch.load(path, weights_only=False)
@@ -85,8 +87,8 @@ def test_a_bare_pickle_is_not_opened(tmp_path):
         b"\x80\x02\x8c\x02os\x8c\x06system\x93.",
     ],
 )
-def test_a_table_that_asks_for_more_than_containers_is_refused(kit, good, tmp_path, table):
-    path = kit.rewrite_zip(good, tmp_path / "bad.pt", {"/data.pkl": table})
+def test_a_table_that_asks_for_more_than_containers_is_refused(good, tmp_path, table):
+    path = rewrite_zip(good, tmp_path / "bad.pt", {"/data.pkl": table})
     refused(path, "nothing was executed|pickle instruction")
 
 
@@ -97,18 +99,18 @@ def test_a_tensor_larger_than_its_storage_is_refused(tmp_path):
     refused(path, r"shape \(1000000, 1000000\) that stores only 4 bytes")
 
 
-def test_a_storage_larger_than_its_record_is_refused(kit, tmp_path):
+def test_a_storage_larger_than_its_record_is_refused(tmp_path):
     torch.save({"model_state_dict": {"stem.0.weight": torch.arange(4.0)}}, tmp_path / "a.pt")
     with zipfile.ZipFile(tmp_path / "a.pt") as old:
         table = old.read("a/data.pkl")
     forged = table.replace(b"cpuq\x08K\x04t", b"cpuq\x08M\x00\x80t")
     assert forged != table
-    path = kit.rewrite_zip(tmp_path / "a.pt", tmp_path / "b.pt", {"/data.pkl": forged})
+    path = rewrite_zip(tmp_path / "a.pt", tmp_path / "b.pt", {"/data.pkl": forged})
     refused(path, "is damaged")
 
 
-def test_zip_bombs_are_refused(kit, good, tmp_path):
-    refused(kit.rewrite_zip(good, tmp_path / "deflated.pt", {}, zipfile.ZIP_DEFLATED), "compressed records")
+def test_zip_bombs_are_refused(good, tmp_path):
+    refused(rewrite_zip(good, tmp_path / "deflated.pt", {}, zipfile.ZIP_DEFLATED), "compressed records")
     with zipfile.ZipFile(good) as old:
         records = [(r.filename, old.read(r)) for r in old.infolist()]
     overlapping = tmp_path / "overlap.pt"
@@ -139,10 +141,10 @@ def test_too_many_records_and_too_long_tables_are_refused(good, monkeypatch):
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_a_cut_or_flipped_checkpoint_never_ends_in_a_crash(kit, data):
-    network = kit.tiny()
+def test_a_cut_or_flipped_checkpoint_never_ends_in_a_crash(data):
+    network = tiny_network()
     with tempfile.TemporaryDirectory() as folder:
-        path = kit.write_run(Path(folder), kit.joint(network), network)
+        path = write_run(Path(folder), joint_entries(network), network)
         if data.draw(st.booleans()):
             path = Path(folder) / "model.safetensors"
             save_safetensors(path, network)
@@ -196,7 +198,7 @@ def test_missing_files_and_folders_are_named(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
-def test_foreign_archives_are_named(kit, tmp_path):
+def test_foreign_archives_are_named(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "script.pt")
     refused(tmp_path / "script.pt", "TorchScript module")
     with zipfile.ZipFile(tmp_path / "other.pt", "w") as new:
@@ -228,8 +230,8 @@ def test_safetensors_bombs_are_refused(tmp_path, header, match):
     refused(path, match)
 
 
-def test_safetensors_header_limit(kit, tmp_path, monkeypatch):
-    save_safetensors(tmp_path / "a.safetensors", kit.tiny())
+def test_safetensors_header_limit(tmp_path, monkeypatch):
+    save_safetensors(tmp_path / "a.safetensors", tiny_network())
     monkeypatch.setattr(safetensors_file, "MAX_HEADER_BYTES", 64)
     refused(tmp_path / "a.safetensors", "at most 64 are read")
 

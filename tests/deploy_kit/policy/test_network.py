@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from deploy_kit.policy.network import ACTIVATIONS, VisionActorCritic
 from deploy_kit.task.interface import STATE_TERMS, ActionTransform, ObservationLayout
+from helpers.networks import tiny_network
 
 
 def numpy_forward(network, observation):
@@ -39,8 +40,8 @@ def numpy_forward(network, observation):
 
 
 @pytest.mark.parametrize("eps", [None, 1e-2])
-def test_the_forward_pass_is_the_documented_formula(kit, eps):
-    network = kit.tiny(normalizer_eps=eps)
+def test_the_forward_pass_is_the_documented_formula(eps):
+    network = tiny_network(normalizer_eps=eps)
     observation = torch.rand(6, network.config.layout.size, generator=torch.Generator().manual_seed(0)) * 4 - 2
     output = network(observation)
     action, logit, features = numpy_forward(network, observation)
@@ -49,9 +50,9 @@ def test_the_forward_pass_is_the_documented_formula(kit, eps):
     torch.testing.assert_close(output.features.double(), features, atol=1e-5, rtol=1e-5)
 
 
-def test_the_normaliser_is_rsl_rls(kit):
+def test_the_normaliser_is_rsl_rls():
     normalization = pytest.importorskip("rsl_rl.modules.normalization")
-    network = kit.tiny(normalizer_eps=1e-2)
+    network = tiny_network(normalizer_eps=1e-2)
     layout = network.config.layout
     theirs = normalization.EmpiricalNormalization(layout.size)
     theirs.update(torch.randn(50, layout.size, generator=torch.Generator().manual_seed(3)) * 2 + 1)
@@ -74,8 +75,8 @@ def test_activation_names_are_rsl_rls():
     assert str(caught.value).count("', '") == len(ACTIVATIONS) - 1
 
 
-def test_images_are_row_major_top_row_first(kit):
-    network = kit.tiny()
+def test_images_are_row_major_top_row_first():
+    network = tiny_network()
     observation = torch.arange(float(network.config.layout.size)).unsqueeze(0)
     state, depth = network.split(observation)
     assert state[0].tolist() == [0, 1, 2, 3, 4]

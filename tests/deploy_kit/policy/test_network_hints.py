@@ -4,14 +4,16 @@ import pytest
 
 from deploy_kit.errors import CheckpointError, OptionError
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
+from helpers.checkpoints import joint_entries, write_run
+from helpers.networks import tiny_network
 
 
 @pytest.fixture
-def run(kit, tmp_path):
-    network = kit.tiny(activation="elu")
+def run(tmp_path):
+    network = tiny_network(activation="elu")
 
     def write(agent):
-        return kit.write_run(tmp_path, kit.joint(network), network, agent=agent)
+        return write_run(tmp_path, joint_entries(network), network, agent=agent)
 
     return write
 
@@ -53,9 +55,9 @@ def test_contradictions_name_both(run):
         load_checkpoint(run("policy: {activation: elu, img_res: [9, 12]}\nactor: {activation: relu}"))
 
 
-def test_a_record_in_the_file_tells_too(kit, tmp_path):
+def test_a_record_in_the_file_tells_too(tmp_path):
     path = tmp_path / "m.safetensors"
-    save_safetensors(path, kit.tiny(activation="elu"))
+    save_safetensors(path, tiny_network(activation="elu"))
     assert load_checkpoint(path).network.config.activation == "elu"
     with pytest.raises(OptionError, match="--activation says relu, but the file says elu"):
         load_checkpoint(path, activation="relu")

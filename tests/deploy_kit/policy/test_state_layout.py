@@ -5,13 +5,15 @@ import torch
 
 from deploy_kit.errors import CheckpointError, OptionError
 from deploy_kit.policy.checkpoint import load_checkpoint
+from helpers.checkpoints import joint_entries, split_entries, write_run
+from helpers.networks import tiny_network
 
 
-def loaded_with(kit, folder, change, network=None, kind="joint", **options):
-    network = network or kit.tiny()
-    entries = kit.split(network) if kind == "split" else kit.joint(network)
+def loaded_with(folder, change, network=None, kind="joint", **options):
+    network = network or tiny_network()
+    entries = split_entries(network) if kind == "split" else joint_entries(network)
     change(entries)
-    return load_checkpoint(kit.write_run(folder, entries, network), **options)
+    return load_checkpoint(write_run(folder, entries, network), **options)
 
 
 def model(change):
@@ -48,54 +50,53 @@ def model(change):
         (lambda m: m.update({"bad\nname": torch.ones(1)}), r"bad\\nname"),
     ],
 )
-def test_tensors_that_do_not_fit_are_named(kit, tmp_path, change, message):
+def test_tensors_that_do_not_fit_are_named(tmp_path, change, message):
     with pytest.raises(CheckpointError, match=message) as caught:
-        loaded_with(kit, tmp_path, model(change))
+        loaded_with(tmp_path, model(change))
     assert "\n" not in str(caught.value)
 
 
-def test_another_network_is_named(kit, tmp_path):
+def test_another_network_is_named(tmp_path):
     mlp = {"actor.0.weight": torch.ones(256, 48), "actor.0.bias": torch.ones(256)}
     with pytest.raises(CheckpointError, match=r"another network \(actor\.0\.weight \(256, 48\).*VisionActorCritic"):
-        loaded_with(kit, tmp_path, lambda e: e.update(model_state_dict=mlp))
+        loaded_with(tmp_path, lambda e: e.update(model_state_dict=mlp))
     with pytest.raises(CheckpointError, match=r"model_state_dict is a list"):
-        loaded_with(kit, tmp_path, lambda e: e.update(model_state_dict=[]))
+        loaded_with(tmp_path, lambda e: e.update(model_state_dict=[]))
     with pytest.raises(CheckpointError, match=r"no tensors"):
-        loaded_with(kit, tmp_path, lambda e: e.update(model_state_dict={}))
+        loaded_with(tmp_path, lambda e: e.update(model_state_dict={}))
 
 
-def test_the_unexpected_in_a_critic_is_named(kit, tmp_path):
+def test_the_unexpected_in_a_critic_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"critic_state_dict\.rnn\.weight"):
-        loaded_with(kit, tmp_path, lambda e: e["critic_state_dict"].update({"rnn.weight": torch.ones(1)}), kind="split")
+        loaded_with(tmp_path, lambda e: e["critic_state_dict"].update({"rnn.weight": torch.ones(1)}), kind="split")
 
 
 @pytest.mark.parametrize("shape", [(18, 12), (2, 2), (9, 30)])
-def test_an_image_shape_that_does_not_fit_the_weights(kit, tmp_path, shape):
-    network = kit.tiny()
-    path = kit.write_run(tmp_path, kit.joint(network), network, agent="policy: {activation: lrelu}\n")
+def test_an_image_shape_that_does_not_fit_the_weights(tmp_path, shape):
+    network = tiny_network()
+    path = write_run(tmp_path, joint_entries(network), network, agent="policy: {activation: lrelu}\n")
     with pytest.raises(OptionError, match=rf"image shape {shape[0]} x {shape[1]} does not fit.*--image-shape"):
         load_checkpoint(path, image_shape=shape)
 
 
-def test_a_normaliser_of_another_size_is_named(kit, tmp_path):
-    network = kit.tiny(normalizer_eps=1e-2)
+def test_a_normaliser_of_another_size_is_named(tmp_path):
+    network = tiny_network(normalizer_eps=1e-2)
     with pytest.raises(CheckpointError, match=r"normalizer\.mean should have shape \(1, 113\), found \(1, 112\)"):
         loaded_with(
-            kit,
             tmp_path,
             model(lambda m: m.update({"actor_obs_normalizer._mean": torch.zeros(1, 112)})),
             network,
         )
 
 
-def test_half_a_normaliser_is_refused(kit, tmp_path):
-    network = kit.tiny(normalizer_eps=1e-2)
+def test_half_a_normaliser_is_refused(tmp_path):
+    network = tiny_network(normalizer_eps=1e-2)
     with pytest.raises(CheckpointError, match=r"normalizer\.std of shape \(1, 113\) is missing"):
-        loaded_with(kit, tmp_path, model(lambda m: m.pop("actor_obs_normalizer._std")), network)
+        loaded_with(tmp_path, model(lambda m: m.pop("actor_obs_normalizer._std")), network)
 
 
-def test_a_log_scale_noise_is_accepted(kit, tmp_path):
+def test_a_log_scale_noise_is_accepted(tmp_path):
     def rename(tensors):
         tensors["log_std"] = tensors.pop("std")
 
-    assert loaded_with(kit, tmp_path, model(rename)).network.config.num_actions == 4
+    assert loaded_with(tmp_path, model(rename)).network.config.num_actions == 4

@@ -8,7 +8,7 @@ from deploy_kit.sim.primitives import Primitive
 from deploy_kit.sim.randomisation import draw_conditions, draw_start, draw_vehicle
 from deploy_kit.sim.tracks import START_CLEARANCE
 from deploy_kit.task.racing import RACING_TASK
-from tests.deploy_kit.sim.conftest import track_of
+from helpers.tracks import track_of
 
 DRAWS = 2000
 

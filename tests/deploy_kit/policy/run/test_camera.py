@@ -6,7 +6,7 @@ import pytest
 from deploy_kit.policy.run.camera import resolve_camera
 from deploy_kit.policy.run.params import RunParams
 from deploy_kit.task.interface import ObservationLayout
-from deploy_kit.task.racing import Camera
+from deploy_kit.task.racing import TASK_ID, Camera
 
 LAYOUT = ObservationLayout()
 SENSOR = {
@@ -27,8 +27,8 @@ def of_run(**scene):
     return resolve_camera(RunParams(env={"scene": scene}), None, LAYOUT)
 
 
-def test_the_named_tasks_camera_is_the_simulators(kit):
-    camera, simulated = resolve_camera(RunParams(), kit.TASK, LAYOUT), Camera()
+def test_the_named_tasks_camera_is_the_simulators():
+    camera, simulated = resolve_camera(RunParams(), TASK_ID, LAYOUT), Camera()
     assert (camera.width, camera.height) == (simulated.width, simulated.height)
     assert (camera.fx, camera.fy, camera.cx, camera.cy) == (simulated.fx, simulated.fy, simulated.cx, simulated.cy)
     assert camera.position_m == simulated.position
@@ -36,7 +36,7 @@ def test_the_named_tasks_camera_is_the_simulators(kit):
     assert camera.source == "task"
 
 
-def test_the_runs_camera(kit):
+def test_the_runs_camera():
     camera = of_run(robot=1, front_camera=SENSOR)
     assert (camera.width, camera.height) == (96, 72)
     assert (camera.fx, camera.fy) == pytest.approx((58.344, 58.344), abs=1e-3)

@@ -10,7 +10,7 @@ from deploy_kit.sim.primitives import Primitive
 from deploy_kit.sim.rotations import matrix_from_euler, matrix_from_quaternion, random_quaternion
 from deploy_kit.sim.tracks import gate_frame, make_track
 from deploy_kit.task.racing import RACING_TASK
-from tests.deploy_kit.sim.conftest import track_of
+from helpers.tracks import track_of
 
 CAMERA = RACING_TASK.camera
 HEIGHT = 30.0

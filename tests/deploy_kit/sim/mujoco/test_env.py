@@ -14,7 +14,7 @@ from deploy_kit.sim.options import EnvOptions
 from deploy_kit.sim.rotations import matrix_from_quaternion
 from deploy_kit.task.interface import ActionTransform
 from deploy_kit.task.racing import RACING_TASK, NoiseCurriculum, ObservationNoise, Randomisation
-from tests.deploy_kit.sim.conftest import quiet
+from helpers.tracks import quiet
 
 TRANSFORM = ActionTransform.from_limits(3.0, 6.0)
 HOVER = math.atanh(1 / 1.5 - 1)

@@ -8,7 +8,7 @@ from deploy_kit.sim.primitives import Primitive
 from deploy_kit.sim.randomisation import draw_vehicle
 from deploy_kit.sim.rotations import matrix_from_quaternion, quaternion_from_euler
 from deploy_kit.task.racing import RACING_TASK
-from tests.deploy_kit.sim.conftest import track_of
+from helpers.tracks import track_of
 
 LEVEL = np.array([1.0, 0.0, 0.0, 0.0])
 ZERO = np.zeros(3)

@@ -4,21 +4,27 @@ import numpy as np
 import pytest
 
 from deploy_kit.bundle import reader as bundle_module
-from deploy_kit.bundle.reader import open_bundle
+from deploy_kit.bundle.reader import BUNDLE_FILES, open_bundle
 from deploy_kit.errors import BundleError
+from helpers.bundles import edit_golden, rewrite_manifest
+from helpers.networks import SMALL_OBSERVATION
 
 
-def test_opens_what_export_wrote(shared_bundle, kit):
-    assert sorted(shared_bundle.files) == sorted(kit.FILES)
+def test_opens_what_export_wrote(shared_bundle):
+    assert sorted(shared_bundle.files) == sorted(BUNDLE_FILES)
     golden = shared_bundle.golden
-    assert golden.source == "synthetic"
-    assert (golden.observation.shape, golden.action.shape, golden.gate_logit.shape) == ((6, 448), (6, 4), (6, 1))
-    assert len(golden) == 6
+    assert golden.source == "recorded"
+    assert (golden.observation.shape, golden.action.shape, golden.gate_logit.shape) == (
+        (16, SMALL_OBSERVATION),
+        (16, 4),
+        (16, 1),
+    )
+    assert len(golden) == 16
 
 
 def test_reports_beside_the_manifest_do_not_matter(bundle_copy):
     (bundle_copy / "report.json").write_text("{}")
-    assert len(open_bundle(bundle_copy).golden) == 6
+    assert len(open_bundle(bundle_copy).golden) == 16
 
 
 def test_no_bundle(tmp_path):
@@ -89,30 +95,22 @@ def test_huge_json_is_not_read(bundle_copy, monkeypatch):
         open_bundle(bundle_copy)
 
 
-def replace_golden(folder, kit, **changes):
-    with np.load(folder / "golden.npz") as archive:
-        arrays = dict(archive)
-    arrays.update(changes)
-    np.savez(folder / "golden.npz", **{name: array for name, array in arrays.items() if array is not None})
-    kit.rewrite_manifest(folder)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"action": None}, "array 'action' is missing"),
         ({"gate_logit": None}, "array 'gate_logit' is missing"),
-        ({"action": np.zeros((6, 4))}, "action is float64"),
-        ({"action": np.zeros((5, 4), np.float32)}, r"expected float32 \(6, 4\)"),
-        ({"observation": np.zeros((0, 448), np.float32)}, "no samples"),
-        ({"features": np.full((6, 12), np.nan, np.float32)}, "features holds a value that is not finite in sample 0"),
+        ({"action": np.zeros((16, 4))}, "action is float64"),
+        ({"action": np.zeros((5, 4), np.float32)}, r"expected float32 \(16, 4\)"),
+        ({"observation": np.zeros((0, SMALL_OBSERVATION), np.float32)}, "no samples"),
+        ({"features": np.full((16, 24), np.nan, np.float32)}, "features holds a value that is not finite in sample 0"),
         ({"source": np.array(1)}, "must be strings"),
         ({"reason": np.array(["x"])}, "must be strings"),
-        ({"reason": np.array([print] * 6, dtype=object)}, "not a readable npz"),
+        ({"reason": np.array([print] * 16, dtype=object)}, "not a readable npz"),
     ],
 )
-def test_golden_samples_that_cannot_be_used(bundle_copy, kit, changes, message):
-    replace_golden(bundle_copy, kit, **changes)
+def test_golden_samples_that_cannot_be_used(bundle_copy, changes, message):
+    edit_golden(bundle_copy, **changes)
     bundle = open_bundle(bundle_copy)
     with pytest.raises(BundleError, match=message):
         _ = bundle.golden
@@ -124,8 +122,8 @@ def test_golden_samples_that_unpack_to_too_much(bundle_copy, monkeypatch):
         _ = open_bundle(bundle_copy).golden
 
 
-def test_golden_samples_that_are_no_archive(bundle_copy, kit):
+def test_golden_samples_that_are_no_archive(bundle_copy):
     (bundle_copy / "golden.npz").write_bytes(b"PK\x03\x04 no archive")
-    kit.rewrite_manifest(bundle_copy)
+    rewrite_manifest(bundle_copy)
     with pytest.raises(BundleError, match="not a readable npz"):
         _ = open_bundle(bundle_copy).golden

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from deploy_kit.bundle.codec import DecodeError, decode, encode
 from deploy_kit.bundle.contract import Contract, SourcedValue
 from deploy_kit.errors import BundleError
+from helpers.checkpoints import CALIBRATION
 
 
 def test_round_trip_is_exact(shared_bundle):
@@ -24,11 +25,11 @@ def test_numbers_keep_every_bit(number, several):
         assert decode(SourcedValue, json.loads(json.dumps(encode(value))), "value") == value
 
 
-def test_says_what_this_policy_is(shared_bundle, kit):
+def test_says_what_this_policy_is(shared_bundle):
     contract = shared_bundle.contract
     assert [(spec.name, spec.shape) for spec in contract.inputs] == [
         ("state", ("batch", 16)),
-        ("depth", ("batch", 1, 18, 24)),
+        ("depth", ("batch", 1, 24, 32)),
     ]
     assert [(spec.name, spec.shape) for spec in contract.outputs] == [
         ("action", ("batch", 4)),
@@ -48,10 +49,10 @@ def test_says_what_this_policy_is(shared_bundle, kit):
     assert contract.action.offset == (1.5 * 9.81, 0.0, 0.0, 0.0)
     assert contract.timing.policy_period_s == SourcedValue(0.03, "s", "task")
     assert contract.timing.action_latency_steps.value == 1
-    assert contract.gate.rule == kit.CALIBRATION.rule
+    assert contract.gate.rule == CALIBRATION.rule
     assert contract.gate.threshold_probability == pytest.approx(1 / (1 + math.exp(-0.3)), rel=1e-15)
-    assert contract.provenance.checkpoint == "policy_5.safetensors"
-    assert contract.provenance.iteration == 5
+    assert contract.provenance.checkpoint == "model_7.safetensors"
+    assert contract.provenance.iteration == 7
     assert contract.camera is None  # the task's camera has another image shape than this small policy
 
 

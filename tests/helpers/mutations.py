@@ -18,7 +18,7 @@ from deploy_kit.files import file_sha256
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.task.racing import TASK_ID
-from tests.verify.support import Run
+from helpers.bundles import Run
 
 Graph = onnx.ModelProto
 

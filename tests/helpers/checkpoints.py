@@ -1,39 +1,42 @@
-"""Small networks, and checkpoint files of every supported format, written as the trainers write them."""
+"""Checkpoint files of every supported format, written as the trainers write them."""
 
-import copy
-import io
-import json
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from types import SimpleNamespace
 
-import pytest
 import torch
 
-from deploy_kit.policy.network import ConvSpec, NetworkConfig, VisionActorCritic
-from deploy_kit.task.interface import ObservationLayout
+from deploy_kit.policy.checkpoint import GateCalibration
+from deploy_kit.policy.network import VisionActorCritic
 
-TINY = {
-    "layout": ObservationLayout(5, (9, 12)),
-    "stem": (ConvSpec(4, 3, 3), ConvSpec(6, 3, 3)),
-    "feature_size": 8,
-    "actor_hidden": (7, 6),
-    "critic_hidden": (5,),
-    "num_actions": 4,
-}
+CALIBRATION = GateCalibration(
+    threshold_logit=0.1 + 0.2,
+    rule="best F1 on validation episodes",
+    base_rate=0.021,
+    label_rule="within 0.35 m of the gate's centre after the step",
+    label_offset_steps=1,
+    dataset_sha256="d" * 64,
+    metrics={"auroc": 0.97},
+    tool_version="0.1.0",
+    training={"epochs": 5},
+)
+"""What finetuning records of a gate head."""
 
 
-def make_tiny(seed: int = 0, **changes: object) -> VisionActorCritic:
-    generator = torch.Generator().manual_seed(seed)
-    network = VisionActorCritic(NetworkConfig(**{**TINY, **changes}))
-    state = network.state_dict()
-    for name, tensor in state.items():
-        if tensor.is_floating_point():
-            positive = name.endswith(("running_var", "normalizer.std"))
-            noise = torch.rand(tensor.shape, generator=generator)
-            tensor.copy_(noise + 0.5 if positive else noise - 0.5)
-    return network.eval().requires_grad_(False)
+def write_racing_run(folder: Path, network: VisionActorCritic) -> Path:
+    """Write a run of the racing task as rsl_rl 2.x leaves it, without ``env.yaml``; return the checkpoint's path."""
+    entries = {
+        "model_state_dict": {**network.state_dict(), "std": torch.ones(4)},
+        "optimizer_state_dict": {},
+        "iter": 7,
+        "infos": None,
+    }
+    rows, columns = network.config.layout.image_shape
+    agent = f"policy:\n  activation: lrelu\n  img_res: !!python/tuple\n  - {rows}\n  - {columns}\n"
+    (folder / "params").mkdir(parents=True)
+    (folder / "params" / "agent.yaml").write_text(agent, encoding="utf-8")
+    torch.save(entries, folder / "model_7.pt")
+    return folder / "model_7.pt"
 
 
 def normalizer_state(network: VisionActorCritic) -> dict[str, torch.Tensor]:
@@ -154,19 +157,3 @@ def equal_values(a: object, b: object) -> bool:
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(equal_values, a, b))
     return a == b
-
-
-@pytest.fixture(scope="session")
-def kit() -> SimpleNamespace:
-    """The helpers of this file."""
-    return SimpleNamespace(
-        tiny=make_tiny,
-        joint=joint_entries,
-        split=split_entries,
-        write_run=write_run,
-        rewrite_zip=rewrite_zip,
-        equal=equal_values,
-        copy=copy.deepcopy,
-        json=json,
-        bytes_io=io.BytesIO,
-    )

@@ -1,8 +1,0 @@
-import pytest
-
-from tests.verify.support import make_run
-
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("run"))
