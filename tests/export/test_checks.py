@@ -95,7 +95,7 @@ def test_a_contract_that_the_graph_does_not_carry(bundle_copy):
 
 
 @pytest.mark.parametrize(
-    "name", ["stem.0.weight", "state_enc.bias", "actor.4.bias", "aux_decoder.bias", "normalizer.mean_state"]
+    "name", ["stem.3.weight", "state_enc.bias", "actor.4.bias", "aux_decoder.bias", "normalizer.mean_state"]
 )
 def test_a_wrong_weight_in_the_onnx_file_alone(bundle_copy, network, name):
     bundle = edited(bundle_copy, lambda model: shift_initializer(model, name, 1e-2))
