@@ -1,4 +1,4 @@
-"""Time finetuning: the closed form beside a plain re-implementation of the origin's loop, and large files.
+"""Time finetuning: the closed form beside a plain re-implementation of MasterRacing's loop, and large files.
 
     python benchmarks/finetune.py speed [--rows 1000000]       rows a second at batch 256, side by side
     python benchmarks/finetune.py stream [--rows 10000000]     one epoch from a file larger than --memory; peak memory
@@ -6,7 +6,7 @@
 
 The peer reads every row from the HDF5 file by itself, in four worker processes, moves it by PGD with autograd, and
 steps torch's Adam. It is timed on --peer-rows rows, half before and half after the closed form, on two files: one with
-HDF5's own choice of chunks for two million rows, as the origin stored them, and ours with chunks of whole rows.
+HDF5's own choice of chunks for two million rows, as MasterRacing stored them, and ours with chunks of whole rows.
 """
 
 import argparse
@@ -40,7 +40,7 @@ WIDTH = 192
 BATCH = 256
 
 
-class OriginRows(Dataset):
+class MasterRacingRows(Dataset):
     """One HDF5 read a row, the file opened once a worker."""
 
     def __init__(self, path: Path, rows: int) -> None:
@@ -56,13 +56,13 @@ class OriginRows(Dataset):
         return self.features[index], self.labels[index].astype(np.float32)
 
 
-def origin_rows_per_second(path: Path, rows: int, total: int) -> float:
-    """Train like the origin on random rows and return rows a second, workers already started."""
+def masterracing_rows_per_second(path: Path, rows: int, total: int) -> float:
+    """Train like MasterRacing on random rows and return rows a second, workers already started."""
     head = nn.Linear(WIDTH, 1)
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # batches are small and the workers need the cores
     optimizer = torch.optim.Adam(head.parameters(), lr=3e-4)
-    data = OriginRows(path, total)
+    data = MasterRacingRows(path, total)
     loader = DataLoader(data, BATCH, sampler=RandomSampler(data, num_samples=rows + 8 * BATCH), num_workers=4)
     started, done = 0.0, 0
     for number, (features, label) in enumerate(loader):
@@ -127,8 +127,8 @@ def make_file(path: Path, checkpoint: Path, rows: int) -> Path:
     return path
 
 
-def make_origin_file(path: Path, rows: int) -> Path:
-    """Write rows as the origin did: allocated for two million, chunks of h5py's choice."""
+def make_masterracing_file(path: Path, rows: int) -> Path:
+    """Write rows as MasterRacing does: allocated for two million, chunks of h5py's choice."""
     rng = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         features = file.create_dataset("features", (2_000_000, WIDTH), np.float32, chunks=True)
@@ -153,26 +153,26 @@ def inputs(rows: int, scratch: Path | None) -> Iterator[tuple[Path, Path, Path]]
 def speed(arguments: argparse.Namespace) -> None:
     """Print rows a second of both loops, in one run on the same file."""
     with inputs(arguments.rows, arguments.scratch) as (checkpoint, path, folder):
-        origin_path, stored = folder / "origin.h5", 200_000
-        make_origin_file(origin_path, stored)
-        peers: dict[str, list[float]] = {"origin's loop, its chunks": [], "origin's loop, our chunks": []}
+        masterracing_path, stored = folder / "masterracing.h5", 200_000
+        make_masterracing_file(masterracing_path, stored)
+        peers: dict[str, list[float]] = {"MasterRacing's loop, its chunks": [], "MasterRacing's loop, our chunks": []}
 
         def time_peers() -> None:
             for times, (peer_path, total) in zip(
-                peers.values(), ((origin_path, stored), (path, arguments.rows)), strict=True
+                peers.values(), ((masterracing_path, stored), (path, arguments.rows)), strict=True
             ):
-                times.append(origin_rows_per_second(peer_path, arguments.peer_rows // 2, total))
+                times.append(masterracing_rows_per_second(peer_path, arguments.peer_rows // 2, total))
 
         time_peers()
         result = finetune(FinetuneOptions(path, checkpoint, folder / "out", epochs=5, batch_size=BATCH))
         time_peers()
     ours = sorted(record.rows_per_second for record in result.epochs)
     middle = ours[len(ours) // 2]
-    print(f"{'closed form':28}{middle:12,.0f} rows/s   (epochs: {', '.join(f'{value:,.0f}' for value in ours)})")
+    print(f"{'closed form':34}{middle:12,.0f} rows/s   (epochs: {', '.join(f'{value:,.0f}' for value in ours)})")
     for name, times in peers.items():
         mean = sum(times) / len(times)
         runs = ", ".join(f"{value:,.0f}" for value in times)
-        print(f"{name:28}{mean:12,.0f} rows/s   (runs: {runs}), closed form {middle / mean:,.0f} times as fast")
+        print(f"{name:34}{mean:12,.0f} rows/s   (runs: {runs}), closed form {middle / mean:,.0f} times as fast")
 
 
 def stream(arguments: argparse.Namespace) -> None:

@@ -144,9 +144,9 @@ def _run(options: DemoOptions, progress: Callable[[Progress], None]) -> DemoResu
     _collect(options, policy, features, _step(progress, "collect"))
     finetuned = finetune(
         FinetuneOptions(
-            h5_path=features,
-            policy_path=policy,
-            save_path=options.output / "finetune",
+            feature_files=features,
+            checkpoint=policy,
+            output=options.output / "finetune",
             epochs=EPOCHS,
             lr=LEARNING_RATE,
             batch_size=BATCH_SIZE,

@@ -42,6 +42,22 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         ) from error
 
 
+def require_same_or_absent(source: Path, target: Path) -> None:
+    """Check that a folder can be copied to where nothing of the same name differs.
+
+    Raises:
+        CheckpointError: if the target holds a file of the same name with other content.
+    """
+    for file in _regular_files(source):
+        other = target / file.name
+        if other.exists() and file_sha256(file) != file_sha256(other):
+            raise CheckpointError(f"{other} belongs to another run than {file}: save into a folder of its own")
+
+
+def _regular_files(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.iterdir()) if file.is_file() and not file.is_symlink()]
+
+
 def copy_folder(source: Path, target: Path) -> None:
     """Copy a folder of regular files, unless the target already holds the same.
 
@@ -56,13 +72,9 @@ def copy_folder(source: Path, target: Path) -> None:
     try:
         if target.exists() and target.samefile(source):
             return
-        files = [file for file in sorted(source.iterdir()) if file.is_file() and not file.is_symlink()]
+        require_same_or_absent(source, target)
+        files = _regular_files(source)
         present = [file for file in files if (target / file.name).exists()]
-        for file in present:
-            if file_sha256(file) != file_sha256(target / file.name):
-                raise CheckpointError(
-                    f"{target / file.name} belongs to another run than {file}: save into a folder of its own"
-                )
         if len(present) == len(files):
             return
         target.mkdir(parents=True, exist_ok=True)

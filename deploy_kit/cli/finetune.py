@@ -33,17 +33,26 @@ class ByteCount(click.ParamType[int]):
 
 @click.command("finetune", cls=Command)
 @click.option(
+    "--feature-file",
     "--h5-path",
+    "feature_files",
     type=click.Path(path_type=Path),
     required=True,
     multiple=True,
     help="Feature file that collect wrote; give it several times, or a quoted pattern, for several files.",
 )
 @click.option(
-    "--policy-path", type=click.Path(path_type=Path), required=True, help="Checkpoint it was collected with, or demo."
+    "--checkpoint",
+    "--policy-path",
+    "checkpoint",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Checkpoint it was collected with, or demo.",
 )
 @click.option(
+    "--output",
     "--save-path",
+    "output",
     type=click.Path(path_type=Path),
     default=Path("outputs/finetune"),
     help="Folder for checkpoints, metrics.json, report.html, plots and TensorBoard logs.",
@@ -56,7 +65,11 @@ class ByteCount(click.ParamType[int]):
 @click.option("--alpha", type=click.FloatRange(min=0), default=0.01, help="Change of a feature in one step.")
 @click.option("--norm", type=click.Choice(["linf", "l2"]), default="linf", help="Norm of the perturbation.")
 @click.option(
-    "--origin-compatible", is_flag=True, help="Cut perturbed features to [0, 1] as the origin did; slow, to compare."
+    "--masterracing-compatible",
+    "--origin-compatible",
+    "masterracing_compatible",
+    is_flag=True,
+    help="Cut perturbed features to [0, 1] as MasterRacing does; slow, to compare.",
 )
 @click.option(
     "--solver",
@@ -81,7 +94,7 @@ class ByteCount(click.ParamType[int]):
     help="Make the probability right for flight's share of passes instead of training's.",
 )
 @click.option("--temperature/--no-temperature", default=True, help="Fit a temperature on the validation rows.")
-@click.option("--compare", is_flag=True, help="Train a second head the origin's way, for the comparison.")
+@click.option("--compare", is_flag=True, help="Train a second head as MasterRacing does, for the comparison.")
 @click.option("--patience", type=click.IntRange(min=1), help="Stop after N epochs without a better validation AUROC.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted finetuning in the folder.")
 @click.option(
@@ -99,7 +112,7 @@ def finetune_command(**options: Any) -> None:
     from deploy_kit.finetuning.run import FinetuneOptions, finetune
     from deploy_kit.policy.shipped import resolve_name
 
-    options["policy_path"] = resolve_name(options["policy_path"])
+    options["checkpoint"] = resolve_name(options["checkpoint"])
     with progress_bars() as progress:
         result = finetune(FinetuneOptions(**options), progress)
     _show(result)
@@ -122,27 +135,27 @@ def _show(result: "FinetuneResult") -> None:
         found = result.certificate
         stdout.print(f"Robust loss {found.loss:.6f}; no head within its radius is better by more than {found.gap:.2g}")
     stdout.print(f"Wrote {result.checkpoint} ({len(result.epochs)} epochs; best: epoch {result.best_epoch})")
-    stdout.print(f"Figures: {result.metrics_path}; report: {result.save_path / 'report.html'}")
+    stdout.print(f"Figures: {result.metrics_path}; report: {result.output / 'report.html'}")
 
 
 def _show_comparison(comparison: "Comparison") -> None:
     from rich.table import Table
 
-    shown = {
-        "AUROC": ("clean", "auroc"),
-        "PGD": ("pgd", "auroc"),
-        "worst": ("worst_case", "auroc"),
-        "ECE": ("clean", "expected_calibration_error"),
-        "hits": ("clean", "event_hit_rate"),
-        "alarms/min": ("clean", "event_false_alarms_per_minute"),
-    }
     table = Table(title="Heads compared on the test rows (AUROC clean and attacked)")
     table.add_column("head")
-    for name in shown:
+    for name in ("AUROC", "PGD", "worst", "ECE", "hits", "alarms/min"):
         table.add_column(name, justify="right", no_wrap=True)
-    for head, found in comparison.items():
-        cells = [found.get(attack, {}).get(figure) for attack, figure in shown.values()]
-        table.add_row(head, *("–" if cell is None else f"{cell['value']:.3f}" for cell in cells))
+    for head in comparison.heads:
+        clean = head.clean
+        shown = (
+            clean.auroc,
+            None if head.pgd is None else head.pgd.auroc,
+            None if head.worst_case is None else head.worst_case.auroc,
+            clean.expected_calibration_error,
+            clean.event_hit_rate,
+            clean.event_false_alarms_per_minute,
+        )
+        table.add_row(head.name, *("–" if interval is None else f"{interval.value:.3f}" for interval in shown))
     stdout.print(table)
 
 

@@ -19,9 +19,9 @@ class FinetuneOptions:
     """Options of `finetune`.
 
     Attributes:
-        h5_path: feature file or files, collected with this policy; a name may hold ``*`` and ``?``.
-        policy_path: checkpoint whose gate head is trained.
-        save_path: folder for checkpoints, metrics, plots, report and logs.
+        feature_files: feature file or files, collected with this policy; a name may hold ``*`` and ``?``.
+        checkpoint: checkpoint whose gate head is trained.
+        output: folder for checkpoints, metrics, plots, report and logs.
         epochs: passes over the training rows; for "lbfgs" nothing.
         batch_size: rows a step.
         lr: Adam's learning rate.
@@ -29,15 +29,15 @@ class FinetuneOptions:
         epsilon: largest change of a feature ("linf"), or of the feature vector's length ("l2").
         alpha: length of one step.
         norm: "linf" or "l2".
-        origin_compatible: cut perturbed features to [0, 1] as the origin did, for comparison; slow, no closed form.
+        masterracing_compatible: cut perturbed features to [0, 1] as MasterRacing does; slow, to compare.
         solver: "adam", or "lbfgs" for the optimum of the robust loss with a certificate.
         memory: bytes that the process may take; rows are streamed if they do not fit. None for half of what is free.
         threshold_rule: see `ThresholdRule.parse`.
         prior_correction: make the probability right for flight's share of positives instead of training's.
         temperature: divide the log-likelihood ratio by a temperature fitted on validation rows.
-        compare: train a second head the origin's way, for the comparison.
+        compare: train a second head as MasterRacing does, for the comparison.
         patience: stop after so many epochs without a better validation AUROC and keep the best one; None for never.
-        resume: go on with an interrupted finetuning in `save_path`.
+        resume: go on with an interrupted finetuning in `output`.
         seconds_per_step: the policy's period, s, for false alarms a minute.
         seed: of the order of the rows and of the resampling.
         device: torch device.
@@ -47,9 +47,9 @@ class FinetuneOptions:
         normalizer_eps: see `load_checkpoint`.
     """
 
-    h5_path: Path | tuple[Path, ...]
-    policy_path: Path
-    save_path: Path
+    feature_files: Path | tuple[Path, ...]
+    checkpoint: Path
+    output: Path
     epochs: int = 5
     batch_size: int = 256
     lr: float = 3e-4
@@ -57,7 +57,7 @@ class FinetuneOptions:
     epsilon: float = 0.1
     alpha: float = 0.01
     norm: str = "linf"
-    origin_compatible: bool = False
+    masterracing_compatible: bool = False
     solver: str = "adam"
     memory: int | None = None
     threshold_rule: str = "f1"
@@ -77,7 +77,7 @@ class FinetuneOptions:
     @property
     def attack(self) -> Attack:
         """The perturbation of the training."""
-        return Attack(self.pgd_steps, self.epsilon, self.alpha, Norm(self.norm), self.origin_compatible)
+        return Attack(self.pgd_steps, self.epsilon, self.alpha, Norm(self.norm), self.masterracing_compatible)
 
     @property
     def rule(self) -> ThresholdRule:
@@ -90,18 +90,18 @@ class FinetuneOptions:
         Raises:
             OptionError: a pattern matches nothing, or no file is given.
         """
-        given = (self.h5_path,) if isinstance(self.h5_path, Path) else tuple(self.h5_path)
+        given = (self.feature_files,) if isinstance(self.feature_files, Path) else tuple(self.feature_files)
         found: list[Path] = []
         for path in given:
             if not path.exists() and any(sign in path.name for sign in "*?["):
                 matches = sorted(path.parent.glob(path.name))
                 if not matches:
-                    raise OptionError(f"--h5_path {path} matches no file")
+                    raise OptionError(f"--feature-file {path} matches no file")
                 found += matches
             else:
                 found.append(path)
         if not found:
-            raise OptionError("--h5_path is missing; give the feature file that collect wrote")
+            raise OptionError("--feature-file is missing; give the feature file that collect wrote")
         return found
 
     def check(self) -> torch.device:
@@ -126,8 +126,10 @@ class FinetuneOptions:
         return require_device(self.device)
 
     def _check_combinations(self) -> None:
-        if self.solver == "lbfgs" and self.origin_compatible:
-            raise OptionError("--solver lbfgs needs the closed form, which --origin-compatible has not; leave one out")
+        if self.solver == "lbfgs" and self.masterracing_compatible:
+            raise OptionError(
+                "--solver lbfgs needs the closed form, and --masterracing-compatible has none; leave one out"
+            )
         if self.solver == "lbfgs" and (self.resume or self.patience):
             raise OptionError("--solver lbfgs has no epochs; leave out --resume and --patience")
         if self.resume and self.overwrite:

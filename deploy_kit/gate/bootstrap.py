@@ -13,7 +13,7 @@ _WEIGHTS_AT_ONCE = 2_000_000
 Array = npt.NDArray[np.float64]
 
 
-class Resampled:
+class EpisodeBootstrap:
     """One head's scores, ready to be evaluated on episodes drawn with replacement.
 
     A resample gives every episode a whole-number weight, and every figure is a function of weighted sums.

@@ -1,7 +1,6 @@
 """Evaluates a gate head on held-out rows: step by step and as a detector of passages, with intervals."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from deploy_kit.arrays import FloatArray
-from deploy_kit.gate.bootstrap import Resampled
+from deploy_kit.gate.bootstrap import EpisodeBootstrap
 from deploy_kit.gate.detector import Timeline
 from deploy_kit.gate.metrics import gate_metrics
 
@@ -85,43 +84,52 @@ def evaluate(logit: Scores, rows: EvaluationRows, threshold: float) -> dict[str,
     return found
 
 
-INTERVAL_FIGURES = (
-    "auroc",
-    "average_precision",
-    "expected_calibration_error",
-    "brier",
-    "precision",
-    "recall",
-    "event_hit_rate",
-    "event_false_alarms_per_minute",
-    "event_latency_steps",
-)
-"""Figures of the comparison, each with an interval."""
+@dataclass(frozen=True)
+class FigureIntervals:
+    """One head's figures on one set of scores, each with its interval; see `GateMetrics` for what they are.
+
+    Attributes:
+        auroc: of steps.
+        average_precision: of steps.
+        expected_calibration_error: of the probabilities.
+        brier: of the probabilities.
+        precision: of steps at the threshold.
+        recall: of steps at the threshold.
+        event_hit_rate: of passages; None, as the next two, where there are no whole episodes.
+        event_false_alarms_per_minute: of the detector.
+        event_latency_steps: mean over its hits; None where it has none.
+    """
+
+    auroc: Interval
+    average_precision: Interval
+    expected_calibration_error: Interval
+    brier: Interval
+    precision: Interval
+    recall: Interval
+    event_hit_rate: Interval | None = None
+    event_false_alarms_per_minute: Interval | None = None
+    event_latency_steps: Interval | None = None
+
+    def to_json(self) -> dict[str, dict[str, float]]:
+        """Return plain data for JSON, without the figures that there are none of."""
+        return {name: interval for name, interval in asdict(self).items() if interval is not None}
 
 
-def evaluate_with_intervals(
-    scores: Mapping[str, Scores], rows: EvaluationRows, threshold: float, seed: int
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the figures of one head under several attacks, each with its interval over resampled episodes.
+def evaluate_with_intervals(logit: Scores, rows: EvaluationRows, threshold: float, seed: int) -> FigureIntervals:
+    """Return the figures of one head, each with its interval over resampled episodes.
 
     Args:
-        scores: logits (n,) by attack.
+        logit: (n,).
         rows: what was scored; without episodes, rows are resampled one by one.
         threshold: of the head.
-        seed: of the resampling, the same for all heads, so that they are compared on the same episodes.
+        seed: of the resampling; with the same seed, heads are compared on the same episodes.
     """
     episode = np.arange(len(rows.label)) if rows.timeline is None else rows.timeline.row
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for name, logit in scores.items():
-        values = evaluate(logit, rows, threshold)
-        resampled = Resampled(logit, rows.label, episode, threshold, rows.timeline, rows.seconds_per_step)
-        spread = resampled.figures(BOOTSTRAPS, seed)
-        found[name] = {
-            figure: asdict(Interval(values[figure], *_quantiles(spread[figure])))
-            for figure in INTERVAL_FIGURES
-            if figure in values and figure in spread
-        }
-    return found
+    values = evaluate(logit, rows, threshold)
+    bootstrap = EpisodeBootstrap(logit, rows.label, episode, threshold, rows.timeline, rows.seconds_per_step)
+    spread = bootstrap.figures(BOOTSTRAPS, seed)
+    names = [field.name for field in fields(FigureIntervals) if field.name in values]
+    return FigureIntervals(**{name: Interval(values[name], *_quantiles(spread[name])) for name in names})
 
 
 def _quantiles(values: npt.NDArray[np.float64]) -> tuple[float, float]:

@@ -78,15 +78,15 @@ class ThresholdRule:
         if self.kind == "f1":
             return best_f1_threshold(logit, label)
         if self.kind == _PRECISION:
-            return _precise(logit, label, self.value)
+            return _lowest_precise(logit, label, self.value)
         if timeline is None:
             raise OptionError(
                 "--threshold-rule false-alarms-per-minute needs held-out episodes; choose f1 or precision"
             )
-        return _quiet(logit, timeline, self.value * timeline.row.size * seconds_per_step / 60, self.value)
+        return _lowest_quiet(logit, timeline, self.value * timeline.row.size * seconds_per_step / 60, self.value)
 
 
-def _precise(logit: npt.NDArray[np.float64], label: npt.NDArray[np.bool_], wanted: float) -> float:
+def _lowest_precise(logit: npt.NDArray[np.float64], label: npt.NDArray[np.bool_], wanted: float) -> float:
     """Return the lowest threshold whose decisions are as precise as wanted."""
     values, inverse = np.unique(logit, return_inverse=True)
     alarms = np.cumsum(np.bincount(inverse)[::-1])[::-1]
@@ -98,15 +98,15 @@ def _precise(logit: npt.NDArray[np.float64], label: npt.NDArray[np.bool_], wante
             f"--threshold-rule precision={wanted:g} cannot be kept: the best precision on the validation rows is "
             f"{precision.max():.3f}; ask for less, or train longer"
         )
-    return _between(values, int(fit[0]))
+    return _midpoint_below(values, int(fit[0]))
 
 
-def _quiet(logit: npt.NDArray[np.float64], timeline: Timeline, allowed: float, rate: float) -> float:
+def _lowest_quiet(logit: npt.NDArray[np.float64], timeline: Timeline, allowed: float, rate: float) -> float:
     """Return the lowest threshold down to which false alarms stay within their number."""
     values = np.unique(logit)
     share = np.linspace(0, 1, CANDIDATES) ** 2  # denser towards the highest logits, where the answer lies
     index = np.unique(((values.size - 1) * (1 - share)).astype(np.int64))[::-1]
-    candidates = np.array([_between(values, number) for number in index.tolist()])
+    candidates = np.array([_midpoint_below(values, number) for number in index.tolist()])
     counts = timeline.count(logit, candidates)
     too_many = np.flatnonzero(counts.false_alarms.sum(axis=1) > allowed)
     quiet = int(too_many[0]) if too_many.size else candidates.size
@@ -118,6 +118,6 @@ def _quiet(logit: npt.NDArray[np.float64], timeline: Timeline, allowed: float, r
     return float(candidates[quiet - 1])
 
 
-def _between(values: npt.NDArray[np.float64], number: int) -> float:
+def _midpoint_below(values: npt.NDArray[np.float64], number: int) -> float:
     """Return the threshold that accepts the values from a number on: half-way to the one before."""
     return float(values[number] if number == 0 else 0.5 * (values[number - 1] + values[number]))

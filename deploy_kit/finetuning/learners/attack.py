@@ -42,7 +42,7 @@ class Attack:
         epsilon: radius of the ball, in units of the features.
         alpha: length of a step.
         norm: of the ball and of the steps.
-        unit_interval: cut moved features to [0, 1] as the origin did; there is no closed form then.
+        unit_interval: cut moved features to [0, 1] as MasterRacing does; there is no closed form then.
     """
 
     steps: int = 3

@@ -1,6 +1,6 @@
 """Robust training of the gate head in closed form: no moved features, no autograd, two products a batch."""
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,23 +8,6 @@ import numpy.typing as npt
 from deploy_kit.arrays import FloatArray
 from deploy_kit.finetuning.learners.adam import FlatAdam
 from deploy_kit.finetuning.learners.attack import ONE_FROM, ZERO_FROM, Attack, Norm
-
-
-class Learner(Protocol):
-    """What trains a linear head on blocks of signed rows (see `ShuffledRows`)."""
-
-    @property
-    def vector(self) -> FloatArray:
-        """(F + 1,) weights and bias."""
-
-    def learn(self, block: Any) -> float:
-        """Train on a block, batch by batch; return the sum of its rows' losses."""
-
-    def state(self) -> dict[str, Any]:
-        """Return what `restore` takes: arrays and numbers."""
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from an earlier `state`."""
 
 
 class ClosedFormLearner:

@@ -14,7 +14,7 @@ from deploy_kit.finetuning.learners.adam import BETAS, EPS
 from deploy_kit.finetuning.learners.attack import ONE_FROM, ZERO_FROM, Attack, Norm
 
 
-class DeviceRows:
+class CudaRows:
     """Signed rows (see `ShuffledRows`) on a device.
 
     Args:
@@ -32,7 +32,7 @@ class DeviceRows:
             yield self._rows.index_select(0, index)
 
 
-class DeviceLearner:
+class CudaLearner:
     """The same training as `ClosedFormLearner` by torch's operations.
 
     A batch is some twenty short operations, whose start takes longer than their work. On CUDA a block's batches are

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
+from scipy.optimize import OptimizeResult, minimize
 
 from deploy_kit.arrays import FloatArray
 from deploy_kit.data.blocks import ShuffledRows
@@ -54,6 +55,37 @@ class Certificate:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Optimum:
+    """The head with the lowest robust loss, as near as the solver came.
+
+    Attributes:
+        vector: (F + 1,) weights and bias.
+        certificate: how near that is.
+        losses: mean robust loss at the start and after each iteration, nats.
+    """
+
+    vector: FloatArray
+    certificate: Certificate
+    losses: tuple[float, ...]
+
+
+class LossTerms(NamedTuple):
+    """What loss, gradient and dual need, means over the rows; a = sigmoid(−m') is the weight of a row r.
+
+    Attributes:
+        loss: nats.
+        weighted_row: (F + 1,) of a·r.
+        weight: of a.
+        entropy: of H(a), nats.
+    """
+
+    loss: float
+    weighted_row: Vector
+    weight: float
+    entropy: float
+
+
 class RobustLoss:
     """Mean of log(1 + exp(−m')) over signed rows, with m' = r·v − reach·‖w‖: convex in v = (w, b).
 
@@ -68,18 +100,15 @@ class RobustLoss:
         attack.require_closed_form()
         self._rows, self.attack = rows, attack
 
-    def pull(self, vector: Vector, fall: float) -> tuple[float, Vector, float, float]:
+    def terms(self, vector: Vector, fall: float) -> LossTerms:
         """Return what loss, gradient and dual need, in one pass over the rows.
 
         Args:
             vector: (F + 1,).
             fall: reach · ‖w‖.
-
-        Returns:
-            Mean loss; mean of a·r with a = sigmoid(−m'); mean of a; mean entropy of a.
         """
         total, entropy, weight = 0.0, 0.0, 0.0
-        pulled = np.zeros(self._rows.width)
+        weighted = np.zeros(self._rows.width)
         for single in self._rows.in_order():
             # In float32 the loss' noise would end the line search long before the optimum.
             block = single.astype(np.float64)
@@ -90,14 +119,14 @@ class RobustLoss:
             weight += float(share.sum())
             # H(a) for a = sigmoid(−m) is log(1 + exp(−m)) + a·m
             entropy += float((loss + share * margin).sum())
-            pulled += share @ block
+            weighted += share @ block
         count = self._rows.rows
-        return total / count, pulled / count, weight / count, entropy / count
+        return LossTerms(total / count, weighted / count, weight / count, entropy / count)
 
 
-def solve(
+def minimise(
     rows: ShuffledRows, vector: npt.NDArray[np.floating], attack: Attack, progress: Callable[[int], None]
-) -> tuple[FloatArray, Certificate]:
+) -> Optimum:
     """Minimise the robust loss over weights and bias, from a head on.
 
     For L∞ the loss has kinks where a weight is 0, and its optimum has many such weights. So weights are split into two
@@ -108,27 +137,31 @@ def solve(
         vector: (F + 1,) where to begin.
         attack: what rows suffer.
         progress: called with the number of passes over the rows.
-
-    Returns:
-        Weights and bias, and the certificate.
     """
-    loss = RobustLoss(rows, attack)
+    robust = RobustLoss(rows, attack)
     split = attack.norm is Norm.LINF
     passes = 0
+    losses: list[float] = []
 
     def evaluate(point: Vector) -> tuple[float, Vector]:
         nonlocal passes
         joined = _join(point, split)
         length = float(point[:-1].sum() if split else np.linalg.norm(point[:-1]))
-        value, pulled, weight, _ = loss.pull(joined, attack.reach * length)
+        terms = robust.terms(joined, attack.reach * length)
         passes += 1
         progress(passes)
+        if not losses:
+            losses.append(terms.loss)
+        up = attack.reach * terms.weight
         if split:
-            up = attack.reach * weight
-            return value, np.concatenate([up - pulled[:-1], up + pulled[:-1], -pulled[-1:]])
-        gradient = -pulled
-        gradient[:-1] += attack.reach * weight * attack.direction(joined[:-1])
-        return value, gradient
+            weighted = terms.weighted_row
+            return terms.loss, np.concatenate([up - weighted[:-1], up + weighted[:-1], -weighted[-1:]])
+        gradient = -terms.weighted_row
+        gradient[:-1] += up * attack.direction(joined[:-1])
+        return terms.loss, gradient
+
+    def record(intermediate_result: OptimizeResult) -> None:
+        losses.append(float(intermediate_result.fun))
 
     begin = np.asarray(vector, np.float64)
     start = np.concatenate([begin[:-1].clip(0), (-begin[:-1]).clip(0), begin[-1:]]) if split else begin
@@ -139,10 +172,11 @@ def solve(
         jac=True,
         method="L-BFGS-B",
         bounds=bounds,
+        callback=record,
         options={"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "gtol": GRADIENT, "ftol": 1e-13, "maxcor": 20},
     )
     head = _join(found.x, split).astype(np.float32)
-    return head, certify(loss, head, int(found.nit), bool(found.success))
+    return Optimum(head, certify(robust, head, int(found.nit), bool(found.success)), tuple(losses))
 
 
 def certify(loss: RobustLoss, vector: FloatArray, iterations: int, converged: bool) -> Certificate:
@@ -160,21 +194,21 @@ def certify(loss: RobustLoss, vector: FloatArray, iterations: int, converged: bo
     """
     attack, weights = loss.attack, vector[:-1].astype(np.float64)
     length = float(weights @ attack.direction(weights))
-    value, pulled, share, entropy = loss.pull(vector.astype(np.float64), attack.reach * length)
+    value, weighted, weight, entropy = loss.terms(vector.astype(np.float64), attack.reach * length)
     radius, bias_radius = (RADIUS_FACTOR * max(size, 1.0) for size in (length, abs(float(vector[-1]))))
-    up = attack.reach * share
+    up = attack.reach * weight
     if attack.norm is Norm.LINF:
-        excess = float(np.abs(pulled[:-1]).max()) - up
-        slope = np.where(weights != 0, np.sign(weights) * up - pulled[:-1], (np.abs(pulled[:-1]) - up).clip(0))
+        excess = float(np.abs(weighted[:-1]).max()) - up
+        slope = np.where(weights != 0, np.sign(weights) * up - weighted[:-1], (np.abs(weighted[:-1]) - up).clip(0))
     else:
-        excess = float(np.linalg.norm(pulled[:-1])) - up
-        slope = up * attack.direction(weights) - pulled[:-1]
-    bound = entropy - radius * max(0.0, excess) - bias_radius * abs(float(pulled[-1]))
+        excess = float(np.linalg.norm(weighted[:-1])) - up
+        slope = up * attack.direction(weights) - weighted[:-1]
+    bound = entropy - radius * max(0.0, excess) - bias_radius * abs(float(weighted[-1]))
     return Certificate(
         loss=value,
         lower_bound=bound,
         gap=value - bound,
-        gradient_norm=float(max(np.abs(slope).max(), abs(pulled[-1]))),
+        gradient_norm=float(max(np.abs(slope).max(), abs(weighted[-1]))),
         radius=radius,
         bias_radius=bias_radius,
         reach=attack.reach,

@@ -15,7 +15,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from deploy_kit.arrays import sigmoid
 from deploy_kit.files import replace_file
-from deploy_kit.finetuning.output import EpochRecord
+from deploy_kit.finetuning.epoch import EpochRecord
 from deploy_kit.gate.detector import Timeline
 from deploy_kit.gate.evaluation import EvaluationRows
 from deploy_kit.gate.metrics import (

@@ -21,7 +21,9 @@ from deploy_kit.data.reader import open_feature_file
 from deploy_kit.data.schema import FeatureFileInfo
 from deploy_kit.data.writer import FeatureFileWriter
 from deploy_kit.errors import CheckFailedError, CheckpointError, DatasetError, OptionError
-from deploy_kit.finetuning import run as finetune_module
+from deploy_kit.finetuning import output as output_module
+from deploy_kit.finetuning import run as run_module
+from deploy_kit.finetuning import training as training_module
 from deploy_kit.finetuning.run import FinetuneOptions, FinetuneResult, finetune
 from deploy_kit.gate.correction import Correction
 from deploy_kit.gate.metrics import best_f1_threshold, gate_metrics
@@ -73,20 +75,20 @@ def done(finished: tuple[FinetuneOptions, FinetuneResult]) -> FinetuneOptions:
 @pytest.fixture
 def options(done: FinetuneOptions, tmp_path: Path) -> FinetuneOptions:
     """Options of a finetuning yet to be done, with files of its own."""
-    shutil.copytree(done.policy_path.parent, tmp_path / "run")
-    shutil.copy(done.h5_path, tmp_path)
+    shutil.copytree(done.checkpoint.parent, tmp_path / "run")
+    shutil.copy(done.feature_files, tmp_path)
     return replace(
         done,
-        h5_path=tmp_path / done.h5_path.name,
-        policy_path=tmp_path / "run" / done.policy_path.name,
-        save_path=tmp_path / "out",
+        feature_files=tmp_path / done.feature_files.name,
+        checkpoint=tmp_path / "run" / done.checkpoint.name,
+        output=tmp_path / "out",
     )
 
 
 @pytest.fixture
 def earlier(done: FinetuneOptions, options: FinetuneOptions) -> FinetuneOptions:
     """Options whose folder holds the results of an earlier finetuning."""
-    shutil.copytree(done.save_path, options.save_path)
+    shutil.copytree(done.output, options.output)
     return options
 
 
@@ -95,7 +97,7 @@ def head_of(path: Path) -> torch.Tensor:
 
 
 def test_only_the_gate_head_changes(done: FinetuneOptions, result: FinetuneResult) -> None:
-    before, after = (torch.load(path, weights_only=True) for path in (done.policy_path, result.checkpoint))
+    before, after = (torch.load(path, weights_only=True) for path in (done.checkpoint, result.checkpoint))
     assert after.pop("deploy_kit")
     assert set(before) == set(after)
     assert (after["iter"], after["infos"], after["optimizer_state_dict"]) == (7, None, {})
@@ -104,16 +106,16 @@ def test_only_the_gate_head_changes(done: FinetuneOptions, result: FinetuneResul
         same = torch.equal(tensor, after["model_state_dict"][name])
         assert same != name.startswith("aux_decoder."), name
     agent = "params/agent.yaml"
-    assert (done.save_path / agent).read_bytes() == (done.policy_path.parent / agent).read_bytes()
+    assert (done.output / agent).read_bytes() == (done.checkpoint.parent / agent).read_bytes()
 
 
 def test_every_epoch_leaves_a_checkpoint(done: FinetuneOptions, result: FinetuneResult) -> None:
-    paths = [done.save_path / f"policy_finetune_epoch-{n}.pt" for n in (1, 2, 3)]
-    heads = [head_of(path) for path in (done.policy_path, *paths)]
+    paths = [done.output / f"policy_finetune_epoch-{n}.pt" for n in (1, 2, 3)]
+    heads = [head_of(path) for path in (done.checkpoint, *paths)]
     assert result.checkpoint == paths[-1]
     for one, other in pairwise(heads):
         assert not torch.equal(one, other)
-    assert sorted(p.name for p in done.save_path.iterdir()) == [
+    assert sorted(p.name for p in done.output.iterdir()) == [
         "metrics.json",
         "params",
         "plots",
@@ -132,9 +134,9 @@ def scores(checkpoint: Path, rows) -> np.ndarray:
 
 def test_figures_are_those_of_the_saved_checkpoints(done: FinetuneOptions, result: FinetuneResult) -> None:
     found = json.loads(result.metrics_path.read_text())
-    with open_feature_file(done.h5_path) as file:
+    with open_feature_file(done.feature_files) as file:
         validation, test = file.heldout("validation"), file.heldout("test")
-        for name, path in (("before", done.policy_path), ("after", result.checkpoint)):
+        for name, path in (("before", done.checkpoint), ("after", result.checkpoint)):
             threshold = best_f1_threshold(scores(path, validation), validation.label)
             expected = gate_metrics(scores(path, test), test.label, threshold).to_json()
             for key, value in expected.items():
@@ -145,7 +147,7 @@ def test_figures_are_those_of_the_saved_checkpoints(done: FinetuneOptions, resul
     assert found["judged_on"]["natural_prevalence"] is True
     assert found["threshold"]["logit"] == found["after"]["threshold_logit"]
     assert found["threshold"]["probability"] == pytest.approx(1 / (1 + np.exp(-found["threshold"]["logit"])))
-    assert found["policy"]["sha256"] == load_checkpoint(done.policy_path).sha256
+    assert found["policy"]["sha256"] == load_checkpoint(done.checkpoint).sha256
     assert found["dataset"]["training_rows"] == 1200
     assert found["dataset"]["training_positives"] == 600
     assert found["options"]["lr"] == 2e-2
@@ -163,10 +165,10 @@ def test_the_head_learns_and_the_attacks_cost_something(result: FinetuneResult) 
 
 
 def test_the_threshold_and_its_provenance_are_in_the_checkpoint(done: FinetuneOptions, result: FinetuneResult) -> None:
-    source = load_checkpoint(done.policy_path)
+    source = load_checkpoint(done.checkpoint)
     assert source.calibration is None
     for number, record in enumerate(result.epochs, start=1):
-        calibration = load_checkpoint(done.save_path / record.checkpoint).calibration
+        calibration = load_checkpoint(done.output / record.checkpoint).calibration
         assert calibration.threshold_logit == record.threshold_logit
         assert calibration.training["epoch"] == number
     assert calibration.metrics == result.after
@@ -192,7 +194,7 @@ def test_the_threshold_and_its_provenance_are_in_the_checkpoint(done: FinetuneOp
 
 
 def test_the_logs_hold_the_curve(done: FinetuneOptions, result: FinetuneResult) -> None:
-    log = EventAccumulator(str(done.save_path / "tensorboard"))
+    log = EventAccumulator(str(done.output / "tensorboard"))
     log.Reload()
     losses = log.Scalars("loss/training")
     assert [event.step for event in losses] == [1, 2, 3]
@@ -202,14 +204,14 @@ def test_the_logs_hold_the_curve(done: FinetuneOptions, result: FinetuneResult) 
 
 @pytest.mark.parametrize("name", ["training", "curves", "reliability", "probabilities", "events"])
 def test_the_plots_are_pictures(result: FinetuneResult, name: str) -> None:
-    with Image.open(result.save_path / "plots" / f"{name}.png") as picture:
+    with Image.open(result.output / "plots" / f"{name}.png") as picture:
         assert picture.width > 500
         assert np.asarray(picture.convert("L")).std() > 10
 
 
 def test_the_seed_decides(options: FinetuneOptions, result: FinetuneResult) -> None:
     for seed, same in ((0, True), (1, False)):
-        other = finetune(replace(options, seed=seed, save_path=options.save_path / str(seed)))
+        other = finetune(replace(options, seed=seed, output=options.output / str(seed)))
         assert torch.equal(head_of(result.checkpoint), head_of(other.checkpoint)) is same
 
 
@@ -217,7 +219,7 @@ def test_a_safetensors_checkpoint_gives_safetensors(
     options: FinetuneOptions, policy: VisionActorCritic, tmp_path: Path
 ) -> None:
     save_safetensors(tmp_path / "policy.safetensors", policy)
-    result = finetune(replace(options, policy_path=tmp_path / "policy.safetensors", epochs=1))
+    result = finetune(replace(options, checkpoint=tmp_path / "policy.safetensors", epochs=1))
     assert result.checkpoint.name == "policy_finetune_epoch-1.safetensors"
     loaded = load_checkpoint(result.checkpoint)
     assert loaded.calibration.threshold_logit == result.epochs[0].threshold_logit
@@ -234,41 +236,89 @@ def test_progress_counts_rows(options: FinetuneOptions) -> None:
 
 
 def test_earlier_results_are_kept_without_overwrite(earlier: FinetuneOptions) -> None:
-    before = {p: p.read_bytes() for p in earlier.save_path.rglob("*") if p.is_file()}
+    before = {p: p.read_bytes() for p in earlier.output.rglob("*") if p.is_file()}
     with pytest.raises(OptionError, match=r"holds the results of an earlier finetuning \(metrics\.json\)"):
         finetune(earlier)
-    assert before == {p: p.read_bytes() for p in earlier.save_path.rglob("*") if p.is_file()}
+    assert before == {p: p.read_bytes() for p in earlier.output.rglob("*") if p.is_file()}
 
 
 def test_overwrite_leaves_no_epoch_of_the_earlier_run(earlier: FinetuneOptions) -> None:
-    (earlier.save_path / "notes.txt").write_text("mine")
+    (earlier.output / "notes.txt").write_text("mine")
     finetune(replace(earlier, epochs=1, overwrite=True))
-    assert [p.name for p in earlier.save_path.glob("policy_*")] == ["policy_finetune_epoch-1.pt"]
-    assert len(list((earlier.save_path / "tensorboard").iterdir())) == 1
-    assert (earlier.save_path / "notes.txt").read_text() == "mine"
+    assert [p.name for p in earlier.output.glob("policy_*")] == ["policy_finetune_epoch-1.pt"]
+    assert len(list((earlier.output / "tensorboard").iterdir())) == 1
+    assert (earlier.output / "notes.txt").read_text() == "mine"
+
+
+def everything_in(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_overwrite_refuses_another_runs_parameters_before_it_trains(earlier: FinetuneOptions) -> None:
+    agent = earlier.checkpoint.parent / "params" / "agent.yaml"
+    agent.write_text(agent.read_text() + "seed: 5\n")
+    before = everything_in(earlier.output)
+    seen: list[Progress] = []
+    with pytest.raises(CheckpointError, match=r"agent\.yaml belongs to another run .*: save into a folder of its own"):
+        finetune(replace(earlier, overwrite=True), seen.append)
+    assert everything_in(earlier.output) == before
+    assert not seen
+
+
+@pytest.mark.parametrize("failing", ["save_checkpoint", "write_metrics"])
+def test_a_first_epoch_that_cannot_be_written_leaves_the_earlier_results(
+    earlier: FinetuneOptions, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def fail(*args: object) -> None:
+        raise OptionError("no space left")
+
+    before = everything_in(earlier.output)
+    monkeypatch.setattr(output_module if failing == "save_checkpoint" else run_module, failing, fail)
+    with pytest.raises(OptionError, match="no space left"):
+        finetune(replace(earlier, overwrite=True, seed=3))
+    assert everything_in(earlier.output).items() >= before.items()
+    monkeypatch.undo()
+    finetune(replace(earlier, overwrite=True, epochs=1, seed=3))
+    assert [p.name for p in earlier.output.glob("policy_*")] == ["policy_finetune_epoch-1.pt"]
+    assert not list(earlier.output.glob("earlier_results.*"))
+
+
+def test_earlier_results_lie_beside_the_first_epoch_until_it_is_written(
+    earlier: FinetuneOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: list[str] = []
+
+    def write(*args: object) -> object:
+        waiting.extend(p.name for p in earlier.output.glob("earlier_results.*/*"))
+        return write_metrics(*args)
+
+    write_metrics = run_module.write_metrics
+    monkeypatch.setattr(run_module, "write_metrics", write)
+    finetune(replace(earlier, overwrite=True, epochs=1))
+    assert {LAST, "metrics.json", "training_state.npz"} <= set(waiting)
 
 
 def test_overwrite_does_not_remove_the_policy_it_reads(earlier: FinetuneOptions) -> None:
     with pytest.raises(OptionError, match="would be removed by --overwrite"):
-        finetune(replace(earlier, policy_path=earlier.save_path / LAST, overwrite=True))
-    assert (earlier.save_path / LAST).is_file()
+        finetune(replace(earlier, checkpoint=earlier.output / LAST, overwrite=True))
+    assert (earlier.output / LAST).is_file()
 
 
 def test_finetuning_goes_on_from_a_finetuned_head(earlier: FinetuneOptions) -> None:
-    again = finetune(replace(earlier, policy_path=earlier.save_path / LAST, save_path=earlier.save_path / "again"))
-    assert again.before["auroc"] == load_checkpoint(earlier.save_path / LAST).calibration.metrics["auroc"]
+    again = finetune(replace(earlier, checkpoint=earlier.output / LAST, output=earlier.output / "again"))
+    assert again.before["auroc"] == load_checkpoint(earlier.output / LAST).calibration.metrics["auroc"]
 
 
 def interrupted_in(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
     calls = iter(range(1, 100))
-    train_epoch = finetune_module.train_epoch
+    train_epoch = training_module.train_epoch
 
     def train(*args: object) -> float:
         if next(calls) == epoch:
             raise KeyboardInterrupt
         return train_epoch(*args)
 
-    monkeypatch.setattr(finetune_module, "train_epoch", train)
+    monkeypatch.setattr(training_module, "train_epoch", train)
 
 
 def test_ctrl_c_keeps_the_finished_epochs(options: FinetuneOptions, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,24 +328,24 @@ def test_ctrl_c_keeps_the_finished_epochs(options: FinetuneOptions, monkeypatch:
     assert result.checkpoint.name == "policy_finetune_epoch-2.pt"
     assert load_checkpoint(result.checkpoint).calibration.metrics == result.after
     assert len(json.loads(result.metrics_path.read_text())["epochs"]) == 2
-    assert not (options.save_path / LAST).exists()
+    assert not (options.output / LAST).exists()
 
 
 def test_ctrl_c_in_the_first_epoch_keeps_the_earlier_results(
     earlier: FinetuneOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {p: p.read_bytes() for p in earlier.save_path.rglob("*") if p.is_file()}
+    before = {p: p.read_bytes() for p in earlier.output.rglob("*") if p.is_file()}
     interrupted_in(monkeypatch, 1)
     with pytest.raises(KeyboardInterrupt):
         finetune(replace(earlier, overwrite=True, seed=3))
-    assert before == {p: p.read_bytes() for p in earlier.save_path.rglob("*") if p.is_file()}
+    assert before == {p: p.read_bytes() for p in earlier.output.rglob("*") if p.is_file()}
 
 
 @pytest.mark.parametrize("origin", [True, False])
 def test_without_heldout_episodes_it_says_what_the_figures_are(
     options: FinetuneOptions, caplog: pytest.LogCaptureFixture, origin: bool
 ) -> None:
-    with h5py.File(options.h5_path, "r+") as file:
+    with h5py.File(options.feature_files, "r+") as file:
         del file["heldout"]
         if origin:
             for name in ("episode_id", "env_id", "track_id", "step"):
@@ -350,17 +400,17 @@ def put_nan(name: str) -> Callable[[h5py.File], None]:
     ],
 )
 def test_unusable_rows_are_refused(options: FinetuneOptions, change: Callable, message: str) -> None:
-    with h5py.File(options.h5_path, "r+") as file:
+    with h5py.File(options.feature_files, "r+") as file:
         change(file)
     with pytest.raises(DatasetError, match=message):
         finetune(options)
-    assert not list(options.save_path.iterdir())
+    assert not list(options.output.iterdir())
 
 
 def test_another_policys_features_are_refused(options: FinetuneOptions, tmp_path: Path) -> None:
     other = write_separable_file(tmp_path / "other.h5", "0" * 64)
     with pytest.raises(DatasetError, match="collected with another policy"):
-        finetune(replace(options, h5_path=other))
+        finetune(replace(options, feature_files=other))
 
 
 def test_features_of_another_width_are_refused(
@@ -375,14 +425,14 @@ def test_features_of_another_width_are_refused(
     ) as writer:
         writer.add_training(np.ones((4, 191)), [0, 1, 0, 1], *np.zeros((4, 4), int))
     with pytest.raises(DatasetError, match="the features have 191 columns, the policy's have 192"):
-        finetune(replace(options, h5_path=tmp_path / "narrow.h5"))
+        finetune(replace(options, feature_files=tmp_path / "narrow.h5"))
 
 
 def test_a_policy_without_a_gate_head_is_refused(options: FinetuneOptions) -> None:
-    content = torch.load(options.policy_path, weights_only=True)
+    content = torch.load(options.checkpoint, weights_only=True)
     for name in ("aux_decoder.weight", "aux_decoder.bias"):
         del content["model_state_dict"][name]
-    torch.save(content, options.policy_path)
+    torch.save(content, options.checkpoint)
     with pytest.raises(CheckpointError, match=r"aux_decoder\.weight is missing, so this policy was trained without"):
         finetune(options)
 
@@ -402,7 +452,7 @@ def test_a_policy_without_a_gate_head_is_refused(options: FinetuneOptions) -> No
         ({"solver": "newton"}, "--solver 'newton' is not one of adam, lbfgs"),
         ({"patience": 0}, "--patience 0 is below 1"),
         ({"threshold_rule": "f3"}, "--threshold-rule 'f3' is not f1"),
-        ({"solver": "lbfgs", "origin_compatible": True}, "needs the closed form"),
+        ({"solver": "lbfgs", "masterracing_compatible": True}, "needs the closed form"),
         ({"memory": 1}, "--memory 0 MiB is too little"),
         ({"lr": 1e37}, "loss is not finite any more; lower --lr"),
     ],
@@ -412,10 +462,10 @@ def test_options_that_make_no_sense_are_refused(options: FinetuneOptions, change
         finetune(replace(options, **change))
 
 
-def test_a_save_path_that_is_a_file_is_refused(options: FinetuneOptions, tmp_path: Path) -> None:
+def test_a_output_that_is_a_file_is_refused(options: FinetuneOptions, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OptionError, match="cannot be made a folder"):
-        finetune(replace(options, save_path=tmp_path / "file"))
+        finetune(replace(options, output=tmp_path / "file"))
 
 
 def test_no_perturbation_can_be_asked_for(options: FinetuneOptions) -> None:
@@ -430,7 +480,7 @@ def test_the_reference_policys_other_tensors_stay(
     reference = reference_run / "model_7998.pt"
     network = load_checkpoint(reference).network
     path = write_separable_file(tmp_path / "reference.h5", feature_sha256(network))
-    result = finetune(replace(options, h5_path=path, policy_path=reference, epochs=1))
+    result = finetune(replace(options, feature_files=path, checkpoint=reference, epochs=1))
     before, after = (torch.load(p, weights_only=True, map_location="cpu") for p in (reference, result.checkpoint))
     for name, tensor in before["model_state_dict"].items():
         assert torch.equal(tensor, after["model_state_dict"][name]) != name.startswith("aux_decoder."), name
@@ -440,12 +490,12 @@ def test_the_reference_policys_other_tensors_stay(
 def test_the_head_that_ships_is_the_corrected_one(done: FinetuneOptions, result: FinetuneResult) -> None:
     found = json.loads(result.metrics_path.read_text())
     correction = Correction(**found["correction"])
-    with open_feature_file(done.h5_path) as file:
+    with open_feature_file(done.feature_files) as file:
         assert correction.flight_prior == file.attrs.prevalence
     assert correction.training_prior == 0.5
     head = load_checkpoint(result.checkpoint).network.aux_decoder
     shipped = torch.cat([head.weight[0], head.bias]).numpy()
-    with np.load(done.save_path / "training_state.npz") as state:
+    with np.load(done.output / "training_state.npz") as state:
         np.testing.assert_allclose(correction.apply(state["vector"]), shipped, rtol=0, atol=1e-6)
 
 
@@ -454,13 +504,13 @@ def test_the_head_that_ships_is_the_corrected_one(done: FinetuneOptions, result:
     [({"prior_correction": False, "temperature": False}, None), ({"temperature": False}, 1.0)],
 )
 def test_the_correction_can_be_left_out(options: FinetuneOptions, change: dict, expected: float | None) -> None:
-    with h5py.File(options.h5_path, "r+") as file:
+    with h5py.File(options.feature_files, "r+") as file:
         file.attrs["prevalence"] = 0.02
     result = finetune(replace(options, epochs=1, **change))
     found = json.loads(result.metrics_path.read_text())["correction"]
     assert (None if found is None else found["temperature"]) == expected
     head = load_checkpoint(result.checkpoint).network.aux_decoder
-    with np.load(result.save_path / "training_state.npz") as state:
+    with np.load(result.output / "training_state.npz") as state:
         same = np.allclose(state["vector"], torch.cat([head.weight[0], head.bias]).numpy())
     assert same is (expected is None)
 
@@ -469,7 +519,7 @@ def test_a_corrected_head_is_trained_on_from_where_its_training_ended(
     earlier: FinetuneOptions, options: FinetuneOptions
 ) -> None:
     again = finetune(
-        replace(earlier, policy_path=earlier.save_path / LAST, save_path=earlier.save_path / "on", lr=1e-9, epochs=1)
+        replace(earlier, checkpoint=earlier.output / LAST, output=earlier.output / "on", lr=1e-9, epochs=1)
     )
     assert again.after["auroc"] == pytest.approx(again.before["auroc"], abs=1e-6)
     assert again.after["expected_calibration_error"] == pytest.approx(
@@ -497,6 +547,10 @@ def test_a_resumed_finetuning_ends_where_an_uninterrupted_one_does(
     [
         ({"lr": 1e-3}, r"was trained with lr 0\.02, not 0\.001; give the same"),
         ({"seed": 4}, "was trained with seed 0, not 4"),
+        ({"threshold_rule": "precision=0.5"}, r"was trained with threshold_rule f1, not precision=0\.5"),
+        ({"prior_correction": False}, "was trained with prior_correction True, not False"),
+        ({"temperature": False}, "was trained with temperature True, not False"),
+        ({"seconds_per_step": 0.02}, r"was trained with seconds_per_step 0\.03, not 0\.02"),
         ({"overwrite": True}, "--resume goes on with what --overwrite would replace"),
         ({"solver": "lbfgs"}, "has no epochs; leave out --resume"),
     ],
@@ -507,10 +561,10 @@ def test_only_the_same_finetuning_is_resumed(earlier: FinetuneOptions, change: d
 
 
 def test_a_state_that_cannot_be_resumed_is_named(earlier: FinetuneOptions) -> None:
-    (earlier.save_path / "training_state.npz").write_bytes(b"PK damaged")
+    (earlier.output / "training_state.npz").write_bytes(b"PK damaged")
     with pytest.raises(OptionError, match=r"training_state\.npz cannot be read"):
         finetune(replace(earlier, resume=True))
-    (earlier.save_path / "training_state.npz").unlink()
+    (earlier.output / "training_state.npz").unlink()
     with pytest.raises(OptionError, match="does not exist, so there is nothing to go on with"):
         finetune(replace(earlier, resume=True))
 
@@ -532,7 +586,7 @@ def test_streamed_rows_train_as_well(options: FinetuneOptions, monkeypatch: pyte
     found = json.loads(result.metrics_path.read_text())
     assert found["dataset"]["streamed"] is True
     assert result.after["auroc"] > 0.85
-    again = finetune(replace(options, save_path=options.save_path / "again"))
+    again = finetune(replace(options, output=options.output / "again"))
     assert torch.equal(head_of(result.checkpoint), head_of(again.checkpoint))
 
 
@@ -545,14 +599,14 @@ def renumber(path: Path, tracks: int) -> None:
 @pytest.mark.parametrize("pattern", [True, False])
 def test_several_files_are_used_as_one(options: FinetuneOptions, tmp_path: Path, pattern: bool) -> None:
     other = tmp_path / "features2.h5"
-    shutil.copy(options.h5_path, other)
+    shutil.copy(options.feature_files, other)
     renumber(other, 10_000)
-    given = (tmp_path / "feat*.h5",) if pattern else (options.h5_path, other)
-    result = finetune(replace(options, h5_path=given, epochs=1))
+    given = (tmp_path / "feat*.h5",) if pattern else (options.feature_files, other)
+    result = finetune(replace(options, feature_files=given, epochs=1))
     found = json.loads(result.metrics_path.read_text())
     assert found["dataset"]["training_rows"] == 2400
     assert found["judged_on"]["test"]["rows"] == 800
-    assert found["dataset"]["path"] == f"{options.h5_path}, {other}"
+    assert found["dataset"]["path"] == f"{options.feature_files}, {other}"
     # Episode numbers repeat; whole episodes do not grow together.
     assert result.after["event_hit_rate"] <= 1
 
@@ -570,19 +624,19 @@ def test_files_that_do_not_go_together_are_refused(
     options: FinetuneOptions, tmp_path: Path, change: Callable, message: str
 ) -> None:
     other = tmp_path / "other.h5"
-    shutil.copy(options.h5_path, other)
+    shutil.copy(options.feature_files, other)
     change(other)
     if "track 0" in message:
         with h5py.File(other, "r+") as file:
             file["heldout/is_test"][...] = ~file["heldout/is_test"][()]
         message = "is for .* here and for .* in"
     with pytest.raises(DatasetError, match=message):
-        finetune(replace(options, h5_path=(options.h5_path, other)))
+        finetune(replace(options, feature_files=(options.feature_files, other)))
 
 
 def test_a_pattern_that_matches_nothing_is_refused(options: FinetuneOptions, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"nothing-\*\.h5 matches no file"):
-        finetune(replace(options, h5_path=tmp_path / "nothing-*.h5"))
+        finetune(replace(options, feature_files=tmp_path / "nothing-*.h5"))
 
 
 def test_the_optimum_comes_with_its_certificate(options: FinetuneOptions) -> None:
@@ -590,9 +644,9 @@ def test_the_optimum_comes_with_its_certificate(options: FinetuneOptions) -> Non
     found = json.loads(result.metrics_path.read_text())
     assert found["certificate"]["gap"] == result.certificate.gap < 1e-3
     assert result.epochs[0].training_loss == result.certificate.loss
-    assert [p.name for p in result.save_path.glob("policy_*")] == ["policy_finetune_epoch-1.pt"]
+    assert [p.name for p in result.output.glob("policy_*")] == ["policy_finetune_epoch-1.pt"]
     assert result.after["auroc"] > 0.9
-    adam = finetune(replace(options, save_path=options.save_path / "adam", epochs=3))
+    adam = finetune(replace(options, output=options.output / "adam", epochs=3))
     assert adam.epochs[-1].training_loss > result.certificate.lower_bound
 
 
@@ -600,20 +654,20 @@ def test_the_comparison_stands_in_metrics_and_report(options: FinetuneOptions) -
     result = finetune(replace(options, compare=True))
     found = json.loads(result.metrics_path.read_text())["comparison"]
     assert list(found) == [
-        "untrained",
+        "before",
         "majority",
-        "origin-compatible",
-        "origin-compatible, corrected",
-        "ours",
+        "MasterRacing",
+        "MasterRacing, corrected",
+        "after",
     ]
     for figure, key in (("auroc", "auroc"), ("brier", "brier"), ("event_hit_rate", "event_hit_rate")):
-        entry = found["ours"]["clean"][figure]
+        entry = found["after"]["clean"][figure]
         assert entry["value"] == pytest.approx(result.after[key], abs=1e-9)
         assert entry["low"] <= entry["value"] <= entry["high"]
-    assert found["ours"]["worst_case"]["auroc"]["value"] == pytest.approx(result.after["auroc_worst_case"], abs=1e-9)
-    assert found["origin-compatible"]["clean"]["auroc"] == found["origin-compatible, corrected"]["clean"]["auroc"]
-    page = (result.save_path / "report.html").read_text()
-    assert f"<small>[{found['ours']['clean']['auroc']['low']:.3f}" in page
+    assert found["after"]["worst_case"]["auroc"]["value"] == pytest.approx(result.after["auroc_worst_case"], abs=1e-9)
+    assert found["MasterRacing"]["clean"]["auroc"] == found["MasterRacing, corrected"]["clean"]["auroc"]
+    page = (result.output / "report.html").read_text()
+    assert f"<small>[{found['after']['clean']['auroc']['low']:.3f}" in page
     for name in found:
         assert f"<td>{name}</td>" in page
     assert not re.search(r"(?:src|href)=\"(?!data:)", page)
@@ -625,18 +679,18 @@ def test_the_comparison_stands_in_metrics_and_report(options: FinetuneOptions) -
 
 
 def test_the_origins_cut_gives_another_head(options: FinetuneOptions, result: FinetuneResult) -> None:
-    other = finetune(replace(options, origin_compatible=True, epochs=1))
+    other = finetune(replace(options, masterracing_compatible=True, epochs=1))
     assert load_checkpoint(other.checkpoint).calibration.training["unit_interval"] is True
-    ours = head_of(result.save_path / "policy_finetune_epoch-1.pt")
+    ours = head_of(result.output / "policy_finetune_epoch-1.pt")
     assert (ours - head_of(other.checkpoint)).abs().max() > 1e-3
 
 
 def test_a_rule_that_cannot_be_kept_fails_after_everything_is_written(options: FinetuneOptions) -> None:
     with pytest.raises(CheckFailedError, match=r"precision=1 cannot be kept .* has the threshold of best F1"):
         finetune(replace(options, threshold_rule="precision=1", lr=1e-6, epochs=1))
-    calibration = load_checkpoint(options.save_path / "policy_finetune_epoch-1.pt").calibration
+    calibration = load_checkpoint(options.output / "policy_finetune_epoch-1.pt").calibration
     assert calibration.rule == "best F1 on validation episodes"
-    assert (options.save_path / "report.html").exists()
+    assert (options.output / "report.html").exists()
 
 
 def test_the_rule_is_kept_and_recorded(options: FinetuneOptions) -> None:

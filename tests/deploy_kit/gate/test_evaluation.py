@@ -7,9 +7,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from deploy_kit.arrays import sigmoid
 from deploy_kit.errors import OptionError
-from deploy_kit.finetuning.comparison import compare_heads
-from deploy_kit.finetuning.learners.attack import Attack
-from deploy_kit.gate.bootstrap import Resampled
+from deploy_kit.gate.bootstrap import EpisodeBootstrap
 from deploy_kit.gate.correction import Correction, fit_temperature, log_odds
 from deploy_kit.gate.detector import REFRACTORY_STEPS, TOLERANCE_STEPS, Timeline
 from deploy_kit.gate.evaluation import EvaluationRows, evaluate
@@ -165,7 +163,7 @@ def test_a_record_that_is_no_correction_is_none(data) -> None:
 
 def test_a_resample_is_the_figure_of_the_repeated_episodes(judged, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, logit = judged
-    resampled = Resampled(logit, rows.label, rows.timeline.row, 1.5, rows.timeline, 0.03)
+    resampled = EpisodeBootstrap(logit, rows.label, rows.timeline.row, 1.5, rows.timeline, 0.03)
     weight = np.random.default_rng(5).multinomial(40, np.full(40, 1 / 40), 1)
     found = {name: value[0] for name, value in resampled._evaluate(weight.astype(float)).items()}
     drawn = np.repeat(np.arange(40), weight[0])
@@ -184,25 +182,6 @@ def test_the_interval_is_about_as_wide_as_theory_says() -> None:
     label = np.ones(2000, bool)
     label[::2] = False
     logit = np.where(rng.random(2000) < 0.3, 1.0, -1.0)
-    spread = Resampled(logit, label, np.arange(2000), 0.0, None, 0.03).figures(1000, 0)["recall"]
+    spread = EpisodeBootstrap(logit, label, np.arange(2000), 0.0, None, 0.03).figures(1000, 0)["recall"]
     p = (logit[label] > 0).mean()
     assert spread.std() == pytest.approx(np.sqrt(p * (1 - p) / 1000), rel=0.15)
-
-
-def test_heads_are_compared_clean_and_attacked(judged) -> None:
-    rows, _ = judged
-    rng = np.random.default_rng(3)
-    features = (rng.standard_normal((4000, 3)) + 0.9 * rows.label[:, None]).astype(np.float32)
-    rows = EvaluationRows(torch.from_numpy(features), rows.label, rows.episode)
-    head = np.array([1.0, 1.0, 1.0, -2.0], np.float32)
-    found = compare_heads({"untrained": (-head, 0.0), "ours": (head, 1.0)}, rows, Attack(3, 0.3, 0.05), 0.03, 0)
-    assert list(found) == ["untrained", "majority", "ours"]
-    assert set(found["majority"]) == {"clean"}
-    assert found["majority"]["clean"]["auroc"]["value"] == 0.5
-    assert found["majority"]["clean"]["event_hit_rate"]["value"] == 0
-    ours = [found["ours"][attack]["auroc"] for attack in ("clean", "pgd", "worst_case")]
-    assert ours[0]["value"] > ours[1]["value"] > ours[2]["value"]
-    assert all(entry["low"] < entry["value"] < entry["high"] for entry in ours)
-    logit = features.astype(np.float64) @ head[:-1] - 2.0
-    shifted = np.where(rows.label, logit - 0.9, logit + 0.9)
-    assert ours[2]["value"] == pytest.approx(roc_auc_score(rows.label, shifted), abs=1e-9)

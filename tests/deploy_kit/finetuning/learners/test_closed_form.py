@@ -13,9 +13,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from deploy_kit.data.blocks import signed_rows
 from deploy_kit.errors import OptionError
 from deploy_kit.finetuning.learners.attack import Attack, Norm, worst_case_logits
-from deploy_kit.finetuning.learners.closed_form import ClosedFormLearner, Learner
-from deploy_kit.finetuning.learners.cuda import DeviceLearner, DeviceRows
+from deploy_kit.finetuning.learners.closed_form import ClosedFormLearner
+from deploy_kit.finetuning.learners.cuda import CudaLearner, CudaRows
 from deploy_kit.finetuning.learners.iterated import IteratedLearner
+from deploy_kit.finetuning.learners.protocol import Learner
 
 SIZE = 12
 
@@ -157,8 +158,8 @@ def test_training_is_that_of_autograd_and_torchs_adam(attack: Attack, norm: Norm
     assert np.abs(learner.vector - vector_of(make_head())).max() > 0.1
 
 
-def on_device(vector: np.ndarray, attack: Attack, batch_size: int, lr: float, device: str = "cpu") -> DeviceLearner:
-    return DeviceLearner(vector, attack, batch_size, lr, device, 4 * batch_size)
+def on_device(vector: np.ndarray, attack: Attack, batch_size: int, lr: float, device: str = "cpu") -> CudaLearner:
+    return CudaLearner(vector, attack, batch_size, lr, device, 4 * batch_size)
 
 
 def in_blocks(learner: Learner, rows: np.ndarray, size: int = 256) -> float:
@@ -185,7 +186,7 @@ def test_a_graph_on_cuda_trains_the_same_head() -> None:
     other = on_device(vector_of(make_head()), Attack(), 64, 1e-2, "cuda")
     assert in_blocks(one, rows) == pytest.approx(in_blocks(other, rows), rel=1e-4)
     np.testing.assert_allclose(one.vector, other.vector, rtol=0, atol=1e-4)
-    blocks = list(DeviceRows(rows, "cuda").shuffled((0, 1), 256))
+    blocks = list(CudaRows(rows, "cuda").shuffled((0, 1), 256))
     assert sorted(torch.cat(blocks)[:, 0].tolist()) == sorted(rows[:, 0].tolist())
 
 

@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 
 from deploy_kit.data.blocks import signed_rows
 from deploy_kit.finetuning.learners.attack import Attack, Norm
-from deploy_kit.finetuning.learners.lbfgs import RobustLoss, certify, solve
+from deploy_kit.finetuning.learners.lbfgs import RobustLoss, certify, minimise
 
 SIZE = 6
 
@@ -40,7 +40,8 @@ def plain_loss(rows: Loaded, vector: np.ndarray, attack: Attack) -> float:
 @pytest.mark.parametrize("reach", [0.0, 0.03, 0.1])
 def test_no_general_solver_finds_a_better_head(norm: Norm, reach: float) -> None:
     rows, attack = make_rows(), Attack(1, reach, reach, norm)
-    head, certificate = solve(rows, np.full(SIZE + 1, 0.1), attack, lambda passes: None)
+    found = minimise(rows, np.full(SIZE + 1, 0.1), attack, lambda passes: None)
+    head, certificate = found.vector, found.certificate
     assert certificate.loss == pytest.approx(plain_loss(rows, head.astype(np.float64), attack), abs=1e-6)
     assert certificate.converged
     assert -1e-7 < certificate.gap < 1e-4
@@ -48,21 +49,22 @@ def test_no_general_solver_finds_a_better_head(norm: Norm, reach: float) -> None
         (minimize(lambda v: plain_loss(rows, v, attack), start, method="Nelder-Mead",
                   options={"maxiter": 6000, "maxfev": 6000, "xatol": 1e-7, "fatol": 1e-10, "adaptive": True})
          for start in (head.astype(np.float64), np.zeros(SIZE + 1))),
-        key=lambda found: found.fun,
+        key=lambda result: result.fun,
     )  # fmt: skip
     assert certificate.loss <= best.fun + 1e-6
     assert certificate.lower_bound <= best.fun + 1e-7
 
 
 def test_a_useless_feature_gets_no_weight_under_attack() -> None:
-    head, _ = solve(make_rows(), np.full(SIZE + 1, 0.1), Attack(1, 0.1, 0.1), lambda passes: None)
+    head = minimise(make_rows(), np.full(SIZE + 1, 0.1), Attack(1, 0.1, 0.1), lambda passes: None).vector
     assert (np.abs(head[2:-1]) < 1e-3).sum() >= 2
     assert head[0] > 0.1
 
 
 def test_the_certificate_tells_a_head_that_is_no_optimum() -> None:
     rows, attack = make_rows(), Attack(1, 0.03, 0.03)
-    head, good = solve(rows, np.zeros(SIZE + 1), attack, lambda passes: None)
+    found = minimise(rows, np.zeros(SIZE + 1), attack, lambda passes: None)
+    head, good = found.vector, found.certificate
     worse = head.copy()
     worse[0] += 0.3
     bad = certify(RobustLoss(rows, attack), worse, 0, True)
@@ -76,5 +78,14 @@ def test_the_certificate_tells_a_head_that_is_no_optimum() -> None:
 
 def test_progress_counts_passes() -> None:
     seen: list[int] = []
-    solve(make_rows(), np.zeros(SIZE + 1), Attack(), seen.append)
+    minimise(make_rows(), np.zeros(SIZE + 1), Attack(), seen.append)
     assert seen == list(range(1, len(seen) + 1))
+
+
+def test_the_losses_fall_from_the_start_to_the_optimum() -> None:
+    rows, attack, start = make_rows(), Attack(), np.full(SIZE + 1, 0.1)
+    found = minimise(rows, start, attack, lambda passes: None)
+    assert found.losses[0] == pytest.approx(plain_loss(rows, start, attack))
+    assert found.losses[-1] == pytest.approx(found.certificate.loss, abs=1e-7)
+    assert list(found.losses) == sorted(found.losses, reverse=True)
+    assert len(found.losses) == found.certificate.iterations + 1 > 3

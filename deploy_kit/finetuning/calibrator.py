@@ -1,0 +1,109 @@
+"""Makes a trained head ready to ship: corrects its probability, chooses its threshold, measures it."""
+
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from deploy_kit.arrays import FloatArray
+from deploy_kit.errors import OptionError
+from deploy_kit.finetuning.comparison import evaluate_under_attack
+from deploy_kit.finetuning.options import FinetuneOptions
+from deploy_kit.finetuning.rows import FinetuneRows
+from deploy_kit.gate.correction import Correction, fit_temperature
+from deploy_kit.gate.metrics import best_f1_threshold
+from deploy_kit.gate.threshold import RuleNotKeptError, ThresholdRule
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CalibratedHead:
+    """A head with its threshold.
+
+    Attributes:
+        vector: (F + 1,) weights and bias, corrected.
+        correction: what was done to the trained weights and bias, None for nothing.
+        threshold_logit: logit at and above which a step counts as a pass.
+        rule: how the threshold was chosen, in words.
+        rule_kept: whether the threshold keeps the rule that was asked for; if none does, it is that of best F1.
+        figures: on the test rows, as in metrics.json.
+    """
+
+    vector: FloatArray
+    correction: Correction | None
+    threshold_logit: float
+    rule: str
+    rule_kept: bool
+    figures: dict[str, float]
+
+
+class Calibrator:
+    """Corrects heads, chooses their thresholds on the validation rows, measures them on the test rows.
+
+    Args:
+        rows: all rows of the finetuning.
+        options: how.
+    """
+
+    def __init__(self, rows: FinetuneRows, options: FinetuneOptions) -> None:
+        self._rows, self._options = rows, options
+        self._attack = replace(options.attack, unit_interval=False)
+
+    def calibrate(self, trained: FloatArray) -> CalibratedHead:
+        """Return a trained head, corrected and judged.
+
+        Args:
+            trained: (F + 1,) weights and bias as the training left them.
+
+        Raises:
+            OptionError: the head is not finite, or the threshold's rule needs whole episodes.
+        """
+        correction = self.fit_correction(trained)
+        head = trained if correction is None else correction.apply(trained)
+        if not np.isfinite(head).all():
+            raise OptionError("the gate head is not finite any more; lower --lr")
+        return self._judge(head, correction)
+
+    def judge_as_is(self, head: FloatArray) -> CalibratedHead:
+        """Return a head (F + 1,) as it is, with a threshold chosen for it."""
+        return self._judge(head, None)
+
+    def fit_correction(self, trained: FloatArray) -> Correction | None:
+        """Fit what makes the probability right; it needs to know how often flight passes a gate."""
+        options, rows = self._options, self._rows
+        training = rows.training_prior
+        flight = rows.flight_prior if options.prior_correction else training
+        if flight is None:
+            logger.warning(
+                "the files do not tell how many steps of a flight are passes: probabilities are not corrected"
+            )
+            return None
+        if not (options.prior_correction or options.temperature):
+            return None
+        temperature = 1.0
+        if options.temperature:
+            temperature = fit_temperature(rows.validation.score(trained), rows.validation.label, training, flight)
+        return Correction(temperature, training, flight)
+
+    def choose_threshold(self, head: FloatArray) -> tuple[float, bool]:
+        """Return the threshold and whether it keeps the rule; that of best F1 where none does."""
+        rows = self._rows.validation
+        logit = rows.score(head)
+        try:
+            return self._options.rule.choose(logit, rows.label, rows.timeline, self._options.seconds_per_step), True
+        except RuleNotKeptError:
+            return best_f1_threshold(logit, rows.label), False
+
+    def _judge(self, head: FloatArray, correction: Correction | None) -> CalibratedHead:
+        threshold, kept = self.choose_threshold(head)
+        figures = evaluate_under_attack(head, self._rows.test, threshold, self._attack)
+        return CalibratedHead(head, correction, threshold, self._rule(kept), kept, figures)
+
+    def _rule(self, kept: bool) -> str:
+        rule = str(self._options.rule if kept else ThresholdRule())
+        rows = self._rows
+        return f"{rule} on {'validation episodes' if rows.natural_prevalence else f'{rows.source}, {_BALANCED}'}"
+
+
+_BALANCED = "not at natural prevalence"

@@ -1,0 +1,128 @@
+"""What a finetuning reads: the checkpoint with its gate head, and the feature files."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from deploy_kit.arrays import FloatArray
+from deploy_kit.data.reader import FeatureFile
+from deploy_kit.data.schema import FeatureFileInfo
+from deploy_kit.errors import CheckpointError
+from deploy_kit.finetuning.options import FinetuneOptions
+from deploy_kit.finetuning.rows import FinetuneRows, load_rows
+from deploy_kit.gate.correction import Correction
+from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
+from deploy_kit.policy.network import VisionActorCritic
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """The feature files, as they stand in metrics.json.
+
+    Attributes:
+        path: names, joined with commas.
+        sha256: of the file; of several, the hash of their hashes in their order.
+        complete: whether no collection was interrupted, None where the files do not say.
+        training_rows: number of rows.
+        training_positives: how many of them pass a gate.
+        streamed: whether they were read from the files in every epoch.
+    """
+
+    path: str
+    sha256: str
+    complete: bool | None
+    training_rows: int
+    training_positives: int
+    streamed: bool
+
+
+@dataclass(frozen=True)
+class FinetuneInputs:
+    """What a finetuning reads.
+
+    Attributes:
+        source: the checkpoint.
+        rows: what is trained and judged on.
+        info: of the first feature file, None where it does not say.
+        dataset: the feature files.
+    """
+
+    source: Checkpoint
+    rows: FinetuneRows
+    info: FeatureFileInfo | None
+    dataset: DatasetRecord
+
+    @property
+    def head(self) -> FloatArray:
+        """(F + 1,) weights and bias as they were read."""
+        return head_vector(self.source.network)
+
+    @property
+    def start(self) -> FloatArray:
+        """(F + 1,) where training begins: a head that deploy-kit corrected is taken as it was before that."""
+        calibration = self.source.calibration
+        correction = Correction.from_json(None if calibration is None else calibration.training.get("correction"))
+        return self.head if correction is None else correction.undo(self.head)
+
+
+def head_vector(network: VisionActorCritic) -> FloatArray:
+    """Return the gate head's weights and bias (F + 1,)."""
+    head = network.aux_decoder
+    assert head is not None
+    vector: FloatArray = torch.cat([head.weight[0], head.bias]).numpy()
+    return vector
+
+
+def with_head(network: VisionActorCritic, vector: FloatArray) -> None:
+    """Put weights and bias (F + 1,) into a network's gate head."""
+    head = network.aux_decoder
+    assert head is not None
+    head.weight.copy_(torch.from_numpy(np.ascontiguousarray(vector[None, :-1])))
+    head.bias.copy_(torch.from_numpy(np.ascontiguousarray(vector[-1:])))
+
+
+def load_source(options: FinetuneOptions) -> Checkpoint:
+    """Read the checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be read, or has no gate head.
+    """
+    source = load_checkpoint(
+        options.checkpoint,
+        activation=options.activation,
+        image_shape=options.image_shape,
+        normalizer_eps=options.normalizer_eps,
+    )
+    if source.network.aux_decoder is None:
+        raise CheckpointError(
+            f"{options.checkpoint}: aux_decoder.weight is missing, so this policy was trained without the gate head "
+            "and there is none to finetune; train the policy with its auxiliary head"
+        )
+    return source
+
+
+def read_inputs(source: Checkpoint, files: Sequence[FeatureFile], options: FinetuneOptions) -> FinetuneInputs:
+    """Read the rows of feature files, which must be the policy's.
+
+    Raises:
+        DatasetError: a file is another policy's, or lacks rows of a class.
+    """
+    for file in files:
+        file.require_policy(source.network)
+    rows = load_rows(files, options.seed, options.memory, options.seconds_per_step)
+    return FinetuneInputs(source, rows, files[0].attrs, _dataset(files, rows))
+
+
+def _dataset(files: Sequence[FeatureFile], rows: FinetuneRows) -> DatasetRecord:
+    hashes = [file.sha256 for file in files]
+    return DatasetRecord(
+        path=", ".join(str(file.path) for file in files),
+        sha256=hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest(),
+        complete=all(file.attrs.complete for file in files if file.attrs) if files[0].attrs else None,
+        training_rows=rows.train.rows,
+        training_positives=rows.train.positives,
+        streamed=rows.train.streamed,
+    )
