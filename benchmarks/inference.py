@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from deploy_kit.bundle.contract import InputLayout
+from deploy_kit.bundle.contract_fields import InputLayout
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.onboard import OnboardPolicy
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import onnx
 
-from deploy_kit.bundle.contract import Contract, GateOutput, InputLayout
+from deploy_kit.bundle.contract import Contract
+from deploy_kit.bundle.contract_fields import GateOutput, InputLayout
 from deploy_kit.bundle.graph_options import GraphOptions, input_specs, output_specs
 from deploy_kit.bundle.implied import describe
 from deploy_kit.bundle.reader import (
@@ -24,20 +25,24 @@ from deploy_kit.bundle.reader import (
     manifest_text,
     open_bundle,
 )
+from deploy_kit.bundle.runners import import_onnxruntime
+from deploy_kit.bundle.thresholds import Thresholds
 from deploy_kit.data.reader import FeatureFile, open_feature_file
-from deploy_kit.errors import CheckpointError, OptionError
+from deploy_kit.errors import CheckFailedError, CheckpointError, OptionError
 from deploy_kit.export import onnx_writer
-from deploy_kit.export.checks import Comparison, check_execution, check_replay, check_static
-from deploy_kit.export.execution import require_onnxruntime
 from deploy_kit.export.graph import DeployedPolicy
 from deploy_kit.export.samples import choose_recorded, draw_synthetic, make_golden, write_golden
 from deploy_kit.export.torchscript import write_torchscript
 from deploy_kit.files import file_sha256
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint, save_safetensors
-from deploy_kit.policy.run.camera import resolve_camera
+from deploy_kit.policy.run.camera import CameraSpec, resolve_camera
 from deploy_kit.policy.run.vehicle import Vehicle, resolve_vehicle
 from deploy_kit.progress import Progress, silent
 from deploy_kit.task.interface import ACTION_NAMES
+from deploy_kit.verify.bundle_and_checkpoint import NamedVehicle, pair_bundle
+from deploy_kit.verify.checks import ReplayOptions, run_checks
+from deploy_kit.verify.dataset import Dataset
+from deploy_kit.verify.report import Status, judge
 
 _logger = logging.getLogger(__name__)
 
@@ -97,8 +102,9 @@ class ExportOptions:
 def export_bundle(options: ExportOptions, progress: Callable[[Progress], None] = silent) -> Path:
     """Export a checkpoint.
 
-    The bundle is written into a temporary folder beside the target and moved into place once it has passed static
-    checks, golden samples and, with `samples`, replay. Whatever fails leaves nothing new and an old bundle as it was.
+    The bundle is written into a temporary folder beside the target and moved into place once it has passed all checks
+    of `verify` but the flights; held-out rows are replayed with `samples`. Whatever fails leaves nothing new and an old
+    bundle as it was.
 
     Args:
         options: what and how.
@@ -120,7 +126,7 @@ def export_bundle(options: ExportOptions, progress: Callable[[Progress], None] =
 
     target = options.target
     _require_free(target, options.overwrite)
-    require_onnxruntime()
+    import_onnxruntime()
     report("reading the checkpoint")
     source = _read(options)
     with ExitStack() as stack:
@@ -130,11 +136,8 @@ def export_bundle(options: ExportOptions, progress: Callable[[Progress], None] =
         staging = stack.enter_context(_staging(target))
         folder = staging / _NEW
         folder.mkdir()
-        contract = _write(folder, options, source, samples, report)
-        for comparison in _check(folder, contract, source.checkpoint, samples, report):
-            _logger.info(
-                "%s: %d compared, worst at %.2f of the tolerance", comparison.name, comparison.count, comparison.worst
-            )
+        _write(folder, options, source, samples, report)
+        _check(folder, source, samples, options.seed, progress)
         report("publishing")
         _publish(folder, target, staging)
     return target
@@ -142,10 +145,11 @@ def export_bundle(options: ExportOptions, progress: Callable[[Progress], None] =
 
 @dataclass(frozen=True)
 class _Source:
-    """What is exported: the checkpoint, the vehicle's numbers, and how the graph is to look."""
+    """What is exported: the checkpoint, the vehicle's numbers, its camera, and how the graph is to look."""
 
     checkpoint: Checkpoint
     vehicle: Vehicle
+    camera: CameraSpec | None
     graph: GraphOptions
 
 
@@ -180,7 +184,8 @@ def _read(options: ExportOptions) -> _Source:
         input_names=options.input_names,
         output_names=options.output_names,
     )
-    return _Source(checkpoint, vehicle, graph)
+    camera = resolve_camera(checkpoint.params, options.task, checkpoint.network.config.layout)
+    return _Source(checkpoint, vehicle, camera, graph)
 
 
 def _batch_size(batch_size: int | str) -> int | None:
@@ -193,8 +198,8 @@ def _batch_size(batch_size: int | str) -> int | None:
 
 def _write(
     folder: Path, options: ExportOptions, source: _Source, samples: FeatureFile | None, report: Callable[[str], None]
-) -> Contract:
-    """Write all files of a bundle and return its contract."""
+) -> None:
+    """Write all files of a bundle."""
     checkpoint, graph = source.checkpoint, source.graph
     policy = DeployedPolicy(checkpoint.network, graph)
     report("writing TorchScript and weights")
@@ -209,7 +214,7 @@ def _write(
     contract = describe(
         checkpoint,
         source.vehicle,
-        resolve_camera(checkpoint.params, options.task, checkpoint.network.config.layout),
+        source.camera,
         graph,
         opset=options.opset,
         ir_version=model.ir_version,
@@ -222,7 +227,6 @@ def _write(
     report("choosing golden samples")
     write_golden(folder / GOLDEN_NAME, _golden(options, checkpoint, contract, samples))
     (folder / MANIFEST_NAME).write_text(manifest_text(folder), encoding="utf-8")
-    return contract
 
 
 def _golden(
@@ -245,16 +249,22 @@ def _golden(
 
 
 def _check(
-    folder: Path, contract: Contract, checkpoint: Checkpoint, samples: FeatureFile | None, report: Callable[[str], None]
-) -> list[Comparison]:
-    report("checking the graph and the golden samples")
-    check_static(folder / ONNX_NAME, contract)
-    bundle = open_bundle(folder)
-    results = check_execution(bundle, checkpoint.network)
-    if samples is not None:
-        report("replaying the feature file")
-        results += check_replay(bundle, checkpoint.network, samples)
-    return results
+    folder: Path, source: _Source, samples: FeatureFile | None, seed: int, progress: Callable[[Progress], None]
+) -> None:
+    """Let verify judge the finished bundle against the checkpoint and the vehicle that it was made from.
+
+    Raises:
+        CheckFailedError: a check failed; the message names it and the place.
+    """
+    named = NamedVehicle(source.vehicle, source.camera)
+    subject = pair_bundle(open_bundle(folder), source.checkpoint, named)
+    dataset = None if samples is None else Dataset(samples)
+    checks, _ = run_checks(subject, dataset, None, ReplayOptions(seed=seed), progress)
+    for check in checks:
+        verdict = judge(check, Thresholds())
+        if verdict.status is Status.FAILED:
+            raise CheckFailedError(f"{verdict.name}: {verdict.reasons[0]}; nothing was published")
+        _logger.info("%s: %s", verdict.name, verdict.status)
 
 
 _NEW, _OLD = "new", "old"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from deploy_kit.bundle.contract import GateOutput, InputLayout
+from deploy_kit.bundle.contract_fields import GateOutput, InputLayout
 from deploy_kit.bundle.graph_options import GraphOptions
 from deploy_kit.errors import CheckpointError
 from deploy_kit.policy.network import VisionActorCritic

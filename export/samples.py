@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from deploy_kit.bundle.contract import TermSpec
+from deploy_kit.bundle.contract_fields import TermSpec
 from deploy_kit.bundle.reader import GoldenSamples
 from deploy_kit.data.reader import FeatureFile
 from deploy_kit.data.rows import Matrix

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from deploy_kit.bundle.reader import FEATURES_TENSOR
+from deploy_kit.bundle.contract import FEATURES_TENSOR
 from deploy_kit.bundle.runners import (
     PROVIDERS,
     ArtifactError,
@@ -18,8 +18,8 @@ from deploy_kit.errors import InputError
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.text import one_line
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
-from deploy_kit.verify.meaning import checkpoint_check, contract_checks, vehicle_checks, weights_check
-from deploy_kit.verify.report import Check, FactCheck, NotRun
+from deploy_kit.verify.meaning import checkpoint_check, contract_checks, weights_check
+from deploy_kit.verify.report import Check, FactCheck
 from deploy_kit.verify.structure import graph_checks, load_graph
 
 
@@ -62,8 +62,7 @@ def open_artifacts(subject: BundleAndCheckpoint) -> tuple[Artifacts, list[Check]
         The artifacts, and the static checks, failed ones for what could not be opened among them.
     """
     checks: list[Check] = [FactCheck("bundle/manifest", "size and sha256 of each file", len(subject.bundle.files), ())]
-    checks += contract_checks(subject.bundle, subject.checkpoint)
-    checks += _vehicle(subject)
+    checks += contract_checks(subject.bundle, subject.checkpoint, subject.named)
     onnx, head, encoder = _open_onnx(subject, checks)
     observed: list[Artifact] = []
     if onnx is not None:
@@ -73,13 +72,6 @@ def open_artifacts(subject: BundleAndCheckpoint) -> tuple[Artifacts, list[Check]
         artifact for open_one in (_open_torchscript, _open_safetensors) if (artifact := open_one(subject, checks))
     ]
     return Artifacts(tuple(observed), onnx, head, () if onnx is None else onnx.providers), checks
-
-
-def _vehicle(subject: BundleAndCheckpoint) -> list[Check]:
-    if subject.vehicle is not None:
-        return list(vehicle_checks(subject.contract, subject.vehicle))
-    reason = subject.vehicle_problem or ""
-    return [NotRun(f"contract/{name}", reason) for name in ("action", "timing", "vehicle")]
 
 
 def _open_onnx(

@@ -3,18 +3,35 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy_kit.bundle.reader import Bundle, Contract
+from deploy_kit.bundle.contract import Contract
+from deploy_kit.bundle.parity import OutputSemantics
+from deploy_kit.bundle.reader import Bundle
 from deploy_kit.bundle.runners import Reference
 from deploy_kit.errors import InputError
 from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.policy.network import VisionActorCritic
+from deploy_kit.policy.run.camera import CameraSpec, resolve_camera
 from deploy_kit.policy.run.vehicle import Vehicle, resolve_vehicle
-from deploy_kit.policy.run.vehicle_env import ENV_FILE
 from deploy_kit.task.interface import ActionTransform
-from deploy_kit.verify.meaning import base_source
-from deploy_kit.verify.replay import OutputSemantics
 
 UNCALIBRATED = "the gate head is not calibrated: decisions are cut at logit 0"
+
+
+@dataclass(frozen=True)
+class NamedVehicle:
+    """The vehicle that the user names, by file, run or task; never the bundle's word for it.
+
+    Attributes:
+        vehicle: its numbers, None if they are not known.
+        camera: its camera, None if unknown.
+        problem: why the numbers are not known.
+        wanted: whether the user wants the contract held against them.
+    """
+
+    vehicle: Vehicle | None
+    camera: CameraSpec | None = None
+    problem: str = ""
+    wanted: bool = True
 
 
 @dataclass(frozen=True)
@@ -24,20 +41,18 @@ class BundleAndCheckpoint:
     Attributes:
         bundle: the bundle.
         checkpoint: the truth.
+        named: the vehicle that the user names.
         reference: the checkpoint's network, ready to compare with.
         semantics: what the outputs stand for.
-        vehicle: the vehicle's numbers, None if they could not be found.
-        vehicle_problem: why not.
         misfit: why the bundle's tensors cannot be compared with the checkpoint's at all, None if they can.
         note: what a reader should know of the gate's threshold.
     """
 
     bundle: Bundle
     checkpoint: Checkpoint
+    named: NamedVehicle
     reference: Reference
     semantics: OutputSemantics
-    vehicle: Vehicle | None
-    vehicle_problem: str | None
     misfit: str | None
     note: str | None
 
@@ -52,55 +67,50 @@ class BundleAndCheckpoint:
         return tuple(spec.role for spec in self.contract.outputs)
 
 
-def pair_bundle(bundle: Bundle, checkpoint: Checkpoint, task: str, vehicle_file: Path | None) -> BundleAndCheckpoint:
+def pair_bundle(bundle: Bundle, checkpoint: Checkpoint, named: NamedVehicle) -> BundleAndCheckpoint:
     """Put a bundle beside a checkpoint.
 
     Args:
         bundle: the bundle.
         checkpoint: the truth.
-        task: task id, whose numbers count where the contract says that they came from the task.
-        vehicle_file: file of the vehicle's numbers, None if there is none.
+        named: the vehicle that the user names.
     """
     contract = bundle.contract
-    vehicle, problem = _find_vehicle(contract, checkpoint, task, vehicle_file)
     action = contract.action
-    transform = ActionTransform(action.scale, action.offset) if vehicle is None else vehicle.action_transform
+    transform = (
+        ActionTransform(action.scale, action.offset) if named.vehicle is None else named.vehicle.action_transform
+    )
     threshold, note = _threshold(contract, checkpoint)
     return BundleAndCheckpoint(
         bundle=bundle,
         checkpoint=checkpoint,
+        named=named,
         reference=Reference(checkpoint.network, transform),
         semantics=OutputSemantics(action.names, action.units, transform, threshold),
-        vehicle=vehicle,
-        vehicle_problem=problem,
         misfit=_misfit(contract, checkpoint.network),
         note=note,
     )
 
 
-def _find_vehicle(
-    contract: Contract, checkpoint: Checkpoint, task: str, vehicle_file: Path | None
-) -> tuple[Vehicle | None, str | None]:
-    timing = contract.timing
-    numbers = (
-        *contract.vehicle.values(),
-        timing.policy_period_s,
-        timing.depth_period_s,
-        timing.action_latency_steps,
-    )
-    sources = {base_source(value.source) for value in numbers if value is not None}
-    files = sorted(source.removeprefix("file:") for source in sources if source.startswith("file:"))
-    if files and vehicle_file is None:
-        return None, f"the vehicle's numbers came from {files[0]}; give that file with --vehicle"
-    if ENV_FILE in sources and checkpoint.params.env is None and vehicle_file is None:
-        return None, (
-            f"the vehicle's numbers came from the run's {ENV_FILE}, which is not beside {checkpoint.path}; "
-            "copy the folder params/ there, or give the numbers with --vehicle"
-        )
-    try:
-        return resolve_vehicle(checkpoint.params, task if "task" in sources else None, vehicle_file), None
-    except InputError as error:
-        return None, str(error)
+def find_vehicle(checkpoint: Checkpoint, task: str, vehicle_file: Path | None) -> NamedVehicle:
+    """Return the vehicle of a file, else of the run beside the checkpoint, else of the task.
+
+    A run that contradicts the task counts alone: the task may be there for the flights only.
+
+    Raises:
+        InputError: the file cannot be used, or numbers are missing in spite of it.
+    """
+    problem = ""
+    for known in (task, None):
+        try:
+            vehicle = resolve_vehicle(checkpoint.params, known, vehicle_file)
+        except InputError as error:
+            problem = problem or str(error)
+            if vehicle_file is not None and known is None:
+                raise
+            continue
+        return NamedVehicle(vehicle, resolve_camera(checkpoint.params, known, checkpoint.network.config.layout))
+    return NamedVehicle(None, problem=problem)
 
 
 def _threshold(contract: Contract, checkpoint: Checkpoint) -> tuple[float | None, str | None]:

@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 
+from deploy_kit.bundle.parity import Limit, ParityCheck, ParityComparison
 from deploy_kit.bundle.runners import Float32, OnnxRunner
 from deploy_kit.data.reader import FeatureFile, open_feature_file
 from deploy_kit.data.rows import Matrix, Rows
@@ -15,8 +16,8 @@ from deploy_kit.data.schema import KeepReason
 from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.progress import Progress
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
-from deploy_kit.verify.replay import FEATURE_BATCH_SIZES, ParityComparison, reference_outputs, replay_features
-from deploy_kit.verify.report import Check, Limit, NotRun, ParityCheck
+from deploy_kit.verify.replay import FEATURE_BATCH_SIZES, reference_outputs, replay_features
+from deploy_kit.verify.report import Check, NotRun
 from deploy_kit.verify.samples import SampleSet
 
 

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from deploy_kit.bundle.parity import ParityComparison
 from deploy_kit.bundle.runners import ArtifactError, OnnxRunner
 from deploy_kit.flight.first_episodes import Flight, fly_first_episodes
 from deploy_kit.flight.rollout import require_checkpoint
 from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.progress import Progress
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
-from deploy_kit.verify.replay import ParityComparison
 from deploy_kit.verify.report import Check, NotRun
 from deploy_kit.verify.rollouts import (
     SHADOW,
@@ -46,7 +46,7 @@ class LiveTest:
     def __init__(
         self, modes: tuple[str, ...], episodes: int, env: "EnvOptions | None", seed: int, task: str, backend: str
     ) -> None:
-        self._modes, self._episodes, self._options, self._seed = modes, episodes, env, seed
+        self.modes, self._episodes, self._options, self._seed = modes, episodes, env, seed
         self._task, self._backend = task, backend
         self._first: VecEnv | None = None
 
@@ -74,12 +74,12 @@ class LiveTest:
     ) -> Iterator[Check]:
         """Fly, and yield the checks of the modes asked for."""
         if onnx is None:
-            yield from (NotRun(f"live/{mode}", "onnxruntime cannot load the graph") for mode in self._modes)
+            yield from (NotRun(f"live/{mode}", "onnxruntime cannot load the graph") for mode in self.modes)
             return
         reference, shadow = self._fly_reference(subject, onnx, progress)
         if shadow is not None:
             yield shadow.result(subject.note)
-        if "driving" in self._modes:
+        if "driving" in self.modes:
             yield self._drive(subject, onnx, reference, progress)
 
     def _fly_reference(
@@ -87,7 +87,7 @@ class LiveTest:
     ) -> tuple[Flight, ShadowComparison | None]:
         assert self._first is not None, "prepare() comes first"
         shadow: ShadowComparison | None = None
-        if "shadow" in self._modes:
+        if "shadow" in self.modes:
             comparison = ParityComparison(
                 SHADOW, "PyTorch drives, onnxruntime sees the same observations", subject.roles, subject.semantics
             )

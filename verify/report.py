@@ -5,15 +5,14 @@ running anything: `VerifyReport.from_json(data).judged(thresholds)`.
 """
 
 import json
-import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from deploy_kit.bundle.parity import ChannelError, DecisionParity, OutputParity
-from deploy_kit.bundle.thresholds import Thresholds, Tolerance
+from deploy_kit.bundle.differences import ChannelError, DecisionParity, OutputParity
+from deploy_kit.bundle.parity import Limit, ParityCheck, judge_parity, share_of_tolerance, tolerance_of
+from deploy_kit.bundle.thresholds import Thresholds
 from deploy_kit.errors import InputError
 from deploy_kit.files import replace_file
 from deploy_kit.flight.paired import PairedDifference
@@ -28,13 +27,6 @@ class Status(StrEnum):
     PASSED = "passed"
     FAILED = "failed"
     NOT_RUN = "not run"
-
-
-class Limit(StrEnum):
-    """Which tolerance of `Thresholds` a parity check is judged by."""
-
-    PARITY = "parity"
-    STORED_FEATURES = "stored_features"
 
 
 @dataclass(frozen=True)
@@ -53,31 +45,6 @@ class FactCheck:
     compared: str
     count: int
     problems: tuple[str, ...]
-    note: str | None = None
-
-
-@dataclass(frozen=True)
-class ParityCheck:
-    """Outputs of an artifact against the checkpoint's.
-
-    Attributes:
-        name: of the check.
-        compared: what with what.
-        rows: how many rows were compared.
-        outputs: figures of each output.
-        commands: largest difference of each physical command, SI units.
-        decisions: flipped gate decisions, None without a gate.
-        limit: which tolerance applies.
-        note: what a reader should know besides.
-    """
-
-    name: str
-    compared: str
-    rows: int
-    outputs: tuple[OutputParity, ...]
-    commands: tuple[ChannelError, ...] = ()
-    decisions: DecisionParity | None = None
-    limit: Limit = Limit.PARITY
     note: str | None = None
 
 
@@ -146,57 +113,10 @@ def judge(check: Check, thresholds: Thresholds) -> Verdict:
     if isinstance(check, FactCheck):
         limit, reasons = "all hold", check.problems
     elif isinstance(check, ParityCheck):
-        limit, reasons = _judge_parity(check, thresholds)
+        limit, reasons = judge_parity(check, thresholds)
     else:
         limit, reasons = _judge_flight(check, thresholds)
     return Verdict(check.name, Status.FAILED if reasons else Status.PASSED, limit, tuple(reasons))
-
-
-def tolerance_of(check: ParityCheck, thresholds: Thresholds) -> Tolerance:
-    """Return the tolerance that applies to a parity check."""
-    return thresholds.parity if check.limit is Limit.PARITY else thresholds.stored_features
-
-
-def _judge_parity(check: ParityCheck, thresholds: Thresholds) -> tuple[str, tuple[str, ...]]:
-    tolerance = tolerance_of(check, thresholds)
-    reasons = [reason for output in check.outputs for reason in _output_problems(output, tolerance)]
-    limit = str(tolerance)
-    if not check.outputs:
-        reasons.append("nothing was compared")
-    if check.decisions is not None:
-        limit += f", no flip beyond {thresholds.decision_band:.0e}"
-        if not check.decisions.passes(thresholds.decision_band):
-            reasons.append(
-                f"{check.decisions.flipped} of {check.decisions.decisions} gate decisions flipped, the farthest "
-                f"{check.decisions.largest_margin:.2g} from the threshold at {check.decisions.where}"
-            )
-    return limit, tuple(reasons)
-
-
-def _output_problems(output: OutputParity, tolerance: Tolerance) -> Iterable[str]:
-    if output.problem is not None:
-        yield f"{output.name}: {output.problem}"
-        return
-    if output.nonfinite:
-        yield f"{output.name}: {output.nonfinite} values are NaN or infinite, the first at {output.nonfinite_where}"
-    worst = output.worst(tolerance)
-    if worst is None:
-        if not output.nonfinite:
-            yield f"{output.name}: nothing was compared"
-        return
-    element, share = worst
-    if share > 1.0:
-        yield (
-            f"{output.name}[{element.channel}] is off by {element.error:.3g} at {element.where}, "
-            f"{share:.3g} times the tolerance"
-        )
-
-
-def _share(output: OutputParity, tolerance: Tolerance) -> float | None:
-    if output.problem is not None or output.nonfinite:
-        return math.inf
-    worst = output.worst(tolerance)
-    return None if worst is None else worst[1]
 
 
 def _judge_flight(check: FlightCheck, thresholds: Thresholds) -> tuple[str, tuple[str, ...]]:
@@ -270,7 +190,7 @@ class VerifyReport:
             for check in self.checks
             if isinstance(check, ParityCheck)
             for output in check.outputs
-            if (share := _share(output, tolerance_of(check, self.thresholds))) is not None
+            if (share := share_of_tolerance(output, tolerance_of(check, self.thresholds))) is not None
         ]
         return max(shares, key=lambda pair: pair[1], default=None)
 

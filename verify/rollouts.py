@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from deploy_kit.bundle.parity import ParityCheck, ParityComparison
 from deploy_kit.bundle.runners import ArtifactError, Float32, Outputs, Reference, Runner
 from deploy_kit.flight.drivers import ArtifactDriver
 from deploy_kit.flight.first_episodes import Flight, fly_first_episodes
@@ -20,8 +21,7 @@ from deploy_kit.flight.paired import PairedDifference
 from deploy_kit.flight.rollout import Driver, StepRecord
 from deploy_kit.policy.network import PolicyOutput
 from deploy_kit.progress import Progress
-from deploy_kit.verify.replay import ParityComparison
-from deploy_kit.verify.report import Check, FactCheck, FlightCheck, ParityCheck
+from deploy_kit.verify.report import Check, FactCheck, FlightCheck
 
 if TYPE_CHECKING:
     from rsl_rl.env import VecEnv

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from deploy_kit.bundle.reader import Bundle, Contract
+from deploy_kit.bundle.contract import Contract
+from deploy_kit.bundle.reader import Bundle
 
 Float32 = npt.NDArray[np.float32]
 

@@ -9,7 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # carries no types
 from onnx import numpy_helper
 
-from deploy_kit.bundle.reader import CONTRACT_METADATA_KEY, FEATURES_TENSOR, Contract
+from deploy_kit.bundle.contract import CONTRACT_METADATA_KEY, FEATURES_TENSOR, Contract
 from deploy_kit.bundle.runners import ArtifactError
 from deploy_kit.errors import BundleError
 from deploy_kit.text import one_line

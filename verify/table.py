@@ -3,18 +3,9 @@
 import textwrap
 from dataclasses import dataclass, fields
 
+from deploy_kit.bundle.parity import ParityCheck, tolerance_of
 from deploy_kit.bundle.thresholds import Thresholds
-from deploy_kit.verify.report import (
-    Check,
-    FactCheck,
-    FlightCheck,
-    NotRun,
-    ParityCheck,
-    Status,
-    Verdict,
-    VerifyReport,
-    tolerance_of,
-)
+from deploy_kit.verify.report import Check, FactCheck, FlightCheck, NotRun, Status, Verdict, VerifyReport
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import dataclasses
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,19 +16,18 @@ import torch
 
 from deploy_kit import __version__
 from deploy_kit.bundle.reader import Bundle, open_bundle
-from deploy_kit.bundle.runners import GATE_TERMS, ONNXRUNTIME_VERSION, PROVIDERS
+from deploy_kit.bundle.runners import PROVIDERS, import_onnxruntime
 from deploy_kit.bundle.thresholds import Thresholds
 from deploy_kit.errors import OptionError
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
 from deploy_kit.progress import Progress, silent
 from deploy_kit.task.racing import TASK_ID
-from deploy_kit.verify.artifacts import Artifacts, open_artifacts
-from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint, pair_bundle
+from deploy_kit.verify.artifacts import Artifacts
+from deploy_kit.verify.bundle_and_checkpoint import NamedVehicle, find_vehicle, pair_bundle
+from deploy_kit.verify.checks import ReplayOptions, run_checks
 from deploy_kit.verify.dataset import Dataset, open_dataset
 from deploy_kit.verify.live import LIVE_MODES, LiveTest
-from deploy_kit.verify.replay import Advance, ParityComparison, reference_outputs, replay
-from deploy_kit.verify.report import Check, NotRun, ParityCheck, VerifyReport
-from deploy_kit.verify.samples import SampleSet, extreme_samples, golden_samples, random_samples
+from deploy_kit.verify.report import VerifyReport
 
 if TYPE_CHECKING:
     from deploy_kit.sim.options import EnvOptions
@@ -56,6 +55,8 @@ class VerifyOptions:
         max_rows: most held-out rows to replay, spread evenly; None for all.
         max_observations: most kept observations to replay, spread evenly; None for all.
         report: where to write the report; None for report.json in the bundle's folder.
+        vehicle: whether to hold the contract against the vehicle's numbers; they come from `vehicle_file`, else from
+            the run beside the checkpoint, else from the task.
         vehicle_file: the vehicle's numbers, where export was given such a file.
         activation: see `load_checkpoint`.
         image_shape: see `load_checkpoint`.
@@ -73,16 +74,22 @@ class VerifyOptions:
     env: "EnvOptions | None" = None
     task: str = TASK_ID
     backend: str = "mujoco"
-    seed: int = 0
-    random_rows: int = 512
-    max_rows: int | None = None
-    max_observations: int | None = 2000
+    seed: int = ReplayOptions.seed
+    random_rows: int = ReplayOptions.random_rows
+    max_rows: int | None = ReplayOptions.max_rows
+    max_observations: int | None = ReplayOptions.max_observations
     report: Path | None = None
+    vehicle: bool = True
     vehicle_file: Path | None = None
     activation: str | None = None
     image_shape: tuple[int, int] | None = None
     normalizer_eps: float | None = None
     thresholds: Thresholds = field(default_factory=Thresholds)
+
+    @property
+    def replayed(self) -> ReplayOptions:
+        """Which inputs to replay."""
+        return ReplayOptions(self.seed, self.random_rows, self.max_rows, self.max_observations)
 
     def check(self) -> None:
         """Check the values.
@@ -96,6 +103,8 @@ class VerifyOptions:
             raise OptionError(f"--h5 {self.h5} and --no-replay contradict each other; leave one out")
         if unknown := [mode for mode in self.live_modes if mode not in LIVE_MODES]:
             raise OptionError(f"unknown live mode {unknown[0]!r}; known: {', '.join(LIVE_MODES)}")
+        if not self.vehicle and self.vehicle_file is not None:
+            raise OptionError(f"--vehicle {self.vehicle_file} and --no-vehicle contradict each other; leave one out")
         if self.live and not self.live_modes:
             raise OptionError("no live mode is left; give shadow, driving or both, or --no-live")
         if self.live and self.episodes < 2:
@@ -123,6 +132,7 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
         TaskError: the task is unknown, or its environment does not fit the policy.
     """
     options.check()
+    import_onnxruntime()
     started = time.monotonic()
     with ExitStack() as stack:
         bundle = open_bundle(options.bundle)
@@ -132,18 +142,19 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
             image_shape=options.image_shape,
             normalizer_eps=options.normalizer_eps,
         )
-        subject = pair_bundle(bundle, checkpoint, options.task, options.vehicle_file)
+        vehicle = NamedVehicle(None, wanted=False)
+        if options.vehicle:
+            vehicle = find_vehicle(checkpoint, options.task, options.vehicle_file)
+        subject = pair_bundle(bundle, checkpoint, vehicle)
         dataset = None if options.h5 is None else stack.enter_context(open_dataset(options.h5, checkpoint.network))
-        live = LiveTest(options.live_modes, options.episodes, options.env, options.seed, options.task, options.backend)
+        live = None
         if options.live:
+            live = LiveTest(
+                options.live_modes, options.episodes, options.env, options.seed, options.task, options.backend
+            )
             stack.enter_context(live)
             live.prepare(checkpoint)
-        progress(Progress("static checks", 0))
-        artifacts, checks = open_artifacts(subject)
-        if subject.misfit is None:
-            checks += _dynamic_checks(options, subject, artifacts, dataset, live, progress)
-        else:
-            checks += [NotRun(name, subject.misfit) for name in ("replay", "live")]
+        checks, artifacts = run_checks(subject, dataset, live, options.replayed, progress)
     report = VerifyReport(
         subject=_describe(options, bundle, checkpoint, dataset),
         environment=_environment(artifacts),
@@ -155,78 +166,6 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
     )
     report.write(options.report or options.bundle / REPORT_NAME)
     return report
-
-
-def _dynamic_checks(
-    options: VerifyOptions,
-    subject: BundleAndCheckpoint,
-    artifacts: Artifacts,
-    dataset: Dataset | None,
-    live: LiveTest,
-    progress: Callable[[Progress], None],
-) -> Iterator[Check]:
-    golden = golden_samples(subject.bundle)
-    yield _stored_golden(subject)
-    sets = [
-        golden,
-        random_samples(subject.contract, options.random_rows, options.seed),
-        extreme_samples(subject.contract, options.seed),
-    ]
-    if dataset is None:
-        for name in ("heldout/onnx-head", "kept", "stored-features"):
-            yield NotRun(f"replay/{name}", "--no-replay: no feature file was given")
-    else:
-        yield from dataset.heldout_checks(subject, artifacts.head, options.max_rows, progress)
-        kept = dataset.kept_samples(options.max_observations)
-        if kept is None:
-            reason = f"{dataset.path.name} holds no whole observations; collect with --keep-observations"
-            yield from (NotRun(f"replay/{name}", reason) for name in ("kept", "stored-features"))
-        else:
-            yield dataset.stored_features_check(subject, kept)
-            sets.append(kept.samples)
-    for samples in sets:
-        yield from _replay_set(subject, artifacts, samples, progress)
-    if options.live:
-        yield from live.run(subject, artifacts.onnx, progress)
-    for mode in LIVE_MODES:
-        if not options.live or mode not in options.live_modes:
-            yield NotRun(f"live/{mode}", "--no-live" if not options.live else "not among the live modes asked for")
-
-
-def _stored_golden(subject: BundleAndCheckpoint) -> ParityCheck:
-    golden = subject.bundle.golden
-    stored = {"action": golden.action, "features": golden.features}
-    if golden.gate_logit is not None and golden.gate_terms is not None:
-        stored |= {"gate_logit": golden.gate_logit, GATE_TERMS: golden.gate_terms}
-    comparison = ParityComparison(
-        "golden/stored-outputs", "outputs in golden.npz against the checkpoint", tuple(stored), subject.semantics
-    )
-    comparison.add(reference_outputs(subject.reference, golden.observation), stored)
-    return comparison.result(lambda row: f"golden sample {row} ({golden.reason[row]})", subject.note)
-
-
-def _replay_set(
-    subject: BundleAndCheckpoint, artifacts: Artifacts, samples: SampleSet, progress: Callable[[Progress], None]
-) -> Iterator[ParityCheck]:
-    reference = reference_outputs(subject.reference, samples.observation)
-    for artifact in artifacts.observed:
-        comparison = ParityComparison(
-            f"replay/{samples.name}/{artifact.name}", samples.described, artifact.roles, subject.semantics
-        )
-        advance = counter(progress, f"replay {samples.name}, {artifact.name}", len(samples.observation))
-        yield replay(samples, reference, artifact.runner, comparison, advance)
-
-
-def counter(progress: Callable[[Progress], None], phase: str, total: int) -> Advance:
-    """Return a function that adds to a count and reports it as progress."""
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(Progress(phase, done, total))
-
-    return advance
 
 
 def _describe(
@@ -254,7 +193,7 @@ def _environment(artifacts: Artifacts) -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "numpy": np.__version__,
         "onnx": onnx.__version__,
-        "onnxruntime": ONNXRUNTIME_VERSION,
+        "onnxruntime": str(import_onnxruntime().__version__),
         "providers_asked": list(PROVIDERS),
         "providers_used": list(artifacts.providers),
     }

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from deploy_kit.bundle.contract import FEATURES_TENSOR, GateOutput, InputLayout, TensorSpec
+from deploy_kit.bundle.contract import FEATURES_TENSOR, Contract
+from deploy_kit.bundle.contract_fields import GateOutput, InputLayout, TensorSpec
 from deploy_kit.errors import OptionError
 from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.task.interface import ActionTransform
@@ -27,6 +28,25 @@ class GraphOptions:
     batch_size: int | None = None
     input_names: tuple[str, ...] | None = None
     output_names: tuple[str, ...] | None = None
+
+
+def graph_options_of(contract: Contract, network: VisionActorCritic, transform: ActionTransform) -> GraphOptions:
+    """Return the options that a bundle's graph was exported with, as far as the exporter was free to choose them.
+
+    Args:
+        contract: tells layout, names, batch size, and which outputs there are.
+        network: without a gate head, no gate output can have been asked for.
+        transform: action transform of the vehicle, for graphs that hold it.
+    """
+    batch = contract.inputs[0].shape[0]
+    return GraphOptions(
+        layout=contract.observation.layout,
+        gate_output=None if contract.gate is None or network.aux_decoder is None else contract.gate.output,
+        transform=transform if contract.action.inside_graph else None,
+        batch_size=batch if isinstance(batch, int) else None,
+        input_names=tuple(spec.name for spec in contract.inputs),
+        output_names=tuple(spec.name for spec in contract.outputs[: 1 if network.aux_decoder is None else 2]),
+    )
 
 
 def input_specs(network: VisionActorCritic, options: GraphOptions) -> tuple[TensorSpec, ...]:

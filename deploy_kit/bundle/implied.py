@@ -1,18 +1,20 @@
-"""Describe an export as a contract: gather what the checkpoint, the vehicle and the options say."""
+"""What checkpoint, run and vehicle imply for a contract: export writes it down, verify rebuilds it and compares.
+
+`describe` is the only place where a contract's fields come from.
+"""
 
 import platform
 import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import deploy_kit
 from deploy_kit.arrays import sigmoid
-from deploy_kit.bundle.contract import (
-    FEATURES_TENSOR,
-    SCHEMA_VERSION,
+from deploy_kit.bundle.contract import FEATURES_TENSOR, SCHEMA_VERSION, Contract
+from deploy_kit.bundle.contract_fields import (
     ActionSpec,
-    Contract,
     DepthSpec,
     GateOutput,
     GateSpec,
@@ -26,13 +28,34 @@ from deploy_kit.bundle.contract import (
     Versions,
 )
 from deploy_kit.bundle.graph_options import GraphOptions, input_specs, output_specs
+from deploy_kit.bundle.runners import import_onnxruntime
+from deploy_kit.errors import BundleError
 from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.policy.fingerprint import feature_sha256, head_sha256
 from deploy_kit.policy.network import NetworkConfig
 from deploy_kit.policy.run.camera import CameraSpec
-from deploy_kit.policy.run.vehicle import Vehicle
+from deploy_kit.policy.run.vehicle import KEYS, REQUIRED, Vehicle
 from deploy_kit.task.interface import ACTION_NAMES, ACTION_UNITS, ActionTransform
 from deploy_kit.task.racing import DEPTH_RANGE_M
+
+EXEMPT: dict[str, str] = {
+    "created_utc": "time of the export",
+    "versions": "software that wrote the bundle; opset and IR version are held against the graph instead",
+    "provenance.checkpoint": "name of the file; a copy may have another one",
+    "provenance.checkpoint_sha256": "has a check of its own, by which another file with the same tensors passes",
+    "provenance.checkpoint_format": "another file with the same tensors may have another format",
+    "provenance.samples_sha256": "feature file of the golden samples; their outputs are computed anew",
+}
+"""Fields of a contract that checkpoint, run and vehicle do not imply, and why."""
+
+OPTIONAL: dict[str, str] = {
+    "camera": "known only where export was told the run or the task",
+    "vehicle.mass_kg": "commands do not depend on it",
+}
+"""Fields that a contract may leave out, and why; where it has them, they are compared."""
+
+FROM_VEHICLE = ("action", "timing", "vehicle")
+"""Fields that depend on the vehicle's numbers."""
 
 NOT_CALIBRATED = "not calibrated: the checkpoint has no record of a trained gate head"
 
@@ -114,13 +137,39 @@ def describe(
             python=platform.python_version(),
             torch=version("torch"),
             onnx=version("onnx"),
-            onnxruntime=_onnxruntime_version(),
+            onnxruntime=str(import_onnxruntime().__version__),
             numpy=version("numpy"),
             opset=opset,
             ir_version=ir_version,
             git_commit=git_commit(Path(deploy_kit.__file__).parent),
         ),
     )
+
+
+def claimed_vehicle(contract: Contract) -> Vehicle:
+    """Return the vehicle that a contract claims, to check the rest of it where the vehicle itself cannot be.
+
+    Raises:
+        BundleError: the contract lacks a number, or it has another shape.
+    """
+    timing = contract.timing
+    stated = {
+        **contract.vehicle,
+        "policy_period_s": timing.policy_period_s,
+        "depth_period_s": timing.depth_period_s,
+        "action_latency_steps": timing.action_latency_steps,
+    }
+    values: dict[str, Any] = {name: stated[name].value for name in KEYS if name in stated}
+    vectors = [name for name, value in values.items() if isinstance(value, tuple) != (name == "max_body_rate")]
+    if missing := [name for name in REQUIRED if name not in values] + vectors:
+        raise BundleError(f"vehicle: the contract has no usable {missing[0]}; export the bundle again")
+    values["action_latency_steps"] = int(values["action_latency_steps"])
+    return Vehicle(**values, sources={name: base_source(stated[name].source) for name in values})
+
+
+def base_source(source: str) -> str:
+    """Return where a number came from, without the remark on what it replaced."""
+    return source.partition(" (")[0]
 
 
 def _observation(config: NetworkConfig, graph: GraphOptions, transform: ActionTransform) -> ObservationSpec:
@@ -202,12 +251,6 @@ def _sourced(vehicle: Vehicle, name: str, unit: str) -> SourcedValue:
         source = f"{source} ({vehicle.overridden[name]})"
     value = getattr(vehicle, name)
     return SourcedValue(tuple(map(float, value)) if isinstance(value, tuple) else float(value), unit, source)
-
-
-def _onnxruntime_version() -> str:
-    import onnxruntime
-
-    return str(onnxruntime.__version__)
 
 
 def git_commit(folder: Path) -> str | None:

@@ -1,285 +1,230 @@
-"""What differs between two sets of outputs, measured in one pass over blocks and judged elsewhere.
+"""How outputs are compared: the rule that holds every artifact against the checkpoint, written down here alone.
 
-Each accumulator keeps what any later verdict needs, whatever its thresholds: of all elements, those on the Pareto
-frontier of (error, magnitude of the reference) are the first to exceed any ``absolute + relative * |reference|``, and
-of all flipped decisions the one farthest from the threshold is the first to be outside any band.
+``|artifact - checkpoint| <= absolute + relative * |checkpoint|`` for each number, in units of its output and row; what
+is not finite fails. `ParityComparison` measures, `judge_parity` gives the verdict under any limits.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 
-from deploy_kit.bundle.thresholds import Tolerance
+from deploy_kit.arrays import sigmoid
+from deploy_kit.bundle.contract import FEATURES_TENSOR
+from deploy_kit.bundle.differences import (
+    ChannelError,
+    CommandComparison,
+    DecisionComparison,
+    DecisionParity,
+    Locate,
+    OutputComparison,
+    OutputParity,
+)
+from deploy_kit.bundle.runners import GATE_TERMS, Float32, Outputs
+from deploy_kit.bundle.thresholds import Thresholds, Tolerance
+from deploy_kit.task.interface import ActionTransform
 
-Array = npt.NDArray[np.floating]
-Locate = Callable[[int], str]
 
+class Limit(StrEnum):
+    """Which tolerance of `Thresholds` a parity check is judged by."""
 
-@dataclass(frozen=True)
-class Element:
-    """One compared number.
-
-    Attributes:
-        error: absolute difference, in units of the output's scale.
-        reference: magnitude of the checkpoint's number, in units of the output's scale.
-        row: index of the row in the order of comparison.
-        channel: index within the row.
-        where: the row in words (file row, environment and step, name of the input).
-    """
-
-    error: float
-    reference: float
-    row: int
-    channel: int
-    where: str
+    PARITY = "parity"
+    STORED_FEATURES = "stored_features"
 
 
 @dataclass(frozen=True)
-class OutputParity:
-    """One output against the checkpoint's.
+class ParityCheck:
+    """Outputs of an artifact against the checkpoint's.
 
     Attributes:
-        name: output.
-        elements: how many numbers were compared.
-        nonfinite: how many of them are NaN or infinite on either side; they are in no other figure.
-        nonfinite_where: first row with such a number.
-        mean_error: mean absolute difference, in units of the output's scale.
-        frontier: elements that no other element exceeds in error at a smaller or equal reference, by rising error.
-        problem: why nothing could be compared (shape, type), None if it could.
+        name: of the check.
+        compared: what with what.
+        rows: how many rows were compared.
+        outputs: figures of each output.
+        commands: largest difference of each physical command, SI units.
+        decisions: flipped gate decisions, None without a gate.
+        limit: which tolerance applies.
+        note: what a reader should know besides.
     """
 
     name: str
-    elements: int
-    nonfinite: int
-    nonfinite_where: str | None
-    mean_error: float
-    frontier: tuple[Element, ...]
-    problem: str | None = None
-
-    def worst(self, tolerance: Tolerance) -> tuple[Element, float] | None:
-        """Return the element that uses up most of the tolerance and that share, None if nothing was compared."""
-        if not self.frontier:
-            return None
-        return max(
-            ((element, tolerance.share(element.error, element.reference)) for element in self.frontier),
-            key=lambda pair: pair[1],
-        )
-
-    @property
-    def max_error(self) -> float | None:
-        """Largest absolute difference, in units of the output's scale; None if nothing was compared."""
-        return max((element.error for element in self.frontier), default=None)
-
-    def passes(self, tolerance: Tolerance) -> bool:
-        """Return whether every number was compared, is finite and is within the tolerance."""
-        worst = self.worst(tolerance)
-        return self.problem is None and self.nonfinite == 0 and worst is not None and worst[1] <= 1.0
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "OutputParity":
-        """Return what `dataclasses.asdict` wrote."""
-        return cls(**{**data, "frontier": tuple(Element(**element) for element in data["frontier"])})
+    compared: str
+    rows: int
+    outputs: tuple[OutputParity, ...]
+    commands: tuple[ChannelError, ...] = ()
+    decisions: DecisionParity | None = None
+    limit: Limit = Limit.PARITY
+    note: str | None = None
 
 
-class OutputComparison:
-    """Accumulates the differences of one output over blocks of rows.
+@dataclass(frozen=True)
+class OutputSemantics:
+    """What the outputs stand for.
 
-    Args:
-        name: output.
-        scale: what one unit is, per channel or one for all (a physical command's transform scale).
+    Attributes:
+        names: actions, in order.
+        units: their SI units.
+        transform: from an unbounded action to the physical command.
+        threshold_logit: where gate decisions are cut, None without a gate.
     """
 
-    def __init__(self, name: str, scale: npt.ArrayLike = 1.0) -> None:
-        self.name = name
-        self._scale = np.asarray(scale, dtype=np.float64)
-        self._elements = 0
-        self._nonfinite = 0
-        self._first_nonfinite: int | None = None
-        self._sum = 0.0
-        self._frontier = np.empty((0, 4))
-        self._problem: str | None = None
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    transform: ActionTransform
+    threshold_logit: float | None
 
-    def add(self, reference: Array, candidate: Array, first_row: int, row_scale: Array | None = None) -> None:
-        """Compare a block.
 
-        Args:
-            reference: (n, C) what the checkpoint gives.
-            candidate: (n, C) what the artifact gives.
-            first_row: index of the block's first row.
-            row_scale: (n, 1) what one unit is in each row, besides the output's scale.
-        """
-        if candidate.shape != reference.shape:
-            self.fail(f"shape {candidate.shape}, expected {reference.shape}")
-            return
-        if not np.issubdtype(candidate.dtype, np.floating):
-            self.fail(f"type {candidate.dtype}, expected a floating type")
-            return
-        self._elements += reference.size
-        finite = np.isfinite(reference) & np.isfinite(candidate)
-        broken = np.flatnonzero(~finite.all(axis=1))
-        if broken.size:
-            self._nonfinite += int((~finite).sum())
-            if self._first_nonfinite is None:
-                self._first_nonfinite = first_row + int(broken[0])
-        scale = self._scale if row_scale is None else self._scale * row_scale
-        with np.errstate(invalid="ignore"):
-            error = np.abs(candidate.astype(np.float64) - reference.astype(np.float64)) / scale
-            magnitude = np.abs(reference.astype(np.float64)) / scale
-        rows, channels = np.nonzero(finite)
-        block = np.column_stack((error[finite], magnitude[finite], rows + first_row, channels))
-        self._sum += float(block[:, 0].sum())
-        self._frontier = _pareto(np.concatenate((self._frontier, block)))
+class ParityComparison:
+    """Accumulates one parity check: outputs, physical commands, gate decisions.
+
+    Args:
+        name: of the check.
+        compared: what with what.
+        roles: outputs to compare.
+        semantics: what the outputs stand for.
+        limit: which tolerance will apply.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        compared: str,
+        roles: tuple[str, ...],
+        semantics: OutputSemantics,
+        limit: Limit = Limit.PARITY,
+    ) -> None:
+        transform, threshold_logit = semantics.transform, semantics.threshold_logit
+        self.name, self.compared, self.limit = name, compared, limit
+        self.rows = 0
+        self._transform = transform
+        self._outputs = {role: OutputComparison(role, transform.scale if role == "command" else 1.0) for role in roles}
+        self._commands = (
+            CommandComparison(semantics.names, semantics.units) if {"action", "command"} & set(roles) else None
+        )
+        gate = {"gate_logit", "gate_probability"} & set(roles)
+        self._decisions = DecisionComparison(threshold_logit) if gate and threshold_logit is not None else None
+
+    def add(self, reference: Outputs, candidate: Outputs, row_scale: Float32 | None = None) -> None:
+        """Compare the next block of rows."""
+        first = self.rows
+        self.rows += len(next(iter(reference.values())))
+        for role, output in self._outputs.items():
+            if role not in reference or role not in candidate:
+                output.fail(f"missing in the {'artifact' if role in reference else 'checkpoint'}")
+                continue
+            output.add(reference[role], candidate[role], first, _unit(role, reference, row_scale))
+        if self._commands is not None and (command := self._command(candidate)) is not None:
+            self._commands.add(reference["command"], command, first)
+        decision = None if self._decisions is None else self._decision(candidate)
+        if self._decisions is not None and decision is not None and "gate_logit" in reference:
+            logit = reference["gate_logit"][:, 0]
+            if decision.shape == logit.shape:
+                self._decisions.add(logit, decision, first, row_scale)
 
     def fail(self, problem: str) -> None:
-        """Record why a block could not be compared; the first reason stays."""
-        self._problem = self._problem or problem
+        """Record that the artifact could not be run."""
+        for output in self._outputs.values():
+            output.fail(problem)
 
-    def result(self, locate: Locate) -> OutputParity:
-        """Return the figures; `locate` puts a row index into words."""
-        finite = self._elements - self._nonfinite
-        return OutputParity(
+    def result(self, where: Locate, note: str | None = None) -> ParityCheck:
+        """Return the check's figures; `where` puts a row index into words."""
+        return ParityCheck(
             name=self.name,
-            elements=self._elements,
-            nonfinite=self._nonfinite,
-            nonfinite_where=None if self._first_nonfinite is None else locate(self._first_nonfinite),
-            mean_error=self._sum / finite if finite else 0.0,
-            frontier=tuple(
-                Element(float(error), float(reference), int(row), int(channel), locate(int(row)))
-                for error, reference, row, channel in self._frontier
-            ),
-            problem=self._problem,
+            compared=self.compared,
+            rows=self.rows,
+            outputs=tuple(output.result(where) for output in self._outputs.values()),
+            commands=() if self._commands is None else self._commands.result(where),
+            decisions=None if self._decisions is None else self._decisions.result(where),
+            limit=self.limit,
+            note=note,
+        )
+
+    def _command(self, candidate: Outputs) -> npt.NDArray[np.floating] | None:
+        if "command" in candidate:
+            return candidate["command"]
+        action = candidate.get("action")
+        if action is None or action.ndim != 2 or action.shape[1] != len(self._transform.scale):
+            return None
+        return self._transform.apply(action)
+
+    def _decision(self, candidate: Outputs) -> npt.NDArray[np.bool_] | None:
+        assert self._decisions is not None
+        threshold = self._decisions.threshold_logit
+        for role, cut in (("gate_logit", threshold), ("gate_probability", sigmoid(threshold))):
+            if role in candidate and candidate[role].ndim == 2:
+                decision: npt.NDArray[np.bool_] = candidate[role][:, 0] >= np.float32(cut)
+                return decision
+        return None
+
+
+def _unit(role: str, reference: Outputs, row_scale: Float32 | None) -> npt.NDArray[np.floating] | None:
+    """Return one unit of an output in each row, (n, 1), None for 1.
+
+    Features and the gate logit may be small differences of large terms, and have their rounding errors. A feature's
+    unit is a tenth of the row's largest feature, the logit's a tenth of its terms' summed sizes, where that is more
+    than 1: the errors seen were 1e-7 of the one and 5e-7 of the other, a tenth and a half of what this allows.
+    """
+    if role == FEATURES_TENSOR:
+        size = np.abs(reference[role]).max(axis=1, keepdims=True)
+    elif role == "gate_logit" and GATE_TERMS in reference:
+        size = reference[GATE_TERMS]
+    elif role == "gate_probability" and GATE_TERMS in reference:
+        # By the slope of the sigmoid; infinite terms of a saturated one are no number.
+        with np.errstate(invalid="ignore"):
+            size = reference[GATE_TERMS] * reference[role] * (1 - reference[role])
+    else:
+        return row_scale
+    unit: npt.NDArray[np.floating] = np.maximum(1.0, 0.1 * size)
+    return unit if row_scale is None else np.maximum(unit, row_scale)
+
+
+def tolerance_of(check: ParityCheck, thresholds: Thresholds) -> Tolerance:
+    """Return the tolerance that applies to a parity check."""
+    return thresholds.parity if check.limit is Limit.PARITY else thresholds.stored_features
+
+
+def judge_parity(check: ParityCheck, thresholds: Thresholds) -> tuple[str, tuple[str, ...]]:
+    """Return the rule that applies to a parity check, and what broke it."""
+    tolerance = tolerance_of(check, thresholds)
+    reasons = [reason for output in check.outputs for reason in _output_problems(output, tolerance)]
+    limit = str(tolerance)
+    if not check.outputs:
+        reasons.append("nothing was compared")
+    if check.decisions is not None:
+        limit += f", no flip beyond {thresholds.decision_band:.0e}"
+        if not check.decisions.passes(thresholds.decision_band):
+            reasons.append(
+                f"{check.decisions.flipped} of {check.decisions.decisions} gate decisions flipped, the farthest "
+                f"{check.decisions.largest_margin:.2g} from the threshold at {check.decisions.where}"
+            )
+    return limit, tuple(reasons)
+
+
+def _output_problems(output: OutputParity, tolerance: Tolerance) -> Iterable[str]:
+    if output.problem is not None:
+        yield f"{output.name}: {output.problem}"
+        return
+    if output.nonfinite:
+        yield f"{output.name}: {output.nonfinite} values are NaN or infinite, the first at {output.nonfinite_where}"
+    worst = output.worst(tolerance)
+    if worst is None:
+        if not output.nonfinite:
+            yield f"{output.name}: nothing was compared"
+        return
+    element, share = worst
+    if share > 1.0:
+        yield (
+            f"{output.name}[{element.channel}] is off by {element.error:.3g} at {element.where}, "
+            f"{share:.3g} times the tolerance"
         )
 
 
-def _pareto(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return those points (n, 4), columns (error, reference, …), whose error exceeds that of all of less reference."""
-    if not len(points):
-        return points
-    ordered = points[np.lexsort((-points[:, 0], points[:, 1]))]
-    before = np.maximum.accumulate(np.concatenate(([-1.0], ordered[:-1, 0])))
-    return ordered[ordered[:, 0] > before]
-
-
-@dataclass(frozen=True)
-class ChannelError:
-    """Largest difference of one physical command.
-
-    Attributes:
-        name: action.
-        unit: SI unit.
-        max_error: largest absolute difference after the action transform, in that unit.
-        where: the row where it is.
-    """
-
-    name: str
-    unit: str
-    max_error: float
-    where: str
-
-
-class CommandComparison:
-    """Accumulates the largest difference of each physical command.
-
-    Args:
-        names: actions.
-        units: their SI units.
-    """
-
-    def __init__(self, names: tuple[str, ...], units: tuple[str, ...]) -> None:
-        self._names, self._units = names, units
-        self._largest = np.zeros(len(names))
-        self._rows = np.zeros(len(names), dtype=np.int64)
-
-    def add(self, reference: Array, candidate: Array, first_row: int) -> None:
-        """Compare a block of physical commands (n, C); rows that are not finite are left to `OutputComparison`."""
-        if candidate.shape != reference.shape:
-            return
-        error = np.abs(candidate.astype(np.float64) - reference.astype(np.float64))
-        error[~np.isfinite(error)] = 0.0
-        rows = error.argmax(axis=0)
-        largest = error[rows, np.arange(error.shape[1])]
-        higher = largest > self._largest
-        self._largest[higher] = largest[higher]
-        self._rows[higher] = rows[higher] + first_row
-
-    def result(self, locate: Locate) -> tuple[ChannelError, ...]:
-        """Return the figures; `locate` puts a row index into words."""
-        return tuple(
-            ChannelError(name, unit, float(error), locate(int(row)))
-            for name, unit, error, row in zip(self._names, self._units, self._largest, self._rows, strict=True)
-        )
-
-
-@dataclass(frozen=True)
-class DecisionParity:
-    """Gate decisions of an artifact against the checkpoint's.
-
-    Attributes:
-        threshold_logit: where the decision is cut; at or above it is a gate pass.
-        decisions: how many were compared.
-        positive: how many the checkpoint called a gate pass.
-        flipped: how many the artifact decided otherwise.
-        largest_margin: farthest distance of the checkpoint's logit from the threshold among the flipped ones.
-        where: the row of that one, None if nothing flipped.
-    """
-
-    threshold_logit: float
-    decisions: int
-    positive: int
-    flipped: int
-    largest_margin: float
-    where: str | None
-
-    def passes(self, band: float) -> bool:
-        """Return whether no decision flipped outside ``|logit - threshold| < band``."""
-        return self.flipped == 0 or self.largest_margin < band
-
-
-class DecisionComparison:
-    """Accumulates flipped gate decisions.
-
-    Args:
-        threshold_logit: where the decision is cut.
-    """
-
-    def __init__(self, threshold_logit: float) -> None:
-        self.threshold_logit = threshold_logit
-        self._decisions = self._positive = self._flipped = 0
-        self._margin, self._row = 0.0, -1
-
-    def add(
-        self, logit: Array, decision: npt.NDArray[np.bool_], first_row: int, row_scale: Array | None = None
-    ) -> None:
-        """Compare a block.
-
-        Args:
-            logit: (n,) the checkpoint's logits.
-            decision: (n,) the artifact's decisions.
-            first_row: index of the block's first row.
-            row_scale: (n, 1) what one unit of distance from the threshold is in each row.
-        """
-        expected = logit >= self.threshold_logit
-        self._decisions += logit.size
-        self._positive += int(expected.sum())
-        rows = np.flatnonzero(expected != decision)
-        self._flipped += rows.size
-        if rows.size:
-            scale = 1.0 if row_scale is None else row_scale[rows, 0]
-            margins = np.abs(logit[rows].astype(np.float64) - self.threshold_logit) / scale
-            worst = int(margins.argmax())
-            if margins[worst] > self._margin or self._row < 0:
-                self._margin, self._row = float(margins[worst]), int(rows[worst]) + first_row
-
-    def result(self, locate: Locate) -> DecisionParity:
-        """Return the figures; `locate` puts a row index into words."""
-        return DecisionParity(
-            threshold_logit=self.threshold_logit,
-            decisions=self._decisions,
-            positive=self._positive,
-            flipped=self._flipped,
-            largest_margin=self._margin,
-            where=locate(self._row) if self._row >= 0 else None,
-        )
+def share_of_tolerance(output: OutputParity, tolerance: Tolerance) -> float | None:
+    """Return the largest share of the tolerance that an output uses up; infinite if not finite, None if empty."""
+    if output.problem is not None or output.nonfinite:
+        return math.inf
+    worst = output.worst(tolerance)
+    return None if worst is None else worst[1]

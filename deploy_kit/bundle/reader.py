@@ -1,7 +1,4 @@
-"""Read a bundle: manifest, contract, golden samples, with everything checked before it is used.
-
-This is the only module of the exporter that `verify` imports; it neither exports nor needs torch.
-"""
+"""Read a bundle: manifest, contract, golden samples, with everything checked before it is used. Needs no torch."""
 
 import json
 import math
@@ -14,21 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deploy_kit.bundle.contract import CONTRACT_METADATA_KEY, FEATURES_TENSOR, Contract, GateOutput, InputLayout
+from deploy_kit.bundle.contract import Contract
 from deploy_kit.errors import BundleError
 from deploy_kit.files import file_sha256
-
-__all__ = [
-    "CONTRACT_METADATA_KEY",
-    "FEATURES_TENSOR",
-    "Bundle",
-    "Contract",
-    "GateOutput",
-    "GoldenSamples",
-    "InputLayout",
-    "open_bundle",
-    "read_golden",
-]
 
 ONNX_NAME = "policy.onnx"
 TORCHSCRIPT_NAME = "policy.pt"

@@ -4,10 +4,12 @@ Roles are the contract's: "action" (unbounded) or "command" (physical), "gate_lo
 The truth is `Reference`, the checkpoint's own network in PyTorch; everything else is held against it.
 """
 
+import importlib
 import io
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,46 +17,45 @@ import numpy.typing as npt
 import onnx
 import torch
 
-from deploy_kit.bundle.reader import FEATURES_TENSOR, Contract, InputLayout
+from deploy_kit.bundle.contract import FEATURES_TENSOR, Contract
+from deploy_kit.bundle.contract_fields import InputLayout
 from deploy_kit.errors import CheckFailedError, MissingDependencyError
 from deploy_kit.policy.network import PolicyOutput, VisionActorCritic
 from deploy_kit.task.interface import ActionTransform
 from deploy_kit.text import one_line
 
-try:
-    import onnxruntime as ort
-    from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
-except ModuleNotFoundError as missing:
-    raise MissingDependencyError(
-        'onnxruntime is not installed, and it runs what is verified: pip install "deploy-kit[cpu]" (or [gpu])'
-    ) from missing
-
 Float32 = npt.NDArray[np.float32]
 Outputs = dict[str, npt.NDArray[Any]]
 Runner = Callable[[Float32], Outputs]
 
-ONNXRUNTIME_VERSION: str = ort.__version__
-
 PROVIDERS: tuple[str, ...] = ("CPUExecutionProvider",)
 """Execution providers asked of onnxruntime, best first; what really runs is asserted."""
-
-ORT_ERRORS: tuple[type[Exception], ...] = (
-    ort_state.EPFail,
-    ort_state.Fail,
-    ort_state.InvalidArgument,
-    ort_state.InvalidGraph,
-    ort_state.InvalidProtobuf,
-    ort_state.NoSuchFile,
-    ort_state.NotImplemented,
-    ort_state.RuntimeException,
-    RuntimeError,
-    ValueError,
-)
-"""What onnxruntime raises; its own exceptions have no common base below Exception."""
 
 
 class ArtifactError(CheckFailedError):
     """An artifact of the bundle cannot be loaded or run."""
+
+
+def import_onnxruntime() -> ModuleType:
+    """Return the module onnxruntime; it is imported here, so that work without ONNX graphs needs none.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        return importlib.import_module("onnxruntime")
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            "onnxruntime is not installed, and no graph is exported, verified or flown without it: "
+            'pip install "deploy-kit[cpu]" (or [gpu])'
+        ) from error
+
+
+def _onnxruntime_errors() -> tuple[type[Exception], ...]:
+    """Return what onnxruntime raises: its own exceptions have no common base, and each version has others."""
+    state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    own = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
+    return (*own, RuntimeError, ValueError)
 
 
 GATE_TERMS = "gate_terms"
@@ -132,6 +133,7 @@ class OnnxRunner:
 
     Raises:
         ArtifactError: it cannot be loaded, or another provider than the first one runs.
+        MissingDependencyError: onnxruntime is not installed.
     """
 
     def __init__(
@@ -145,6 +147,8 @@ class OnnxRunner:
         self._contract = contract
         self._features = features
         self._outputs = outputs or {spec.role: spec.name for spec in contract.outputs}
+        ort = import_onnxruntime()
+        self._errors = _onnxruntime_errors()
         if providers[0] not in (available := ort.get_available_providers()):
             raise ArtifactError(f"onnxruntime has no {providers[0]}, only {', '.join(available)}")
         options = ort.SessionOptions()
@@ -154,7 +158,7 @@ class OnnxRunner:
         source = str(model) if isinstance(model, Path) else model.SerializeToString()
         try:
             self._session = ort.InferenceSession(source, options, providers=list(providers))
-        except ORT_ERRORS as error:
+        except self._errors as error:
             raise ArtifactError(f"onnxruntime cannot load the graph: {one_line(error)}") from error
         self.providers = tuple(self._session.get_providers())
         if self.providers[0] != providers[0]:
@@ -174,7 +178,7 @@ class OnnxRunner:
         feed = {FEATURES_TENSOR: rows} if self._features else split_inputs(rows, self._contract)
         try:
             values = self._session.run(list(self._outputs.values()), feed)
-        except ORT_ERRORS as error:
+        except self._errors as error:
             raise ArtifactError(f"onnxruntime cannot run the graph on {len(rows)} rows: {one_line(error)}") from error
         return dict(zip(self._outputs, map(np.atleast_1d, values), strict=True))
 

@@ -3,7 +3,7 @@
 import onnx
 from onnx.utils import Extractor
 
-from deploy_kit.bundle.reader import FEATURES_TENSOR
+from deploy_kit.bundle.contract import FEATURES_TENSOR
 from deploy_kit.bundle.runners import ArtifactError
 
 

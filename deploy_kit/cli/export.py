@@ -60,7 +60,7 @@ def export_command(**options: Any) -> None:
 
     The bundle appears only after static checks, golden samples and, with --samples, replay have passed.
     """
-    from deploy_kit.bundle.contract import GateOutput, InputLayout
+    from deploy_kit.bundle.contract_fields import GateOutput, InputLayout
     from deploy_kit.export.exporter import ExportOptions, export_bundle
     from deploy_kit.policy.shipped import DEMO_POLICY
     from deploy_kit.task.racing import TASK_ID

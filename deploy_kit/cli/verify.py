@@ -32,6 +32,7 @@ MODES = ("shadow", "driving")
 @task_options
 @click.option("--max-rows", type=click.IntRange(min=1), help="Most held-out rows to replay. [default: all]")
 @click.option("--vehicle", "vehicle_file", type=click.Path(path_type=Path), help="Vehicle numbers given to export.")
+@click.option("--no-vehicle", is_flag=True, help="Go without the vehicle's numbers; the report says so.")
 @click.option(
     "--report", type=click.Path(path_type=Path), help="Where to write the report. [default: BUNDLE/report.json]"
 )
@@ -50,6 +51,7 @@ def verify_command(bundle: Path, **options: Any) -> None:
         checkpoint=checkpoint_path_from(options),
         replay=replay,
         live=live,
+        vehicle=not options.pop("no_vehicle"),
         env=env,
         seed=seed,
         **options,

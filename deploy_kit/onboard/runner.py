@@ -171,21 +171,45 @@ class OnboardPolicy:
         contract, observation = self.contract, golden["observation"][row]
         size = len(contract.state_low)
         first, gate = self._infer(observation[:size], observation[size:].reshape(contract.image_shape))
-        expected, scale = golden["action"][row].astype(np.float64), np.ones(len(contract.scale))
-        if contract.physical:
-            expected, scale = np.tanh(expected) * contract.scale + contract.offset, contract.scale
+        expected = None
         if gate is not None:
-            wanted, terms = (float(golden[name][row, 0]) for name in ("gate_logit", "gate_terms"))
-            if contract.gate_probability:
-                wanted = _sigmoid(wanted)
-                terms *= wanted * (1 - wanted)
-            first = np.append(first, gate)
-            expected = np.append(expected, wanted)
-            # A logit is a sum, and has the rounding errors of its terms; terms that are no numbers excuse nothing.
-            scale = np.append(scale, max(1.0, 0.1 * terms) if math.isfinite(terms) else math.nan)
-        with np.errstate(invalid="ignore"):
-            error = np.abs(first - expected) / (self.options.tolerance * (scale + np.abs(expected)))
-        return float(error.max())
+            expected = float(golden["gate_logit"][row, 0]), float(golden["gate_terms"][row, 0])
+        return golden_share(contract, first, gate, golden["action"][row], expected, self.options.tolerance)
+
+
+def golden_share(
+    contract: OnboardContract,
+    first: npt.NDArray[np.float64],
+    gate: float | None,
+    action: npt.NDArray[np.floating],
+    logit_and_terms: tuple[float, float] | None,
+    tolerance: float,
+) -> float:
+    """Return the largest error of the graph's outputs as a share of its tolerance; NaN where something is not finite.
+
+    Args:
+        contract: says what the outputs are.
+        first: (4,) the graph's action or command.
+        gate: the graph's gate output, None without one.
+        action: (4,) the unbounded action that PyTorch gave.
+        logit_and_terms: the gate logit that PyTorch gave, and the summed sizes of its terms; None without a gate.
+        tolerance: absolute and relative.
+    """
+    expected, scale = action.astype(np.float64), np.ones(len(contract.scale))
+    if contract.physical:
+        expected, scale = np.tanh(expected) * contract.scale + contract.offset, contract.scale
+    if gate is not None and logit_and_terms is not None:
+        wanted, terms = logit_and_terms
+        if contract.gate_probability:
+            wanted = _sigmoid(wanted)
+            terms *= wanted * (1 - wanted)
+        first = np.append(first, gate)
+        expected = np.append(expected, wanted)
+        # A logit is a sum, and has the rounding errors of its terms; terms that are no numbers excuse nothing.
+        scale = np.append(scale, max(1.0, 0.1 * terms) if math.isfinite(terms) else math.nan)
+    with np.errstate(invalid="ignore"):
+        error = np.abs(first - expected) / (tolerance * (scale + np.abs(expected)))
+    return float(error.max())
 
 
 def _sigmoid(logit: float) -> float:

@@ -7,7 +7,8 @@ import onnx
 import pytest
 import torch
 
-from deploy_kit.bundle.contract import Contract, GateOutput, InputLayout
+from deploy_kit.bundle.contract import Contract
+from deploy_kit.bundle.contract_fields import GateOutput, InputLayout
 from deploy_kit.bundle.graph_options import GraphOptions
 from deploy_kit.bundle.implied import describe, git_commit
 from deploy_kit.bundle.reader import open_bundle
@@ -90,13 +91,18 @@ def test_everything_that_can_be_asked_for_at_once(checkpoint, tmp_path):
     assert contract.provenance.samples_sha256 == file_sha256(tmp_path / "f.h5")
     assert bundle.golden.source == "recorded"
     assert set(bundle.golden.reason) == {"gate_pass", "stale_image", "first_step", "ordinary"}
-    assert stages == [
+    assert list(dict.fromkeys(stages)) == [
         "reading the checkpoint",
         "writing TorchScript and weights",
         "writing ONNX",
         "choosing golden samples",
-        "checking the graph and the golden samples",
-        "replaying the feature file",
+        "static checks",
+        "replay held-out rows",
+        *(
+            f"replay {samples}, {artifact}"
+            for samples in ("golden", "random", "extreme", "kept")
+            for artifact in ("onnx", "torchscript", "safetensors")
+        ),
         "publishing",
     ]
 
@@ -189,23 +195,23 @@ def test_overwriting_replaces_the_whole_bundle(checkpoint, bundle_copy, tmp_path
 
 
 @pytest.mark.parametrize("error", [CheckFailedError("no"), KeyboardInterrupt()])
-@pytest.mark.parametrize("stage", ["check_execution", "_publish_rename"])
+@pytest.mark.parametrize("stage", ["run_checks", "_publish_rename"])
 def test_a_failure_leaves_the_old_bundle(checkpoint, bundle_copy, tmp_path, monkeypatch, stage, error):
     before = content(bundle_copy)
 
     def fail(*args, **kwargs):
         raise error
 
-    if stage == "check_execution":
-        monkeypatch.setattr(exporter, "check_execution", fail)
+    if stage == "run_checks":
+        monkeypatch.setattr(exporter, "run_checks", fail)
     else:
+        monkeypatch.setattr(exporter, "run_checks", lambda *args: ([], None))
         rename = type(tmp_path).rename
         monkeypatch.setattr(
             type(tmp_path), "rename", lambda self, target: fail() if self.name == "new" else rename(self, target)
         )
     # The graph itself is not the subject here.
     monkeypatch.setattr(exporter.onnx_writer, "build_onnx", lambda *args: onnx.load(bundle_copy / "policy.onnx"))
-    monkeypatch.setattr(exporter, "check_static", lambda *args: None)
     options = ExportOptions(
         checkpoint, bundle_copy, use_auxiliary_head=True, task=TASK_ID, num_golden=2, overwrite=True
     )
@@ -224,7 +230,9 @@ def test_a_wrong_export_is_not_published(checkpoint, tmp_path, monkeypatch):
         return policy
 
     monkeypatch.setattr(exporter, "DeployedPolicy", broken)
-    with pytest.raises(CheckFailedError, match="ONNX, golden samples: action"):
+    with pytest.raises(
+        CheckFailedError, match=r"^replay/\w+/onnx: \w+\[\d+\] is off by .* at .*; nothing was published$"
+    ):
         export_bundle(ExportOptions(checkpoint, tmp_path / "b", task=TASK_ID))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 

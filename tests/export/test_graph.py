@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 import torch
 
-from deploy_kit.bundle.contract import GateOutput, InputLayout
+from deploy_kit.bundle.contract_fields import GateOutput, InputLayout
 from deploy_kit.bundle.graph_options import GraphOptions, input_specs, output_specs
 from deploy_kit.errors import CheckpointError, OptionError
 from deploy_kit.export.graph import DeployedPolicy

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from deploy_kit.bundle.contract import TermSpec
+from deploy_kit.bundle.contract_fields import TermSpec
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.errors import DatasetError
 from deploy_kit.export.samples import choose_recorded, draw_synthetic, make_golden

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from deploy_kit.bundle.reader import CONTRACT_METADATA_KEY, manifest_text
+from deploy_kit.bundle.contract import CONTRACT_METADATA_KEY
+from deploy_kit.bundle.reader import manifest_text
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.policy.checkpoint import save_safetensors
 from deploy_kit.policy.network import VisionActorCritic

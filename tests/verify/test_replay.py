@@ -3,10 +3,11 @@ import itertools
 import numpy as np
 import pytest
 
+from deploy_kit.bundle.parity import OutputSemantics, ParityComparison
 from deploy_kit.bundle.runners import GATE_TERMS, ArtifactError
 from deploy_kit.bundle.thresholds import Tolerance
 from deploy_kit.task.interface import ActionTransform
-from deploy_kit.verify.replay import OutputSemantics, ParityComparison, batches, replay
+from deploy_kit.verify.replay import batches, replay
 from deploy_kit.verify.samples import SampleSet
 
 TRANSFORM = ActionTransform((10.0, 6.0), (10.0, 0.0))

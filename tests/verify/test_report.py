@@ -4,11 +4,11 @@ import json
 import numpy as np
 import pytest
 
+from deploy_kit.bundle.parity import OutputSemantics, ParityComparison
 from deploy_kit.bundle.thresholds import Thresholds, Tolerance
 from deploy_kit.errors import InputError
 from deploy_kit.flight.paired import PairedDifference
 from deploy_kit.task.interface import ActionTransform
-from deploy_kit.verify.replay import OutputSemantics, ParityComparison
 from deploy_kit.verify.report import FactCheck, FlightCheck, NotRun, Status, VerifyReport
 from deploy_kit.verify.table import format_table, summary, table_rows
 

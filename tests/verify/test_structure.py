@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy_kit.bundle.reader import InputLayout
+from deploy_kit.bundle.contract_fields import InputLayout
 from deploy_kit.bundle.runners import ArtifactError, OnnxRunner
 from deploy_kit.bundle.subgraph import cut_encoder, cut_head
 from deploy_kit.verify.structure import graph_checks, load_graph

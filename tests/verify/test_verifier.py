@@ -5,12 +5,13 @@ import sys
 
 import pytest
 
+from deploy_kit.bundle.parity import ParityCheck
 from deploy_kit.errors import BundleError, CheckpointError, DatasetError, OptionError, TaskError
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.files import file_sha256
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
 from deploy_kit.progress import Progress
-from deploy_kit.verify.report import ParityCheck, Status, VerifyReport
+from deploy_kit.verify.report import Status, VerifyReport
 from deploy_kit.verify.table import format_table
 from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
 from helpers.bundles import make_run, put_a_weight_off
@@ -227,8 +228,10 @@ def test_vehicle_from_a_file_is_checked_against_that_file(tmp_path):
     report = verify_bundle(run.verify(vehicle_file=vehicle))
     assert [report.verdict(name).status for name in checked] == [Status.PASSED] * 3
     report = verify_bundle(run.verify())
+    assert [report.verdict(name).status for name in checked] == [Status.FAILED, Status.PASSED, Status.FAILED]
+    assert "give the file that export was given, with --vehicle" in report.verdict("contract/vehicle").reasons[-1]
+    report = verify_bundle(run.verify(vehicle=False))
     assert [report.verdict(name).status for name in checked] == [Status.NOT_RUN] * 3
-    assert "give that file with --vehicle" in report.verdict("contract/action").reasons[0]
     vehicle.write_text("max_thrust_to_weight: 3.5\n")
     report = verify_bundle(run.verify(vehicle_file=vehicle))
     assert report.verdict("contract/action").status is Status.FAILED
@@ -238,7 +241,10 @@ def test_missing_onnxruntime_is_one_clear_line():
     code = (
         "import sys; sys.modules['onnxruntime'] = None\n"
         "from deploy_kit.errors import MissingDependencyError\n"
-        "try:\n    import deploy_kit.verify.verifier\n"
+        "from pathlib import Path\n"
+        "import deploy_kit.flight.fly\n"
+        "from deploy_kit.verify.verifier import VerifyOptions, verify_bundle\n"
+        "try:\n    verify_bundle(VerifyOptions(Path('b'), Path('c'), replay=False, live=False))\n"
         "except MissingDependencyError as error:\n    print(error)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy_kit.bundle.codec import DecodeError, decode, encode
-from deploy_kit.bundle.contract import Contract, SourcedValue
+from deploy_kit.bundle.contract import Contract
+from deploy_kit.bundle.contract_fields import SourcedValue
 from deploy_kit.errors import BundleError
 from helpers.checkpoints import CALIBRATION
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from deploy_kit.bundle.parity import CommandComparison, DecisionComparison, OutputComparison
+from deploy_kit.bundle.differences import CommandComparison, DecisionComparison, OutputComparison
 from deploy_kit.bundle.thresholds import Tolerance
 from deploy_kit.flight.paired import PairedDifference
 

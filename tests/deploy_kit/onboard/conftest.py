@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from deploy_kit.bundle.contract import GateOutput, InputLayout
+from deploy_kit.bundle.contract_fields import GateOutput, InputLayout
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.policy.checkpoint import save_safetensors
 from deploy_kit.policy.network import VisionActorCritic

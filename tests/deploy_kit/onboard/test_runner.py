@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from deploy_kit.bundle.contract import GateOutput
+from deploy_kit.bundle.contract_fields import GateOutput
 from deploy_kit.bundle.reader import manifest_text
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.onboard import OnboardFault, OnboardPolicy

@@ -1,0 +1,139 @@
+"""All checks of a bundle against a checkpoint, in the order of running: static ones, replay, flights.
+
+`verify` runs them on a bundle that ships, `export` on the staging folder before it publishes.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from deploy_kit.bundle.parity import ParityCheck, ParityComparison
+from deploy_kit.bundle.runners import GATE_TERMS
+from deploy_kit.progress import Progress
+from deploy_kit.verify.artifacts import Artifacts, open_artifacts
+from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
+from deploy_kit.verify.dataset import Dataset
+from deploy_kit.verify.live import LIVE_MODES, LiveTest
+from deploy_kit.verify.replay import Advance, reference_outputs, replay
+from deploy_kit.verify.report import Check, NotRun
+from deploy_kit.verify.samples import SampleSet, extreme_samples, golden_samples, random_samples
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """Which inputs to replay.
+
+    Attributes:
+        seed: of the random and extreme inputs.
+        random_rows: how many random inputs.
+        max_rows: most held-out rows, spread evenly; None for all.
+        max_observations: most kept observations, spread evenly; None for all.
+    """
+
+    seed: int = 0
+    random_rows: int = 512
+    max_rows: int | None = None
+    max_observations: int | None = 2000
+
+
+def run_checks(
+    subject: BundleAndCheckpoint,
+    dataset: Dataset | None,
+    live: LiveTest | None,
+    options: ReplayOptions,
+    progress: Callable[[Progress], None],
+) -> tuple[list[Check], Artifacts]:
+    """Run all checks.
+
+    Args:
+        subject: bundle, checkpoint, vehicle.
+        dataset: feature file to replay, None for none.
+        live: flights, None for none.
+        options: which inputs to replay.
+        progress: told what is being done.
+
+    Returns:
+        The checks with their figures, and what of the bundle could be opened.
+
+    Raises:
+        BundleError: the golden samples cannot be read.
+        TaskError: episodes do not end.
+    """
+    progress(Progress("static checks", 0))
+    artifacts, checks = open_artifacts(subject)
+    if subject.misfit is None:
+        checks += _replayed_and_flown(options, subject, artifacts, dataset, live, progress)
+    else:
+        checks += [NotRun(name, subject.misfit) for name in ("replay", "live")]
+    return checks, artifacts
+
+
+def _replayed_and_flown(
+    options: ReplayOptions,
+    subject: BundleAndCheckpoint,
+    artifacts: Artifacts,
+    dataset: Dataset | None,
+    live: LiveTest | None,
+    progress: Callable[[Progress], None],
+) -> Iterator[Check]:
+    golden = golden_samples(subject.bundle)
+    yield _stored_golden(subject)
+    sets = [
+        golden,
+        random_samples(subject.contract, options.random_rows, options.seed),
+        extreme_samples(subject.contract, options.seed),
+    ]
+    if dataset is None:
+        for name in ("heldout/onnx-head", "kept", "stored-features"):
+            yield NotRun(f"replay/{name}", "--no-replay: no feature file was given")
+    else:
+        yield from dataset.heldout_checks(subject, artifacts.head, options.max_rows, progress)
+        kept = dataset.kept_samples(options.max_observations)
+        if kept is None:
+            reason = f"{dataset.path.name} holds no whole observations; collect with --keep-observations"
+            yield from (NotRun(f"replay/{name}", reason) for name in ("kept", "stored-features"))
+        else:
+            yield dataset.stored_features_check(subject, kept)
+            sets.append(kept.samples)
+    for samples in sets:
+        yield from _replay_set(subject, artifacts, samples, progress)
+    if live is not None:
+        yield from live.run(subject, artifacts.onnx, progress)
+    for mode in LIVE_MODES:
+        if live is None or mode not in live.modes:
+            yield NotRun(f"live/{mode}", "--no-live" if live is None else "not among the live modes asked for")
+
+
+def _stored_golden(subject: BundleAndCheckpoint) -> ParityCheck:
+    golden = subject.bundle.golden
+    stored = {"action": golden.action, "features": golden.features}
+    if golden.gate_logit is not None and golden.gate_terms is not None:
+        stored |= {"gate_logit": golden.gate_logit, GATE_TERMS: golden.gate_terms}
+    comparison = ParityComparison(
+        "golden/stored-outputs", "outputs in golden.npz against the checkpoint", tuple(stored), subject.semantics
+    )
+    comparison.add(reference_outputs(subject.reference, golden.observation), stored)
+    return comparison.result(lambda row: f"golden sample {row} ({golden.reason[row]})", subject.note)
+
+
+def _replay_set(
+    subject: BundleAndCheckpoint, artifacts: Artifacts, samples: SampleSet, progress: Callable[[Progress], None]
+) -> Iterator[ParityCheck]:
+    reference = reference_outputs(subject.reference, samples.observation)
+    for artifact in artifacts.observed:
+        comparison = ParityComparison(
+            f"replay/{samples.name}/{artifact.name}", samples.described, artifact.roles, subject.semantics
+        )
+        advance = counter(progress, f"replay {samples.name}, {artifact.name}", len(samples.observation))
+        yield replay(samples, reference, artifact.runner, comparison, advance)
+
+
+def counter(progress: Callable[[Progress], None], phase: str, total: int) -> Advance:
+    """Return a function that adds to a count and reports it as progress."""
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(Progress(phase, done, total))
+
+    return advance
