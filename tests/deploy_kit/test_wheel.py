@@ -1,51 +1,78 @@
-"""The wheel that users install holds the three top-level folders under one import name, and the demo policy."""
+"""What users install: the source distribution and the wheel hold the tree's files, and the wheel runs by itself."""
 
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = {f"deploy_kit/assets/demo/{name}" for name in ("policy.safetensors", "contract.json", "README.md", "LICENSE")}
 
 
-@pytest.mark.slow
-def test_the_wheel_runs_by_itself(tmp_path):
-    source = tmp_path / "source"
+class Archives(NamedTuple):
+    source: Path
+    wheel: Path
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Archives:
+    """Build the source distribution, and the wheel from it, of a copy that holds the tree's own files alone."""
+    folder = tmp_path_factory.mktemp("archives")
+    source = folder / "source"
     source.mkdir()
     for name in ("deploy_kit", "export", "verify"):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    # The wheel is built from the source distribution, so that this one is whole too.
-    build = ["-m", "build", "--no-isolation", "--outdir", tmp_path, source]
+    build = ["-m", "build", "--no-isolation", "--outdir", folder, source]
     done = subprocess.run([sys.executable, *build], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    (archive,) = tmp_path.glob("*.tar.gz")
-    with tarfile.open(archive) as content:
-        assert {name.partition("/")[2] for name in content.getnames()} >= SHIPPED
-    (wheel,) = tmp_path.glob("*.whl")
-    installed = tmp_path / "installed"
-    with zipfile.ZipFile(wheel) as content:
-        names = set(content.namelist())
-        content.extractall(installed)
-    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"deploy_kit"}
-    assert names >= SHIPPED
-    for name in SHIPPED:
-        assert (installed / name).read_bytes() == (ROOT / name).read_bytes()
-    script = (
-        f"import sys; sys.path.insert(0, {str(installed)!r})\n"
-        "import deploy_kit.export.exporter, deploy_kit.verify.verifier as verifier\n"
-        "from deploy_kit.cli.main import main\n"
-        f"assert verifier.__file__.startswith({str(installed)!r}), verifier.__file__\n"
-        "main(['--version'], standalone_mode=False)\n"
-        "main(['inspect', 'demo', '--json'])\n"
+    (archive,) = folder.glob("*.tar.gz")
+    (wheel,) = folder.glob("*.whl")
+    return Archives(archive, wheel)
+
+
+def tree() -> dict[str, bytes]:
+    """Give the package's files in the tree, those behind the links included, by their path."""
+    return {
+        str((Path(folder) / name).relative_to(ROOT)): (Path(folder) / name).read_bytes()
+        for folder, _, names in os.walk(ROOT / "deploy_kit", followlinks=True)
+        for name in names
+        if not folder.endswith("__pycache__")
+    }
+
+
+def test_source_distribution_wheel_and_tree_hold_the_same_files(archives):
+    with tarfile.open(archives.source) as content:
+        members = {member.name.partition("/")[2]: member for member in content.getmembers() if not member.isdir()}
+        source = {
+            name: content.extractfile(member).read()
+            for name, member in members.items()
+            if name.startswith("deploy_kit/") and member.isfile()
+        }
+    with zipfile.ZipFile(archives.wheel) as content:
+        wheel = {name: content.read(name) for name in content.namelist() if ".dist-info/" not in name}
+    expected = tree()
+    assert {"deploy_kit/export/exporter.py", "deploy_kit/verify/verifier.py", "deploy_kit/py.typed"} <= set(expected)
+    for found in (source, wheel):
+        assert set(found) == set(expected)
+        assert [name for name in expected if found[name] != expected[name]] == []
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_in_an_environment_of_its_own(archives):
+    done = subprocess.run(
+        [ROOT / "scripts" / "smoke-wheel", archives.wheel, "--without-demo"],
+        env={**os.environ, "PYTHON": sys.executable, "SITE_PACKAGES": sysconfig.get_path("purelib"), "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("deploy-kit, version ")
-    assert f'"path": "{installed}/deploy_kit/assets/demo/policy.safetensors"' in done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\ndeploy-kit, version " in done.stdout
