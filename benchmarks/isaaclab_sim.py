@@ -57,7 +57,7 @@ def measure(num_envs: int, steps: int, device: str, checkpoint: Path) -> dict[st
         result = collect(
             CollectOptions(
                 checkpoint=checkpoint,
-                dataset=Path(folder) / "features.h5",
+                feature_file=Path(folder) / "features.h5",
                 env=options,
                 backend="isaaclab",
                 heldout_episodes=0,

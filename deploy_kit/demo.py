@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,8 +14,9 @@ from deploy_kit.errors import CheckpointError, OptionError
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.finetuning.run import FinetuneOptions, FinetuneResult, finetune
 from deploy_kit.flight.fly import FlyOptions, FlyResult, fly
-from deploy_kit.policy.checkpoint import load_checkpoint, save_checkpoint
-from deploy_kit.policy.run.vehicle import resolve_vehicle
+from deploy_kit.policy.checkpoint import save_checkpoint
+from deploy_kit.policy.network_hints import NetworkHints
+from deploy_kit.policy.vehicle_checkpoint import load_with_vehicle
 from deploy_kit.progress import Progress, silent
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.task.racing import TASK_ID
@@ -51,9 +51,7 @@ class DemoOptions:
         live_episodes: of the verification, in each mode.
         flights: with the bundle in control, for the statistics; the pictures show the one with the most gates.
         vehicle_file: the vehicle's numbers, where neither task nor run has them, or where they contradict each other.
-        activation: see `load_checkpoint`.
-        image_shape: see `load_checkpoint`.
-        normalizer_eps: see `load_checkpoint`.
+        hints: what the checkpoint's weights do not tell.
     """
 
     checkpoint: Path
@@ -65,18 +63,7 @@ class DemoOptions:
     live_episodes: int = 8
     flights: int = 16
     vehicle_file: Path | None = None
-    activation: str | None = None
-    image_shape: tuple[int, int] | None = None
-    normalizer_eps: float | None = None
-
-    @property
-    def network(self) -> dict[str, Any]:
-        """What `load_checkpoint` is told; a finetuned checkpoint tells it itself."""
-        return {
-            "activation": self.activation,
-            "image_shape": self.image_shape,
-            "normalizer_eps": self.normalizer_eps,
-        }
+    hints: NetworkHints = field(default_factory=NetworkHints)
 
 
 @dataclass(frozen=True)
@@ -151,7 +138,7 @@ def _run(options: DemoOptions, progress: Callable[[Progress], None]) -> DemoResu
             lr=LEARNING_RATE,
             batch_size=BATCH_SIZE,
             seed=options.env.seed,
-            **options.network,
+            hints=options.hints,
         ),
         _step(progress, "finetune"),
     )
@@ -163,7 +150,7 @@ def _run(options: DemoOptions, progress: Callable[[Progress], None]) -> DemoResu
             checkpoint,
             bundle,
             use_auxiliary_head=True,
-            samples=features,
+            feature_file=features,
             vehicle_file=options.vehicle_file,
             task=options.task,
         ),
@@ -173,7 +160,7 @@ def _run(options: DemoOptions, progress: Callable[[Progress], None]) -> DemoResu
         VerifyOptions(
             bundle=bundle,
             checkpoint=checkpoint,
-            h5=features,
+            feature_file=features,
             episodes=options.live_episodes,
             env=options.env,
             task=options.task,
@@ -203,14 +190,14 @@ def _step(progress: Callable[[Progress], None], name: str) -> Callable[[Progress
 
 def _begin(options: DemoOptions) -> Path:
     """Return the policy to begin with: one whose gate head deploy-kit has not trained yet."""
-    checkpoint = load_checkpoint(options.checkpoint, **options.network)
+    # The vehicle is what export refuses; asked for before any flight.
+    checkpoint, _ = load_with_vehicle(options.checkpoint, options.hints, options.task, options.vehicle_file)
     head = checkpoint.network.aux_decoder
     if head is None:
         raise CheckpointError(
             f"{options.checkpoint}: aux_decoder.weight is missing, so this policy was trained without the gate head, "
             "which the demo trains; give a policy trained with its auxiliary head"
         )
-    resolve_vehicle(checkpoint.params, options.task, options.vehicle_file)  # what export refuses, before any flight
     if checkpoint.calibration is None:
         return options.checkpoint
     logger.info(
@@ -229,14 +216,14 @@ def _collect(options: DemoOptions, policy: Path, features: Path, progress: Calla
     collected = collect(
         CollectOptions(
             checkpoint=policy,
-            dataset=features,
+            feature_file=features,
             env=options.env,
             task=options.task,
             num_positive=options.num_rows,
             num_negative=options.num_rows,
             heldout_episodes=options.heldout_episodes,
             max_steps=MOST_ENV_STEPS // options.env.num_envs,
-            **options.network,
+            hints=options.hints,
         ),
         progress,
     )

@@ -5,6 +5,7 @@ Messages are one line: what is wrong, where, and what to do next.
     DeployKitError
     ├── InputError            exit 2: the user gave something unusable
     │   ├── OptionError       an option, or a combination of options
+    │   │   └── MissingParametersError   neither checkpoint, run nor options say it
     │   ├── CheckpointError   a checkpoint, or the run directory around it
     │   ├── DatasetError      a feature file
     │   ├── BundleError       an exported bundle
@@ -30,6 +31,20 @@ class InputError(DeployKitError):
 
 class OptionError(InputError):
     """An option is wrong, or two options contradict each other."""
+
+
+class MissingParametersError(OptionError):
+    """Neither checkpoint, run nor options say something; the message names all that is missing, and what to type.
+
+    Attributes:
+        missing: one clause for each kind of parameter, with the options that give it.
+    """
+
+    def __init__(self, *missing: str) -> None:
+        self.missing = missing
+        super().__init__(
+            f"{'; '.join(missing)}; or, if the run's agent.yaml and env.yaml lie elsewhere, give --params FOLDER"
+        )
 
 
 class CheckpointError(InputError):

@@ -4,7 +4,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
@@ -34,9 +34,11 @@ from deploy_kit.export.graph import DeployedPolicy
 from deploy_kit.export.samples import choose_recorded, draw_synthetic, make_golden, write_golden
 from deploy_kit.export.torchscript import write_torchscript
 from deploy_kit.files import file_sha256
-from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint, save_safetensors
+from deploy_kit.policy.checkpoint import Checkpoint, save_safetensors
+from deploy_kit.policy.network_hints import NetworkHints
 from deploy_kit.policy.run.camera import CameraSpec, resolve_camera
-from deploy_kit.policy.run.vehicle import Vehicle, resolve_vehicle
+from deploy_kit.policy.run.vehicle import Vehicle
+from deploy_kit.policy.vehicle_checkpoint import load_with_vehicle
 from deploy_kit.progress import Progress, silent
 from deploy_kit.task.interface import ACTION_NAMES
 from deploy_kit.verify.bundle_and_checkpoint import NamedVehicle, pair_bundle
@@ -55,7 +57,7 @@ class ExportOptions:
         checkpoint: the checkpoint file.
         output: the bundle's folder; `bundles/<checkpoint's stem>` if None.
         use_auxiliary_head: give the gate head as second output.
-        samples: feature file of this policy, for golden samples and replay; None draws synthetic samples.
+        feature_file: feature file of this policy, for golden samples and replay; None draws synthetic samples.
         input_layout: one flat observation, or state and depth apart.
         input_names: names of the inputs; defaults as in `GraphOptions`.
         output_names: names of the outputs; defaults as in `GraphOptions`.
@@ -65,9 +67,7 @@ class ExportOptions:
         physical_actions: put tanh, scale and offset inside the graph.
         vehicle_file: the vehicle's numbers.
         task: task id, where it tells the vehicle's numbers.
-        activation: where neither checkpoint nor run says; see `load_checkpoint`.
-        image_shape: (rows, columns); see `load_checkpoint`.
-        normalizer_eps: see `load_checkpoint`.
+        hints: what the checkpoint's weights do not tell.
         overwrite: replace a bundle that exists.
         num_golden: how many golden samples.
         seed: of the synthetic samples.
@@ -76,7 +76,7 @@ class ExportOptions:
     checkpoint: Path
     output: Path | None = None
     use_auxiliary_head: bool = False
-    samples: Path | None = None
+    feature_file: Path | None = None
     input_layout: InputLayout = InputLayout.SPLIT
     input_names: tuple[str, ...] | None = None
     output_names: tuple[str, ...] | None = None
@@ -86,9 +86,7 @@ class ExportOptions:
     physical_actions: bool = False
     vehicle_file: Path | None = None
     task: str | None = None
-    activation: str | None = None
-    image_shape: tuple[int, int] | None = None
-    normalizer_eps: float | None = None
+    hints: NetworkHints = field(default_factory=NetworkHints)
     overwrite: bool = False
     num_golden: int = 64
     seed: int = 0
@@ -103,8 +101,8 @@ def export_bundle(options: ExportOptions, progress: Callable[[Progress], None] =
     """Export a checkpoint.
 
     The bundle is written into a temporary folder beside the target and moved into place once it has passed all checks
-    of `verify` but the flights; held-out rows are replayed with `samples`. Whatever fails leaves nothing new and an old
-    bundle as it was.
+    of `verify` but the flights; held-out rows are replayed with `feature_file`. Whatever fails leaves nothing new and
+    an old bundle as it was.
 
     Args:
         options: what and how.
@@ -130,7 +128,7 @@ def export_bundle(options: ExportOptions, progress: Callable[[Progress], None] =
     report("reading the checkpoint")
     source = _read(options)
     with ExitStack() as stack:
-        samples = None if options.samples is None else stack.enter_context(open_feature_file(options.samples))
+        samples = None if options.feature_file is None else stack.enter_context(open_feature_file(options.feature_file))
         if samples is not None:
             samples.require_policy(source.checkpoint.network)
         staging = stack.enter_context(_staging(target))
@@ -157,12 +155,7 @@ def _read(options: ExportOptions) -> _Source:
     batch_size = _batch_size(options.batch_size)
     if options.num_golden < 1:
         raise OptionError(f"--num-golden {options.num_golden}: at least one sample is needed")
-    checkpoint = load_checkpoint(
-        options.checkpoint,
-        activation=options.activation,
-        image_shape=options.image_shape,
-        normalizer_eps=options.normalizer_eps,
-    )
+    checkpoint, vehicle = load_with_vehicle(options.checkpoint, options.hints, options.task, options.vehicle_file)
     num_actions = checkpoint.network.config.num_actions
     if num_actions != len(ACTION_NAMES):
         raise CheckpointError(
@@ -175,7 +168,6 @@ def _read(options: ExportOptions) -> _Source:
             "run deploy-kit finetune first",
             checkpoint.path,
         )
-    vehicle = resolve_vehicle(checkpoint.params, options.task, options.vehicle_file)
     graph = GraphOptions(
         layout=InputLayout(options.input_layout),
         gate_output=GateOutput(options.gate_output) if options.use_auxiliary_head else None,

@@ -76,7 +76,7 @@ def choose_recorded(file: FeatureFile, observation_size: int, count: int) -> tup
     if kept is None or not len(kept):
         raise DatasetError(
             f"{file.path} holds no whole observations for golden samples; collect with --keep-observations, "
-            "or export without --samples"
+            "or export without --feature-file"
         )
     if kept.matrix.shape[1] != observation_size:
         raise DatasetError(

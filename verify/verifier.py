@@ -20,6 +20,7 @@ from deploy_kit.bundle.runners import PROVIDERS, import_onnxruntime
 from deploy_kit.bundle.thresholds import Thresholds
 from deploy_kit.errors import OptionError
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
+from deploy_kit.policy.network_hints import NetworkHints
 from deploy_kit.progress import Progress, silent
 from deploy_kit.task.racing import TASK_ID
 from deploy_kit.verify.artifacts import Artifacts
@@ -42,7 +43,7 @@ class VerifyOptions:
     Attributes:
         bundle: folder that `export` wrote.
         checkpoint: the truth: the file that the bundle claims to come from.
-        h5: feature file of that policy, for replay.
+        feature_file: feature file of that policy, for replay.
         replay: whether to replay the feature file; switch it off where there is none.
         live: whether to fly.
         live_modes: "shadow", "driving" or both.
@@ -58,15 +59,13 @@ class VerifyOptions:
         vehicle: whether to hold the contract against the vehicle's numbers; they come from `vehicle_file`, else from
             the run beside the checkpoint, else from the task.
         vehicle_file: the vehicle's numbers, where export was given such a file.
-        activation: see `load_checkpoint`.
-        image_shape: see `load_checkpoint`.
-        normalizer_eps: see `load_checkpoint`.
+        hints: what the checkpoint's weights do not tell.
         thresholds: limits of the verdicts.
     """
 
     bundle: Path
     checkpoint: Path
-    h5: Path | None = None
+    feature_file: Path | None = None
     replay: bool = True
     live: bool = True
     live_modes: tuple[str, ...] = LIVE_MODES
@@ -81,9 +80,7 @@ class VerifyOptions:
     report: Path | None = None
     vehicle: bool = True
     vehicle_file: Path | None = None
-    activation: str | None = None
-    image_shape: tuple[int, int] | None = None
-    normalizer_eps: float | None = None
+    hints: NetworkHints = field(default_factory=NetworkHints)
     thresholds: Thresholds = field(default_factory=Thresholds)
 
     @property
@@ -97,10 +94,10 @@ class VerifyOptions:
         Raises:
             OptionError: a value is out of range, or two contradict each other.
         """
-        if self.replay and self.h5 is None:
-            raise OptionError("no feature file to replay: give --h5 FILE, or --no-replay to verify without one")
-        if not self.replay and self.h5 is not None:
-            raise OptionError(f"--h5 {self.h5} and --no-replay contradict each other; leave one out")
+        if self.replay and self.feature_file is None:
+            raise OptionError("there is no feature file to replay: give --feature-file FILE, or --no-replay")
+        if not self.replay and self.feature_file is not None:
+            raise OptionError(f"--feature-file {self.feature_file} contradicts --no-replay; leave one out")
         if unknown := [mode for mode in self.live_modes if mode not in LIVE_MODES]:
             raise OptionError(f"unknown live mode {unknown[0]!r}; known: {', '.join(LIVE_MODES)}")
         if not self.vehicle and self.vehicle_file is not None:
@@ -136,17 +133,14 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
     started = time.monotonic()
     with ExitStack() as stack:
         bundle = open_bundle(options.bundle)
-        checkpoint = load_checkpoint(
-            options.checkpoint,
-            activation=options.activation,
-            image_shape=options.image_shape,
-            normalizer_eps=options.normalizer_eps,
-        )
+        checkpoint = load_checkpoint(options.checkpoint, options.hints)
         vehicle = NamedVehicle(None, wanted=False)
         if options.vehicle:
             vehicle = find_vehicle(checkpoint, options.task, options.vehicle_file)
         subject = pair_bundle(bundle, checkpoint, vehicle)
-        dataset = None if options.h5 is None else stack.enter_context(open_dataset(options.h5, checkpoint.network))
+        dataset = None
+        if options.feature_file is not None:
+            dataset = stack.enter_context(open_dataset(options.feature_file, checkpoint.network))
         live = None
         if options.live:
             live = LiveTest(

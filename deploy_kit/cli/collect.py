@@ -6,7 +6,14 @@ from typing import Any
 import click
 
 from deploy_kit.cli.console import Command, progress_bars, stdout
-from deploy_kit.cli.options import checkpoint_path_from, env_from, num_envs_option, run_options, task_options
+from deploy_kit.cli.options import (
+    checkpoint_path_from,
+    env_from,
+    hints_from,
+    num_envs_option,
+    run_options,
+    task_options,
+)
 
 
 @click.command("collect", cls=Command)
@@ -14,7 +21,9 @@ from deploy_kit.cli.options import checkpoint_path_from, env_from, num_envs_opti
 @num_envs_option
 @task_options
 @click.option(
+    "--feature-file",
     "--dataset",
+    "feature_file",
     type=click.Path(path_type=Path),
     default=Path("features.h5"),
     help="Feature file to write (.h5). A bare name goes to datasets/, a path is taken as it is.",
@@ -50,7 +59,10 @@ def collect_command(**options: Any) -> None:
     from deploy_kit.collection.run import CollectOptions, collect
 
     settings = CollectOptions(
-        checkpoint=checkpoint_path_from(options), env=env_from(options, options.pop("num_envs")), **options
+        checkpoint=checkpoint_path_from(options),
+        env=env_from(options, options.pop("num_envs")),
+        hints=hints_from(options),
+        **options,
     )
     if settings.only_video:
         stdout.print(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy_kit.cli.console import Command, progress_bars, stdout
-from deploy_kit.cli.options import network_options, num_envs_option, vehicle_option
+from deploy_kit.cli.options import hints_from, network_options, num_envs_option, vehicle_option
 from deploy_kit.task.racing import TASK_ID
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ def demo_command(output: Path, checkpoint: str, num_envs: int, seed: int, **opti
 
     policy = resolve_checkpoint(CheckpointQuery(checkpoint=checkpoint))
     env = EnvOptions(num_envs=num_envs, seed=seed)
+    settings = DemoOptions(checkpoint=policy, output=output, env=env, hints=hints_from(options), **options)
     with progress_bars() as progress:
-        result = run_demo(DemoOptions(checkpoint=policy, output=output, env=env, **options), progress)
+        result = run_demo(settings, progress)
     _show(result, output)
     raise click.exceptions.Exit(0 if result.report.passed else 1)
 

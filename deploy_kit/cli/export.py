@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from deploy_kit.cli.console import Command, progress_bars, stdout
-from deploy_kit.cli.options import checkpoint_path_from, run_options, vehicle_option
+from deploy_kit.cli.options import checkpoint_path_from, hints_from, run_options, vehicle_option
 
 
 class _BatchSize(click.ParamType[int | str]):
@@ -34,7 +34,9 @@ class _Names(click.ParamType[tuple[str, ...]]):
 @click.option("--output", type=click.Path(path_type=Path), help="Bundle folder. [default: bundles/<checkpoint>]")
 @click.option("--use-auxiliary-head", is_flag=True, help="Give the gate head as second output.")
 @click.option(
+    "--feature-file",
     "--samples",
+    "feature_file",
     type=click.Path(path_type=Path),
     help="Feature file for golden samples and replay. [default: synthetic samples]",
 )
@@ -58,7 +60,7 @@ class _Names(click.ParamType[tuple[str, ...]]):
 def export_command(**options: Any) -> None:
     """Write a checkpoint as a bundle: ONNX, TorchScript, safetensors, contract, golden samples, manifest.
 
-    The bundle appears only after static checks, golden samples and, with --samples, replay have passed.
+    The bundle appears only after static checks, golden samples and, with --feature-file, replay have passed.
     """
     from deploy_kit.bundle.contract_fields import GateOutput, InputLayout
     from deploy_kit.export.exporter import ExportOptions, export_bundle
@@ -70,11 +72,11 @@ def export_command(**options: Any) -> None:
     checkpoint = checkpoint_path_from(options)
     if options["task"] is None and checkpoint == DEMO_POLICY:
         options["task"] = TASK_ID
-    settings = ExportOptions(checkpoint=checkpoint, **options)
+    settings = ExportOptions(checkpoint=checkpoint, hints=hints_from(options), **options)
     with progress_bars() as progress:
         folder = export_bundle(settings, progress)
     stdout.print(f"Wrote {folder}:")
     for path in sorted(folder.iterdir()):
         stdout.print(f"  {path.name:20} {path.stat().st_size:>12,} bytes")
-    replay = "--no-replay" if settings.samples is None else f"--h5 {settings.samples}"
+    replay = "--no-replay" if settings.feature_file is None else f"--feature-file {settings.feature_file}"
     stdout.print(f"Next: deploy-kit verify {folder} --checkpoint {settings.checkpoint} {replay}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy_kit.cli.console import Command, progress_bars, stdout
-from deploy_kit.cli.options import network_options
+from deploy_kit.cli.options import hints_from, network_options
 
 if TYPE_CHECKING:
     from deploy_kit.finetuning.comparison import Comparison
@@ -114,7 +114,7 @@ def finetune_command(**options: Any) -> None:
 
     options["checkpoint"] = resolve_name(options["checkpoint"])
     with progress_bars() as progress:
-        result = finetune(FinetuneOptions(**options), progress)
+        result = finetune(FinetuneOptions(hints=hints_from(options), **options), progress)
     _show(result)
     if result.interrupted:
         raise click.exceptions.Exit(130)

@@ -9,6 +9,7 @@ from deploy_kit.cli.console import Command, progress_bars, stdout
 from deploy_kit.cli.options import (
     checkpoint_path_from,
     env_from,
+    hints_from,
     num_envs_option,
     run_options,
     task_options,
@@ -49,7 +50,8 @@ def fly_command(policy: Path | None, **options: Any) -> None:
         options["checkpoint"] = str(policy)
     resolved = checkpoint_path_from(options) if not is_bundle or policy is None else _drop_run(options, policy)
     with progress_bars() as progress:
-        result = fly(FlyOptions(policy=resolved, env=env_from(options, options.pop("num_envs")), **options), progress)
+        env, hints = env_from(options, options.pop("num_envs")), hints_from(options)
+        result = fly(FlyOptions(policy=resolved, env=env, hints=hints, **options), progress)
     _show(result.statistics)
     for path in result.pictures:
         stdout.print(f"Wrote {path}")

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from deploy_kit.cli.console import Command, stdout
-from deploy_kit.cli.options import network_options
+from deploy_kit.cli.options import hints_from, network_options
 
 
 @click.command("inspect", cls=Command)
@@ -50,7 +50,7 @@ def _checkpoint(path: Path, options: dict[str, Any]) -> dict[str, Any]:
     from deploy_kit.policy.checkpoint import load_checkpoint
     from deploy_kit.policy.summary import describe_checkpoint
 
-    return describe_checkpoint(load_checkpoint(path, **options))
+    return describe_checkpoint(load_checkpoint(path, hints_from(options)))
 
 
 def _feature_file(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,6 +11,7 @@ from deploy_kit.cli.console import LAUNCHER_ARGUMENTS
 from deploy_kit.task.racing import TASK_ID
 
 if TYPE_CHECKING:
+    from deploy_kit.policy.network_hints import NetworkHints
     from deploy_kit.sim.registry import EnvOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -63,6 +65,11 @@ network_options = _compose(
         "--image-shape", type=ImageShape(), help="Shape of the depth image, where the run has no params/agent.yaml."
     ),
     click.option("--normalizer-eps", type=float, help="Epsilon of a stored observation normaliser (rsl_rl: 0.01)."),
+    click.option(
+        "--params",
+        type=click.Path(path_type=Path),
+        help="Folder with the run's agent.yaml and env.yaml. [default: params/ beside the checkpoint]",
+    ),
 )
 
 run_options = _compose(
@@ -143,6 +150,13 @@ def checkpoint_path_from(options: dict[str, Any]) -> Path:
             log_root=options.pop("log_root"),
         )
     )
+
+
+def hints_from(options: dict[str, Any]) -> "NetworkHints":
+    """Take the network options out of a command's options."""
+    from deploy_kit.policy.network_hints import NetworkHints
+
+    return NetworkHints(**{field.name: options.pop(field.name) for field in fields(NetworkHints)})
 
 
 def env_from(options: dict[str, Any], num_envs: int) -> "EnvOptions":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy_kit.cli.console import Command, progress_bars, stdout
-from deploy_kit.cli.options import checkpoint_path_from, env_from, run_options, task_options
+from deploy_kit.cli.options import checkpoint_path_from, env_from, hints_from, run_options, task_options
 
 if TYPE_CHECKING:
     from deploy_kit.verify.report import VerifyReport
@@ -17,7 +17,7 @@ MODES = ("shadow", "driving")
 @click.command("verify", cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @run_options
-@click.option("--h5", type=click.Path(path_type=Path), help="Feature file to replay.")
+@click.option("--feature-file", "--h5", "feature_file", type=click.Path(path_type=Path), help="Feature file to replay.")
 @click.option("--no-replay", is_flag=True, help="Go without a feature file; the report says so.")
 @click.option("--no-live", is_flag=True, help="Go without live rollouts; the report says so.")
 @click.option("--episodes", type=click.IntRange(min=2), default=32, help="Live episodes in each mode, side by side.")
@@ -53,6 +53,7 @@ def verify_command(bundle: Path, **options: Any) -> None:
         live=live,
         vehicle=not options.pop("no_vehicle"),
         env=env,
+        hints=hints_from(options),
         seed=seed,
         **options,
     )

@@ -26,6 +26,7 @@ from deploy_kit.flight.pictures.video import DepthVideo
 from deploy_kit.flight.rollout import StepRecord, policy_period, require_checkpoint, rollout
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
 from deploy_kit.policy.fingerprint import feature_sha256
+from deploy_kit.policy.network_hints import NetworkHints
 from deploy_kit.progress import Progress, silent
 from deploy_kit.sim.registry import make_env
 from deploy_kit.task.racing import RACING_TASK, TASK_ID
@@ -53,7 +54,7 @@ class CollectOptions:
 
     Attributes:
         checkpoint: the policy to fly.
-        dataset: feature file to write, ``.h5``; a bare name goes to ``datasets/``.
+        feature_file: file to write, ``.h5``; a bare name goes to ``datasets/``.
         env: the vector environment's options; its seed is the collection's seed.
         task: task id, or ``module:factory``.
         backend: simulator.
@@ -66,13 +67,11 @@ class CollectOptions:
         video: also write the depth view of environment 0 as an mp4 beside the dataset.
         video_length: policy steps of video.
         keep_collecting: go on after the video instead of stopping.
-        activation: see `load_checkpoint`.
-        image_shape: see `load_checkpoint`.
-        normalizer_eps: see `load_checkpoint`.
+        hints: what the checkpoint's weights do not tell.
     """
 
     checkpoint: Path
-    dataset: Path
+    feature_file: Path
     env: "EnvOptions"
     task: str = TASK_ID
     backend: str = "mujoco"
@@ -85,9 +84,7 @@ class CollectOptions:
     video: bool = False
     video_length: int = 200
     keep_collecting: bool = False
-    activation: str | None = None
-    image_shape: tuple[int, int] | None = None
-    normalizer_eps: float | None = None
+    hints: NetworkHints = field(default_factory=NetworkHints)
 
     @property
     def only_video(self) -> bool:
@@ -124,8 +121,8 @@ class CollectResult:
     seconds: float = field(default=0.0)
 
 
-def dataset_path(name: Path) -> Path:
-    """Return where a dataset goes: a bare name to ``datasets/``, a path as it is.
+def feature_file_path(name: Path) -> Path:
+    """Return where a feature file goes: a bare name to ``datasets/``, a path as it is.
 
     Raises:
         DatasetError: the name does not end in ``.h5``.
@@ -149,14 +146,9 @@ def collect(options: CollectOptions, progress: Callable[[Progress], None] = sile
         DatasetError: the dataset's name is wrong, it exists and `overwrite` is off, or it cannot be written.
         TaskError: the task is unknown or does not fit the policy.
     """
-    path = dataset_path(options.dataset)
+    path = feature_file_path(options.feature_file)
     check_target(path, options.overwrite)
-    checkpoint = load_checkpoint(
-        options.checkpoint,
-        activation=options.activation,
-        image_shape=options.image_shape,
-        normalizer_eps=options.normalizer_eps,
-    )
+    checkpoint = load_checkpoint(options.checkpoint, options.hints)
     result = CollectResult(path=path)
     started = time.monotonic()
     writer = FeatureFileWriter(

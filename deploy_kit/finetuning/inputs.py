@@ -90,12 +90,7 @@ def load_source(options: FinetuneOptions) -> Checkpoint:
     Raises:
         CheckpointError: it cannot be read, or has no gate head.
     """
-    source = load_checkpoint(
-        options.checkpoint,
-        activation=options.activation,
-        image_shape=options.image_shape,
-        normalizer_eps=options.normalizer_eps,
-    )
+    source = load_checkpoint(options.checkpoint, options.hints)
     if source.network.aux_decoder is None:
         raise CheckpointError(
             f"{options.checkpoint}: aux_decoder.weight is missing, so this policy was trained without the gate head "

@@ -1,7 +1,7 @@
 """Options of `finetune`."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -9,6 +9,7 @@ import torch
 from deploy_kit.errors import OptionError
 from deploy_kit.finetuning.learners.attack import Attack, Norm
 from deploy_kit.gate.threshold import ThresholdRule
+from deploy_kit.policy.network_hints import NetworkHints
 from deploy_kit.torch_device import require_device
 
 SOLVERS = ("adam", "lbfgs")
@@ -42,9 +43,7 @@ class FinetuneOptions:
         seed: of the order of the rows and of the resampling.
         device: torch device.
         overwrite: replace the results of an earlier finetuning in the folder.
-        activation: see `load_checkpoint`.
-        image_shape: see `load_checkpoint`.
-        normalizer_eps: see `load_checkpoint`.
+        hints: what the checkpoint's weights do not tell.
     """
 
     feature_files: Path | tuple[Path, ...]
@@ -70,9 +69,7 @@ class FinetuneOptions:
     seed: int = 0
     device: str = "cpu"
     overwrite: bool = False
-    activation: str | None = None
-    image_shape: tuple[int, int] | None = None
-    normalizer_eps: float | None = None
+    hints: NetworkHints = field(default_factory=NetworkHints)
 
     @property
     def attack(self) -> Attack:

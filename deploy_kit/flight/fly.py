@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,9 @@ from deploy_kit.flight.first_episodes import fly_first_episodes
 from deploy_kit.flight.pictures.flight import draw_flight, picture_paths
 from deploy_kit.flight.rollout import Driver, StepRecord, policy_period, require_checkpoint, require_interface
 from deploy_kit.flight.trace import FlightTrace
-from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
-from deploy_kit.policy.run.vehicle import resolve_vehicle
+from deploy_kit.policy.checkpoint import Checkpoint
+from deploy_kit.policy.network_hints import NetworkHints
+from deploy_kit.policy.vehicle_checkpoint import load_with_vehicle
 from deploy_kit.progress import Progress, silent
 from deploy_kit.sim.registry import make_env
 from deploy_kit.task.interface import ActionTransform, ObservationLayout
@@ -49,9 +50,7 @@ class FlyOptions:
             of all are then held in memory, some 4 MB each).
         overwrite: replace existing pictures and statistics.
         vehicle_file: vehicle numbers for the actions' units, where neither task nor run has them.
-        activation: see `load_checkpoint`.
-        image_shape: see `load_checkpoint`.
-        normalizer_eps: see `load_checkpoint`.
+        hints: what the checkpoint's weights do not tell.
     """
 
     policy: Path
@@ -63,9 +62,7 @@ class FlyOptions:
     picture_env: int | None = 0
     overwrite: bool = False
     vehicle_file: Path | None = None
-    activation: str | None = None
-    image_shape: tuple[int, int] | None = None
-    normalizer_eps: float | None = None
+    hints: NetworkHints = field(default_factory=NetworkHints)
 
 
 @dataclass(frozen=True)
@@ -150,13 +147,7 @@ def _traces(env: "VecEnv", layout: ObservationLayout, options: FlyOptions) -> li
 def _load(options: FlyOptions, device: str) -> _Policy:
     if options.policy.is_dir() or options.policy.name == MANIFEST_NAME:
         return _load_bundle(options.policy if options.policy.is_dir() else options.policy.parent)
-    checkpoint = load_checkpoint(
-        options.policy,
-        activation=options.activation,
-        image_shape=options.image_shape,
-        normalizer_eps=options.normalizer_eps,
-    )
-    vehicle = resolve_vehicle(checkpoint.params, task=options.task, vehicle_file=options.vehicle_file)
+    checkpoint, vehicle = load_with_vehicle(options.policy, options.hints, options.task, options.vehicle_file)
     calibration = checkpoint.calibration
     return _Policy(
         driver=checkpoint.network.to(device),

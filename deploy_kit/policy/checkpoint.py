@@ -16,10 +16,10 @@ from deploy_kit.policy import archive, safetensors_file
 from deploy_kit.policy.calibration import RECORD_KEY, GateCalibration, parse_record, record_text
 from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.policy.network_hints import (
+    NO_HINTS,
+    NetworkHints,
     require_promised_normalizer,
-    resolve_activation,
-    resolve_eps,
-    resolve_image_shape,
+    resolve_network_parameters,
 )
 from deploy_kit.policy.run.params import PARAMS_FOLDER, RunParams, load_run_params
 from deploy_kit.policy.state_layout import (
@@ -66,27 +66,19 @@ class Checkpoint:
     entries: Mapping[str, Any] = field(repr=False)
 
 
-def load_checkpoint(
-    path: Path,
-    *,
-    activation: str | None = None,
-    image_shape: tuple[int, int] | None = None,
-    normalizer_eps: float | None = None,
-) -> Checkpoint:
+def load_checkpoint(path: Path, hints: NetworkHints = NO_HINTS) -> Checkpoint:
     """Read a checkpoint without executing anything in it.
 
     Sizes come from the weights. Activation and image shape come from the record in the file, from ``params/agent.yaml``
-    beside it, or from the arguments; where several say something, they must agree.
+    beside it, or from the hints; where several say something, they must agree.
 
     Args:
         path: the checkpoint file.
-        activation: activation name as rsl_rl spells it.
-        image_shape: (rows, columns) of the depth image.
-        normalizer_eps: epsilon of a stored observation normaliser; rsl_rl's 1e-2 if not given.
+        hints: what neither file nor run say.
 
     Raises:
         CheckpointError: if the file cannot be read, is unsafe, holds another network, or its tensors do not fit.
-        OptionError: if an argument is missing, unknown, or contradicts what the run says.
+        OptionError: if a hint is missing, unknown, or contradicts what the run says.
     """
     data = archive.read_bytes(path)
     entries: Mapping[str, Any]
@@ -101,14 +93,15 @@ def load_checkpoint(
     else:
         raise CheckpointError(f"{path} is no checkpoint that deploy-kit reads: {archive.describe_foreign(data)}")
     record = parse_record(stored_record, path)
-    params = load_run_params(path)
+    params = load_run_params(path, hints.params)
     located = locate_tensors(entries, checkpoint_format, path)
     tensors = {name: entries[place.section][place.name] for name, place in located.items()}
+    known = resolve_network_parameters(hints, params, record, path)
     config = infer_config(
         tensors,
-        activation=resolve_activation(activation, params, record, path),
-        image_shape=resolve_image_shape(image_shape, params, record, path),
-        normalizer_eps=resolve_eps(normalizer_eps, record),
+        activation=known.activation,
+        image_shape=known.image_shape,
+        normalizer_eps=known.normalizer_eps,
         path=path,
     )
     require_promised_normalizer(config, params, path)

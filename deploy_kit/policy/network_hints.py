@@ -1,15 +1,83 @@
 """What weights cannot tell: activation, image shape and the normaliser's epsilon, from the run or from options."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy_kit.errors import CheckpointError, OptionError
+from deploy_kit.errors import CheckpointError, MissingParametersError, OptionError
 from deploy_kit.policy.network import ACTIVATIONS, NetworkConfig
 from deploy_kit.policy.run.params import RunParams
 
 DEFAULT_NORMALIZER_EPS = 1e-2
 """Epsilon of rsl_rl's EmpiricalNormalization; checkpoints do not store it."""
+
+
+@dataclass(frozen=True)
+class NetworkHints:
+    """What the user says of a network whose checkpoint, or run, does not say it.
+
+    Attributes:
+        activation: activation name as rsl_rl spells it.
+        image_shape: (rows, columns) of the depth image.
+        normalizer_eps: epsilon of a stored observation normaliser; rsl_rl's 1e-2 if nobody says.
+        params: folder with the run's ``agent.yaml`` and ``env.yaml``; ``params/`` beside the checkpoint if None.
+    """
+
+    activation: str | None = None
+    image_shape: tuple[int, int] | None = None
+    normalizer_eps: float | None = None
+    params: Path | None = None
+
+
+NO_HINTS = NetworkHints()
+"""Nothing said: file and run must tell."""
+
+
+@dataclass(frozen=True)
+class NetworkParameters:
+    """What weights cannot tell, known.
+
+    Attributes:
+        activation: activation name, lower case.
+        image_shape: (rows, columns) of the depth image.
+        normalizer_eps: epsilon of the observation normaliser, if there is one.
+    """
+
+    activation: str
+    image_shape: tuple[int, int]
+    normalizer_eps: float
+
+
+def resolve_network_parameters(
+    hints: NetworkHints, params: RunParams, record: dict[str, Any], path: Path
+) -> NetworkParameters:
+    """Collect from hints, run and file what weights cannot tell.
+
+    Args:
+        hints: what the user says.
+        params: what the run says.
+        record: what deploy-kit's record in the file says.
+        path: the checkpoint, for messages.
+
+    Raises:
+        MissingParametersError: if nobody says activation, image shape or both.
+        OptionError: if two contradict each other, or a value is not supported.
+    """
+    activation = _activation(hints.activation, params, record, path)
+    image_shape = _image_shape(hints.image_shape, params, record, path)
+    eps = _eps(hints.normalizer_eps, record)
+    if activation is None or image_shape is None:
+        wanted = {
+            "activation": f"--activation ({', '.join(sorted(ACTIVATIONS))})" if activation is None else None,
+            "image shape": "--image-shape ROWSxCOLUMNS" if image_shape is None else None,
+        }
+        names = " and ".join(name for name, option in wanted.items() if option)
+        raise MissingParametersError(
+            f"{path} does not say its {names} and there is no params/agent.yaml beside it that does: "
+            f"give {' and '.join(filter(None, wanted.values()))}"
+        )
+    return NetworkParameters(activation, image_shape, eps)
 
 
 def _agree(what: str, candidates: list[tuple[str, Any]], path: Path) -> Any:
@@ -24,18 +92,7 @@ def _agree(what: str, candidates: list[tuple[str, Any]], path: Path) -> Any:
     return known[0][1] if known else None
 
 
-def resolve_activation(option: str | None, params: RunParams, record: dict[str, Any], path: Path) -> str:
-    """Return the activation's name.
-
-    Args:
-        option: what the caller says.
-        params: what the run says.
-        record: what deploy-kit's record in the file says.
-        path: the checkpoint, for messages.
-
-    Raises:
-        OptionError: if nobody says, two contradict each other, or the activation is not supported.
-    """
+def _activation(option: str | None, params: RunParams, record: dict[str, Any], path: Path) -> str | None:
     # A critic's activation may differ: nothing of the critic ships.
     candidates = [
         ("--activation", option),
@@ -53,19 +110,13 @@ def resolve_activation(option: str | None, params: RunParams, record: dict[str, 
         if not isinstance(value, str) or value.lower() not in ACTIVATIONS:
             raise OptionError(f"activation {value!r} of {path}, from {source}, is not supported; known are {names}")
         known.append((source, value.lower()))
-    activation = _agree("activation", known, path)
-    if activation is None:
-        raise OptionError(
-            f"{path} does not say its activation and there is no params/agent.yaml beside it that does: "
-            f"give --activation ({names})"
-        )
-    return str(activation)
+    activation: str | None = _agree("activation", known, path)
+    return activation
 
 
-def resolve_image_shape(
+def _image_shape(
     option: tuple[int, int] | None, params: RunParams, record: dict[str, Any], path: Path
-) -> tuple[int, int]:
-    """Return (rows, columns) of the depth image; arguments and errors as `resolve_activation`."""
+) -> tuple[int, int] | None:
     sources = [
         ("--image-shape", option),
         ("the file", record.get("image_shape")),
@@ -75,17 +126,12 @@ def resolve_image_shape(
             for key in ("img_res", "image_shape")
         ),
     ]
-    candidates = [(source, None if value is None else _image_shape(value, source, path)) for source, value in sources]
+    candidates = [(source, None if value is None else _checked_shape(value, source, path)) for source, value in sources]
     shape: tuple[int, int] | None = _agree("image shape", candidates, path)
-    if shape is None:
-        raise OptionError(
-            f"{path} does not say its image shape and there is no params/agent.yaml beside it that does: "
-            "give --image-shape ROWSxCOLUMNS"
-        )
     return shape
 
 
-def _image_shape(value: Any, source: str, path: Path) -> tuple[int, int]:
+def _checked_shape(value: Any, source: str, path: Path) -> tuple[int, int]:
     if isinstance(value, (list, tuple)) and len(value) == 2:
         rows, columns = value
         if all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in value):
@@ -95,8 +141,8 @@ def _image_shape(value: Any, source: str, path: Path) -> tuple[int, int]:
     )
 
 
-def resolve_eps(option: float | None, record: dict[str, Any]) -> float:
-    """Let the option win: the recorded epsilon is an assumption too, since training never stores it."""
+def _eps(option: float | None, record: dict[str, Any]) -> float:
+    # The option wins: the recorded epsilon is an assumption too, since training never stores it.
     eps = option if option is not None else record.get("normalizer_eps")
     if eps is None:
         return DEFAULT_NORMALIZER_EPS

@@ -67,7 +67,7 @@ def test_everything_that_can_be_asked_for_at_once(checkpoint, tmp_path):
         checkpoint,
         tmp_path / "bundle",
         use_auxiliary_head=True,
-        samples=write_policy_file(tmp_path / "f.h5", network),
+        feature_file=write_policy_file(tmp_path / "f.h5", network),
         input_layout=InputLayout.FLAT,
         input_names=("seen",),
         output_names=("actions", "auxiliary"),
@@ -152,7 +152,7 @@ def test_another_number_of_actions(tmp_path):
 def test_a_feature_file_of_another_policy(checkpoint, tmp_path):
     samples = write_policy_file(tmp_path / "f.h5", small_network(1))
     with pytest.raises(DatasetError, match="collected with another policy"):
-        export_bundle(ExportOptions(checkpoint, tmp_path / "b", samples=samples, task=TASK_ID))
+        export_bundle(ExportOptions(checkpoint, tmp_path / "b", feature_file=samples, task=TASK_ID))
 
 
 @pytest.mark.parametrize(

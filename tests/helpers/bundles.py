@@ -33,7 +33,7 @@ class Run:
     def verify(self, **changes: object) -> VerifyOptions:
         """Return options that verify this bundle without flying."""
         defaults = VerifyOptions(
-            bundle=self.bundle, checkpoint=self.checkpoint, h5=self.dataset, live=False, random_rows=128
+            bundle=self.bundle, checkpoint=self.checkpoint, feature_file=self.dataset, live=False, random_rows=128
         )
         return replace(defaults, **changes)
 
@@ -48,7 +48,7 @@ def make_run(folder: Path, seed: int = 0, **export: object) -> Run:
         checkpoint=checkpoint,
         output=folder / "bundle",
         use_auxiliary_head=True,
-        samples=dataset,
+        feature_file=dataset,
         task=TASK_ID,
         num_golden=16,
     )

@@ -18,7 +18,7 @@ def live(run, tmp_path, **changes):
         **changes,
     }
     # The toy task does not say which vehicle flies there.
-    report = verify_bundle(run.verify(h5=None, replay=False, vehicle=False, random_rows=8, **settings))
+    report = verify_bundle(run.verify(feature_file=None, replay=False, vehicle=False, random_rows=8, **settings))
     return {check.name: check for check in report.checks}, report
 
 

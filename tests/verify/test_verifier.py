@@ -86,7 +86,7 @@ def test_same_seed_same_figures(run, report, tmp_path):
 
 
 def test_without_dataset_the_report_says_so(run, tmp_path):
-    report = verify_bundle(run.verify(h5=None, replay=False, report=tmp_path / "r.json"))
+    report = verify_bundle(run.verify(feature_file=None, replay=False, report=tmp_path / "r.json"))
     assert report.passed
     for name in ("replay/heldout/onnx-head", "replay/kept", "replay/stored-features"):
         verdict = report.verdict(name)
@@ -98,7 +98,7 @@ def test_without_dataset_the_report_says_so(run, tmp_path):
 def test_dataset_without_observations_is_replayed_as_far_as_it_goes(run, tmp_path):
     dataset = tmp_path / "few.h5"
     write_policy_file(dataset, run.network, run.checkpoint, kept=0)
-    report = verify_bundle(run.verify(h5=dataset, report=tmp_path / "r.json"))
+    report = verify_bundle(run.verify(feature_file=dataset, report=tmp_path / "r.json"))
     assert report.verdict("replay/heldout/onnx-head").status is Status.PASSED
     assert "--keep-observations" in report.verdict("replay/kept").reasons[0]
 
@@ -125,7 +125,7 @@ def test_progress_names_phases_and_ends_complete(run, tmp_path):
     [
         {"input_layout": "flat", "physical_actions": True, "gate_output": "probability"},
         {"batch_size": 3, "use_auxiliary_head": False},
-        {"opset": 17, "input_names": ("state", "img"), "output_names": ("actions", "auxiliary"), "samples": None},
+        {"opset": 17, "input_names": ("state", "img"), "output_names": ("actions", "auxiliary"), "feature_file": None},
     ],
     ids=lambda export: ",".join(export),
 )
@@ -163,7 +163,7 @@ def test_other_file_with_the_same_tensors_passes_and_is_named(run, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"h5": None}, "--no-replay"),
+        ({"feature_file": None}, "--no-replay"),
         ({"replay": False}, "contradict"),
         ({"live": True, "episodes": 1}, "at least 2"),
         ({"live": True, "live_modes": ()}, "no live mode"),
@@ -183,14 +183,14 @@ def test_missing_inputs_are_refused(run, tmp_path):
     with pytest.raises(CheckpointError):
         verify_bundle(run.verify(checkpoint=tmp_path / "none.pt"))
     with pytest.raises(DatasetError):
-        verify_bundle(run.verify(h5=tmp_path / "none.h5"))
+        verify_bundle(run.verify(feature_file=tmp_path / "none.h5"))
 
 
 def test_dataset_of_another_policy_is_refused(run, tmp_path):
     dataset = tmp_path / "other.h5"
     write_policy_file(dataset, small_network(99), run.checkpoint)
     with pytest.raises(DatasetError, match="another policy"):
-        verify_bundle(run.verify(h5=dataset))
+        verify_bundle(run.verify(feature_file=dataset))
 
 
 def test_altered_file_is_refused(run, tmp_path):
@@ -216,7 +216,7 @@ def test_unmatched_observation_is_refused(run):
 
 
 def test_defaults_ask_for_a_dataset(run):
-    with pytest.raises(OptionError, match="--h5"):
+    with pytest.raises(OptionError, match="--feature-file"):
         verify_bundle(VerifyOptions(bundle=run.bundle, checkpoint=run.checkpoint))
 
 

@@ -1,14 +1,19 @@
 """The ``params/`` folder that Isaac Lab writes beside a run's checkpoints: agent.yaml and env.yaml."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy_kit.errors import CheckpointError
+from deploy_kit.errors import CheckpointError, OptionError
 from deploy_kit.yaml_file import read_yaml
 
 PARAMS_FOLDER = "params"
 """Name of the folder beside the checkpoints."""
+
+_FILES = ("agent.yaml", "env.yaml")
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,18 +45,39 @@ class RunParams:
         return value
 
 
-def load_run_params(checkpoint: Path) -> RunParams:
-    """Read ``params/agent.yaml`` and ``params/env.yaml`` beside a checkpoint, as far as they exist.
+def load_run_params(checkpoint: Path, folder: Path | None = None) -> RunParams:
+    """Read ``agent.yaml`` and ``env.yaml`` of a checkpoint's run, as far as they exist.
+
+    Args:
+        checkpoint: the checkpoint file; its run's files lie in ``params/`` beside it.
+        folder: where the files lie instead, or a run's folder with ``params/`` in it.
 
     Raises:
         CheckpointError: if a file exists and cannot be read.
+        OptionError: if neither file lies in `folder`.
     """
-    directory = checkpoint.parent / PARAMS_FOLDER
+    beside = checkpoint.parent / PARAMS_FOLDER
+    directory = beside if folder is None else _named_folder(folder)
     if not directory.is_dir():
         return RunParams()
-    agent, env = (directory / f"{name}.yaml" for name in ("agent", "env"))
+    if _contents(directory) != (_contents(beside) or _contents(directory)):
+        _logger.warning("%s is used instead of %s, as --params says", directory, beside)
+    agent, env = (directory / name for name in _FILES)
     return RunParams(
         directory,
         read_yaml(agent, CheckpointError) if agent.is_file() else None,
         read_yaml(env, CheckpointError) if env.is_file() else None,
     )
+
+
+def _contents(directory: Path) -> dict[str, bytes]:
+    return {name: (directory / name).read_bytes() for name in _FILES if (directory / name).is_file()}
+
+
+def _named_folder(folder: Path) -> Path:
+    for directory in (folder, folder / PARAMS_FOLDER):
+        if any((directory / name).is_file() for name in _FILES):
+            return directory
+    agent, env = _FILES
+    what = f"holds neither {agent} nor {env}" if folder.is_dir() else f"is no folder with {agent} or {env}"
+    raise OptionError(f"--params {folder} {what}; give the folder that holds them")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy_kit.errors import CheckpointError, OptionError
+from deploy_kit.errors import CheckpointError, MissingParametersError, OptionError
 from deploy_kit.policy.run.params import RunParams
 from deploy_kit.policy.run.vehicle_env import ENV_FILE, env_number, finite, same_number
 from deploy_kit.task.interface import ActionTransform
@@ -94,7 +94,8 @@ def resolve_vehicle(params: RunParams, task: str | None = None, vehicle_file: Pa
         vehicle_file: YAML or JSON with any of `KEYS`, as given with ``--vehicle``.
 
     Raises:
-        OptionError: if a required number is unknown, the file is not valid, or run and task contradict each other.
+        MissingParametersError: if a required number is unknown.
+        OptionError: if the file is not valid, or run and task contradict each other.
         CheckpointError: if the run's env.yaml holds numbers that cannot be understood.
     """
     of_file = {} if vehicle_file is None else _read_vehicle_file(vehicle_file)
@@ -120,7 +121,7 @@ def resolve_vehicle(params: RunParams, task: str | None = None, vehicle_file: Pa
         elif name in of_task:
             numbers[name], sources[name] = of_task[name], "task"
     if missing := [name for name in REQUIRED if name not in numbers]:
-        raise OptionError(_missing_message(missing, task))
+        raise MissingParametersError(_missing_message(missing, task))
     return Vehicle(**numbers, sources=sources, overridden=overridden)
 
 

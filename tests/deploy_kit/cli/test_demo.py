@@ -71,7 +71,7 @@ def test_the_defaults_are_the_shipped_policy_and_a_folder_of_outputs(cli, checkp
     assert (first.checkpoint, str(first.output)) == (checkpoint, "outputs/demo")
     assert (first.env.num_envs, first.env.seed) == (16, 0)
     assert (str(second.output), second.env.num_envs, second.env.seed) == ("there", 3, 9)
-    assert [options.network["normalizer_eps"] for options in given] == [None, 0.5]
+    assert [options.hints.normalizer_eps for options in given] == [None, 0.5]
 
 
 def test_what_it_refuses(refused, checkpoint, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from deploy_kit.collection import run as collect_module
-from deploy_kit.collection.run import CollectOptions, collect, dataset_path
+from deploy_kit.collection.run import CollectOptions, collect, feature_file_path
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.data.schema import KeepReason
 from deploy_kit.errors import CheckpointError, DatasetError, TaskError
@@ -25,7 +25,7 @@ SCRIPTED = "helpers.scripted_racing:make"
 def options(tmp_path, checkpoint) -> CollectOptions:
     return CollectOptions(
         checkpoint=checkpoint,
-        dataset=tmp_path / "features.h5",
+        feature_file=tmp_path / "features.h5",
         env=EnvOptions(num_envs=3, seed=4),
         task=SCRIPTED,
         num_positive=30,
@@ -114,7 +114,7 @@ def test_kept_observations_recompute_to_their_features(options, network):
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others(options, tmp_path):
     def rows(name, seed):
         path = tmp_path / name
-        collect(changed(options, dataset=path, env=EnvOptions(num_envs=3, seed=seed)))
+        collect(changed(options, feature_file=path, env=EnvOptions(num_envs=3, seed=seed)))
         with open_feature_file(path) as file:
             return np.asarray(file.train.features), np.asarray(file.heldout().features)
 
@@ -156,17 +156,17 @@ def test_an_interrupt_leaves_a_valid_trimmed_file(options, monkeypatch):
 
 def test_an_existing_dataset_is_kept_unless_asked(options):
     collect(options)
-    before = options.dataset.read_bytes()
+    before = options.feature_file.read_bytes()
     with pytest.raises(DatasetError, match="--overwrite"):
         collect(options)
-    assert options.dataset.read_bytes() == before
+    assert options.feature_file.read_bytes() == before
     collect(changed(options, overwrite=True, env=EnvOptions(num_envs=3, seed=9)))
-    assert options.dataset.read_bytes() != before
+    assert options.feature_file.read_bytes() != before
 
 
 def test_bad_input_is_refused_before_anything_is_written(options, tmp_path):
     with pytest.raises(DatasetError, match=r"must end in \.h5; (call it|use) features\.h5"):
-        collect(changed(options, dataset=tmp_path / "features.hdf5"))
+        collect(changed(options, feature_file=tmp_path / "features.hdf5"))
     with pytest.raises(CheckpointError):
         collect(changed(options, checkpoint=tmp_path / "missing.pt"))
     with pytest.raises(TaskError, match="unknown"):
@@ -177,9 +177,9 @@ def test_bad_input_is_refused_before_anything_is_written(options, tmp_path):
 
 
 def test_dataset_names():
-    assert dataset_path(Path("a.h5")) == Path("datasets/a.h5")
-    assert dataset_path(Path("here/a.h5")) == Path("here/a.h5")
-    assert dataset_path(Path("/tmp/a.h5")) == Path("/tmp/a.h5")
+    assert feature_file_path(Path("a.h5")) == Path("datasets/a.h5")
+    assert feature_file_path(Path("here/a.h5")) == Path("here/a.h5")
+    assert feature_file_path(Path("/tmp/a.h5")) == Path("/tmp/a.h5")
 
 
 def test_video_alone_stops_after_its_length(options):

@@ -21,6 +21,7 @@ from deploy_kit.policy.checkpoint import (
 )
 from deploy_kit.policy.fingerprint import feature_sha256, head_sha256
 from deploy_kit.policy.network import ACTIVATIONS, ConvSpec
+from deploy_kit.policy.network_hints import NetworkHints
 from deploy_kit.task.interface import ObservationLayout
 from helpers.checkpoints import equal_values, joint_entries, split_entries, write_run
 from helpers.networks import tiny_network
@@ -319,7 +320,7 @@ def test_normaliser_is_applied_with_rsl_rls_epsilon(tmp_path, generation):
     assert loaded.network.config.normalizer_eps == 1e-2
     assert torch.equal(loaded.network.normalizer.mean, network.normalizer.mean)
     assert torch.equal(loaded.network.normalizer.std, network.normalizer.std)
-    other = load_checkpoint(path, normalizer_eps=1e-5)
+    other = load_checkpoint(path, NetworkHints(normalizer_eps=1e-5))
     assert other.network.config.normalizer_eps == 1e-5
     observation = torch.rand(1, network.config.layout.size)
     assert not torch.equal(loaded.network(observation).action, other.network(observation).action)
@@ -327,7 +328,7 @@ def test_normaliser_is_applied_with_rsl_rls_epsilon(tmp_path, generation):
     assert load_checkpoint(tmp_path / "b.pt").network.config.normalizer_eps == 1e-5
     for bad in (-1.0, float("nan")):
         with pytest.raises(OptionError, match="--normalizer-eps"):
-            load_checkpoint(path, normalizer_eps=bad)
+            load_checkpoint(path, NetworkHints(normalizer_eps=bad))
 
 
 def test_two_normalisers_are_refused(tmp_path):

@@ -13,6 +13,7 @@ from tensordict import TensorDict
 from deploy_kit.errors import OptionError, TaskError
 from deploy_kit.policy.archive import read_bytes, read_torch_archive
 from deploy_kit.policy.checkpoint import CheckpointFormat, load_checkpoint
+from deploy_kit.policy.network_hints import NetworkHints
 from deploy_kit.policy.rsl_rl_models import VisionActor, VisionCritic
 from deploy_kit.sim.registry import EnvOptions, make_env
 
@@ -74,7 +75,7 @@ def test_runner_trains_saves_and_exports(env, tmp_path: Path, normalised: bool) 
         assert not torch.equal(before[trained], after[trained]), trained
     assert torch.equal(before["aux_decoder.weight"], after["aux_decoder.weight"])
 
-    checkpoint = load_checkpoint(path, activation="lrelu", image_shape=(72, 96))
+    checkpoint = load_checkpoint(path, NetworkHints(activation="lrelu", image_shape=(72, 96)))
     assert checkpoint.format is CheckpointFormat.RSL_RL_SPLIT
     policy = runner.get_inference_policy("cpu")
     observed = env.get_observations()

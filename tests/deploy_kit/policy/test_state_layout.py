@@ -5,15 +5,16 @@ import torch
 
 from deploy_kit.errors import CheckpointError, OptionError
 from deploy_kit.policy.checkpoint import load_checkpoint
+from deploy_kit.policy.network_hints import NetworkHints
 from helpers.checkpoints import joint_entries, split_entries, write_run
 from helpers.networks import tiny_network
 
 
-def loaded_with(folder, change, network=None, kind="joint", **options):
+def loaded_with(folder, change, network=None, kind="joint"):
     network = network or tiny_network()
     entries = split_entries(network) if kind == "split" else joint_entries(network)
     change(entries)
-    return load_checkpoint(write_run(folder, entries, network), **options)
+    return load_checkpoint(write_run(folder, entries, network))
 
 
 def model(change):
@@ -76,7 +77,7 @@ def test_an_image_shape_that_does_not_fit_the_weights(tmp_path, shape):
     network = tiny_network()
     path = write_run(tmp_path, joint_entries(network), network, agent="policy: {activation: lrelu}\n")
     with pytest.raises(OptionError, match=rf"image shape {shape[0]} x {shape[1]} does not fit.*--image-shape"):
-        load_checkpoint(path, image_shape=shape)
+        load_checkpoint(path, NetworkHints(image_shape=shape))
 
 
 def test_a_normaliser_of_another_size_is_named(tmp_path):

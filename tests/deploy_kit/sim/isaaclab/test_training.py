@@ -16,6 +16,7 @@ from rsl_rl.runners import OnPolicyRunner
 from deploy_kit.errors import OptionError
 from deploy_kit.flight.rollout import require_checkpoint
 from deploy_kit.policy.checkpoint import load_checkpoint
+from deploy_kit.policy.network_hints import NetworkHints
 from deploy_kit.sim.isaaclab.host.registration import AGENT_KEY, CFG_KEY, entry_point, register
 from deploy_kit.task.racing import STAGES, TASK_ID
 from tests.deploy_kit.sim.isaaclab.support import CALM
@@ -47,7 +48,7 @@ def test_runner_trains_on_the_task_with_its_agent_configuration(build, tmp_path)
     runner.learn(1)
     runner.save(str(tmp_path / "model_1.pt"))
     runner.export_policy_to_onnx(str(tmp_path))
-    checkpoint = load_checkpoint(tmp_path / "model_1.pt", activation="lrelu", image_shape=(72, 96))
+    checkpoint = load_checkpoint(tmp_path / "model_1.pt", NetworkHints(activation="lrelu", image_shape=(72, 96)))
     env.agent.require_policy(env, checkpoint)
     network = checkpoint.network
     observation = env.get_observations()["policy"][:1]
@@ -68,7 +69,7 @@ def test_a_policy_of_another_agent_flies_the_racing_task_as_its_file_says(build,
     runner = OnPolicyRunner(env, agent.to_dict(), log_dir=None, device="cpu")
     runner.save(str(tmp_path / "model_0.pt"))
     dump_yaml(str(tmp_path / "params" / "agent.yaml"), agent)
-    checkpoint = load_checkpoint(tmp_path / "model_0.pt", image_shape=(72, 96))
+    checkpoint = load_checkpoint(tmp_path / "model_0.pt", NetworkHints(image_shape=(72, 96)))
     require_checkpoint(env, checkpoint, TASK_ID)
     observations = env.get_observations()
     with torch.inference_mode():

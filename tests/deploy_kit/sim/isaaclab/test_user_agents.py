@@ -14,11 +14,12 @@ from rsl_rl.runners import OnPolicyRunner
 from deploy_kit.errors import CheckpointError, TaskError
 from deploy_kit.flight.rollout import require_checkpoint
 from deploy_kit.policy.checkpoint import load_checkpoint
+from deploy_kit.policy.network_hints import NetworkHints
 from deploy_kit.sim.options import EnvOptions
 from tests.deploy_kit.sim.isaaclab import user_tasks
 
 OPTIONS = EnvOptions(num_envs=2, extensions=(user_tasks.__name__,))
-SEEING = {"activation": "lrelu", "image_shape": (18, 36)}
+SEEING = NetworkHints(activation="lrelu", image_shape=(18, 36))
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_what_the_run_recorded_must_agree(build, trained, task, words):
 def test_an_agent_that_acts_otherwise_is_refused(build, alone):
     task = "Cube-Seeing-Elu-v0"
     with pytest.raises(TaskError, match=f"'{task}': the agent that it registers acts otherwise"):
-        require_checkpoint(build(OPTIONS, task=task), load_checkpoint(alone, **SEEING), task)
+        require_checkpoint(build(OPTIONS, task=task), load_checkpoint(alone, SEEING), task)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_an_agent_that_cannot_hold_the_checkpoint_is_refused(build, alone, task,
     with pytest.raises(
         CheckpointError, match=f"model_1.pt does not fit the agent that task '{task}' registers: .*{words}"
     ):
-        require_checkpoint(build(OPTIONS, task=task), load_checkpoint(alone, **SEEING), task)
+        require_checkpoint(build(OPTIONS, task=task), load_checkpoint(alone, SEEING), task)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_an_agent_that_cannot_hold_the_checkpoint_is_refused(build, alone, task,
 )
 def test_agents_that_cannot_be_built_or_cannot_act(build, alone, task, words):
     with pytest.raises(TaskError, match=words):
-        require_checkpoint(build(OPTIONS, task=task), load_checkpoint(alone, **SEEING), task)
+        require_checkpoint(build(OPTIONS, task=task), load_checkpoint(alone, SEEING), task)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_agents_that_do_not_fit_the_task(build, task, words):
 
 
 def test_a_head_that_an_actor_of_the_users_own_has_no_place_for_is_left_out(build, alone):
-    task, checkpoint = "Cube-Seeing-Headless-Own-v0", load_checkpoint(alone, **SEEING)
+    task, checkpoint = "Cube-Seeing-Headless-Own-v0", load_checkpoint(alone, SEEING)
     assert "aux_decoder.weight" in checkpoint.entries["actor_state_dict"]
     require_checkpoint(build(OPTIONS, task=task), checkpoint, task)
 
