@@ -16,6 +16,7 @@ from deploy_kit.finetuning.run import FinetuneOptions, FinetuneResult, finetune
 from deploy_kit.flight.fly import FlyOptions, FlyResult, fly
 from deploy_kit.policy.checkpoint import save_checkpoint
 from deploy_kit.policy.network_hints import NetworkHints
+from deploy_kit.policy.shipped import with_known_vehicle
 from deploy_kit.policy.vehicle_checkpoint import load_with_vehicle
 from deploy_kit.progress import Progress, silent
 from deploy_kit.sim.options import EnvOptions
@@ -192,6 +193,7 @@ def _begin(options: DemoOptions) -> Path:
     """Return the policy to begin with: one whose gate head deploy-kit has not trained yet."""
     # The vehicle is what export refuses; asked for before any flight.
     checkpoint, _ = load_with_vehicle(options.checkpoint, options.hints, options.task, options.vehicle_file)
+    checkpoint = with_known_vehicle(checkpoint)
     head = checkpoint.network.aux_decoder
     if head is None:
         raise CheckpointError(

@@ -16,6 +16,7 @@ from deploy_kit.finetuning.rows import FinetuneRows, load_rows
 from deploy_kit.gate.correction import Correction
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
 from deploy_kit.policy.network import VisionActorCritic
+from deploy_kit.policy.shipped import with_known_vehicle
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def load_source(options: FinetuneOptions) -> Checkpoint:
             f"{options.checkpoint}: aux_decoder.weight is missing, so this policy was trained without the gate head "
             "and there is none to finetune; train the policy with its auxiliary head"
         )
-    return source
+    return with_known_vehicle(source)
 
 
 def read_inputs(source: Checkpoint, files: Sequence[FeatureFile], options: FinetuneOptions) -> FinetuneInputs:

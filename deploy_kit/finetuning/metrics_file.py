@@ -57,7 +57,7 @@ def write_metrics(path: Path, options: FinetuneOptions, inputs: FinetuneInputs, 
         "created_utc": utc_now(),
         "policy": {"path": str(inputs.source.path), "sha256": inputs.source.sha256},
         "dataset": asdict(inputs.dataset),
-        "options": {key: _plain(value) for key, value in asdict(options).items()},
+        "options": _plain(asdict(options)),
         "judged_on": {
             "source": inputs.rows.source,
             "natural_prevalence": inputs.rows.natural_prevalence,
@@ -88,6 +88,8 @@ def _counts(rows: EvaluationRows) -> dict[str, float]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value

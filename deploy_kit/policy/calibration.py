@@ -70,8 +70,10 @@ class GateCalibration:
         return cls(**data)
 
 
-def record_text(config: NetworkConfig, calibration: GateCalibration | None, iteration: int | None) -> str:
-    """Return the record of a network as JSON text."""
+def record_text(
+    config: NetworkConfig, calibration: GateCalibration | None, iteration: int | None, vehicle: Any = None
+) -> str:
+    """Return the record of a network as JSON text; a vehicle is left out where none is known."""
     record: dict[str, Any] = {
         "schema": _RECORD_SCHEMA,
         "activation": config.activation,
@@ -79,6 +81,7 @@ def record_text(config: NetworkConfig, calibration: GateCalibration | None, iter
         "normalizer_eps": config.normalizer_eps,
         "iteration": iteration,
         "calibration": None if calibration is None else calibration.to_json(),
+        **({} if vehicle is None else {"vehicle": vehicle}),
     }
     return json.dumps(record, sort_keys=True, allow_nan=False)
 

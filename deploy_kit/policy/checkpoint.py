@@ -3,7 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class Checkpoint:
         format: how it is laid out.
         network: the policy in eval mode, on the CPU, without gradients.
         iteration: training iteration, None if the file has none.
-        params: the run's parameters, as far as they lie beside the file.
+        params: the run's parameters, as far as they lie beside the file, and the vehicle recorded in it.
         calibration: gate threshold and training record, None unless deploy-kit trained the head.
         entries: everything as read, for writing back. For safetensors: ``tensors`` and ``metadata``.
     """
@@ -93,7 +93,7 @@ def load_checkpoint(path: Path, hints: NetworkHints = NO_HINTS) -> Checkpoint:
     else:
         raise CheckpointError(f"{path} is no checkpoint that deploy-kit reads: {archive.describe_foreign(data)}")
     record = parse_record(stored_record, path)
-    params = load_run_params(path, hints.params)
+    params = replace(load_run_params(path, hints.params), recorded_vehicle=record.get("vehicle"))
     located = locate_tensors(entries, checkpoint_format, path)
     tensors = {name: entries[place.section][place.name] for name, place in located.items()}
     known = resolve_network_parameters(hints, params, record, path)
@@ -127,7 +127,7 @@ def save_checkpoint(
 
     Tensors that differ from the source's are replaced, in the source's dtype; every other entry is written as it was
     read. The calibration is added as one entry, ``deploy_kit``. Without one, the source's stays if the gate head is
-    unchanged. The run's ``params/`` folder is copied beside the file.
+    unchanged. The source's recorded vehicle stays. The run's ``params/`` folder is copied beside the file.
 
     Args:
         path: target file, replaced atomically.
@@ -144,11 +144,12 @@ def save_checkpoint(
     if calibration is None and not head_changed:
         calibration = source.calibration
     # A safetensors file has no run beside it to tell activation and image shape, so its record is always written.
-    needs_record = calibration is not None or source.format is CheckpointFormat.SAFETENSORS
+    vehicle = source.params.recorded_vehicle
+    needs_record = calibration is not None or vehicle is not None or source.format is CheckpointFormat.SAFETENSORS
     holder = dict(entries["metadata"]) if source.format is CheckpointFormat.SAFETENSORS else entries
     holder.pop(RECORD_KEY, None)
     if needs_record:
-        holder[RECORD_KEY] = record_text(network.config, calibration, source.iteration)
+        holder[RECORD_KEY] = record_text(network.config, calibration, source.iteration, vehicle)
     if source.params.directory is not None:
         copy_folder(source.params.directory, path.parent / PARAMS_FOLDER)
     if source.format is CheckpointFormat.SAFETENSORS:

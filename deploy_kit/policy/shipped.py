@@ -1,8 +1,12 @@
 """The policy that comes with deploy-kit, and the name that stands for it wherever a checkpoint is asked for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from deploy_kit.errors import CheckpointError
+from deploy_kit.policy.checkpoint import Checkpoint
+from deploy_kit.policy.run.vehicle import vehicle_record
+from deploy_kit.task.racing import TASK_ID
 
 DEMO_NAME = "demo"
 """Means the shipped policy, unless a file or folder of this name lies there."""
@@ -27,3 +31,14 @@ def resolve_name(path: Path) -> Path:
             "or give a checkpoint of yours"
         )
     return DEMO_POLICY
+
+
+def with_known_vehicle(checkpoint: Checkpoint) -> Checkpoint:
+    """Return a checkpoint with the vehicle that it was trained for, if it is the shipped policy; any other as it is.
+
+    What is saved from it carries the vehicle, so that its export needs no ``--task``.
+    """
+    shipped = DEMO_POLICY.is_file() and checkpoint.path.samefile(DEMO_POLICY)
+    if not shipped or checkpoint.params.recorded_vehicle is not None:
+        return checkpoint
+    return replace(checkpoint, params=replace(checkpoint.params, recorded_vehicle=vehicle_record(TASK_ID)))

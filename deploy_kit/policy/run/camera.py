@@ -1,4 +1,4 @@
-"""The depth camera's numbers for the contract: from the run's `params/env.yaml`, else from the named task."""
+"""The depth camera's numbers for the contract: from the run's `params/env.yaml`, else from the task."""
 
 import math
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy_kit.policy.run.params import RunParams
+from deploy_kit.policy.run.vehicle import CHECKPOINT, TASK, recorded_task
 from deploy_kit.policy.run.vehicle_env import ENV_FILE
 from deploy_kit.task.interface import ObservationLayout
 from deploy_kit.task.racing import RACING_TASK, TASK_ID
@@ -51,19 +52,20 @@ def resolve_camera(params: RunParams, task: str | None, layout: ObservationLayou
     """Return the camera, None where neither the run nor the task says.
 
     Args:
-        params: the run's parameters.
+        params: the run's parameters, and the task recorded in the checkpoint.
         task: task id, as given with ``--task``.
         layout: image shape of the policy; a camera of another shape is not the policy's.
     """
     camera = None if params.env is None else _from_env(params.env)
-    if camera is None and task == TASK_ID:
-        camera = _of_racing_task()
+    recorded = recorded_task(params)
+    if camera is None and TASK_ID in (recorded, task):
+        camera = _of_racing_task(CHECKPOINT if recorded == TASK_ID else TASK)
     if camera is None or (camera.height, camera.width) != layout.image_shape:
         return None
     return camera
 
 
-def _of_racing_task() -> CameraSpec:
+def _of_racing_task(source: str) -> CameraSpec:
     camera = RACING_TASK.camera
     return CameraSpec(
         _MODEL,
@@ -75,7 +77,7 @@ def _of_racing_task() -> CameraSpec:
         camera.cy,
         position_m=camera.position,
         pitch_up_deg=camera.pitch_up_deg,
-        source="task",
+        source=source,
     )
 
 

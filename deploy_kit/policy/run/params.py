@@ -24,11 +24,13 @@ class RunParams:
         directory: the ``params`` folder, None if there is none.
         agent: contents of agent.yaml, None if there is none.
         env: contents of env.yaml, None if there is none.
+        recorded_vehicle: the vehicle that deploy-kit recorded in the checkpoint itself, as read; None if there is none.
     """
 
     directory: Path | None = None
     agent: dict[str, Any] | None = None
     env: dict[str, Any] | None = None
+    recorded_vehicle: Any = None
 
     def lookup(self, file: str, *keys: str) -> Any:
         """Return a nested value, or None where any key on the way is missing.

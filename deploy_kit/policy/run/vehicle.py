@@ -1,8 +1,8 @@
 """The vehicle's numbers: what scales the network's action, and how fast the policy runs.
 
-A number comes from a file that the user gives, else from the run's ``params/env.yaml``, else from a task that is known
-by name. There is no default. A file wins over the run, and what it overrides is recorded; a run and a task that
-contradict each other are an error.
+A number comes from a file that the user gives, else from the run's ``params/env.yaml``, else from the record in the
+checkpoint, else from a task that is known by name. There is no default. A file wins over the others, and what it
+overrides is recorded; run, record and task that contradict each other are an error.
 """
 
 import difflib
@@ -45,6 +45,9 @@ REQUIRED = (
 KEYS = (*REQUIRED, "mass_kg")
 """Keys of a vehicle file."""
 
+CHECKPOINT, TASK = "checkpoint", "task"
+"""Sources of numbers: the record in the checkpoint, and the task that is named; see also `ENV_FILE`."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -60,8 +63,8 @@ class Vehicle:
         depth_period_s: least age at which a depth image is replaced, s.
         action_latency_steps: policy steps between an action and the step in which it acts.
         mass_kg: nominal mass, None where unknown; the command itself does not depend on it.
-        sources: for each number "task", "params/env.yaml" or "file:NAME".
-        overridden: for each number that a file replaced, what the run or task said, for a human.
+        sources: for each number "task", "checkpoint", "params/env.yaml" or "file:NAME".
+        overridden: for each number that a file replaced, what the run, checkpoint or task said, for a human.
     """
 
     max_thrust_to_weight: float
@@ -95,31 +98,26 @@ def resolve_vehicle(params: RunParams, task: str | None = None, vehicle_file: Pa
 
     Raises:
         MissingParametersError: if a required number is unknown.
-        OptionError: if the file is not valid, or run and task contradict each other.
-        CheckpointError: if the run's env.yaml holds numbers that cannot be understood.
+        OptionError: if the file is not valid, or run, record and task contradict each other.
+        CheckpointError: if the run's env.yaml or the checkpoint's record holds numbers that cannot be understood.
     """
     of_file = {} if vehicle_file is None else _read_vehicle_file(vehicle_file)
-    of_task = KNOWN_TASKS.get(task or "", {})
     numbers: dict[str, Any] = {}
     sources: dict[str, str] = {}
     overridden: dict[str, str] = {}
     for name in KEYS:
         if vehicle_file is not None and name in of_file:
             numbers[name], sources[name] = of_file[name], f"file:{vehicle_file.name}"
-            if note := _overridden(name, of_file[name], params, of_task):
+            if note := _overridden(name, of_file[name], params, task):
                 overridden[name] = note
                 _logger.warning("%s: %s says %s, which replaces what %s", name, vehicle_file, of_file[name], note)
             continue
-        of_run = None if params.env is None else env_number(params.env, name)
-        if of_run is not None and name in of_task and not same_number(of_run, of_task[name]):
-            raise OptionError(
-                f"{name}: {ENV_FILE} says {of_run}, but task {task} says {of_task[name]}; "
-                "leave out --task, or decide with --vehicle FILE"
-            )
-        if of_run is not None:
-            numbers[name], sources[name] = of_run, ENV_FILE
-        elif name in of_task:
-            numbers[name], sources[name] = of_task[name], "task"
+        known = _known_numbers(name, params, task)
+        for other, number in known[1:]:
+            if not same_number(known[0][1], number):
+                raise OptionError(_contradiction(name, known[0], (other, number), task))
+        if known:
+            sources[name], numbers[name] = known[0]
     if missing := [name for name in REQUIRED if name not in numbers]:
         raise MissingParametersError(_missing_message(missing, task))
     return Vehicle(**numbers, sources=sources, overridden=overridden)
@@ -134,14 +132,58 @@ def _missing_message(missing: list[str], task: str | None) -> str:
     return f"{message} with these keys (task {task} is not known by name; {hint})"
 
 
-def _overridden(name: str, value: Any, params: RunParams, of_task: Mapping[str, Any]) -> str | None:
+def _known_numbers(name: str, params: RunParams, task: str | None) -> list[tuple[str, Any]]:
+    """Return what run, checkpoint and task say of a number, each with its source, in the order in which they count."""
+    found = (
+        (ENV_FILE, None if params.env is None else env_number(params.env, name)),
+        (CHECKPOINT, _recorded_numbers(params).get(name)),
+        (TASK, KNOWN_TASKS.get(task or "", {}).get(name)),
+    )
+    return [(source, number) for source, number in found if number is not None]
+
+
+def _contradiction(name: str, one: tuple[str, Any], other: tuple[str, Any], task: str | None) -> str:
+    calls = {ENV_FILE: ENV_FILE, CHECKPOINT: "the vehicle recorded in the checkpoint", TASK: f"task {task}"}
+    advice = "leave out --task, or decide with --vehicle FILE" if other[0] == TASK else "decide with --vehicle FILE"
+    return f"{name}: {calls[one[0]]} says {one[1]}, but {calls[other[0]]} says {other[1]}; {advice}"
+
+
+def _overridden(name: str, value: Any, params: RunParams, task: str | None) -> str | None:
     """Say what would be used without the file's number, None if it is the same or nothing."""
     try:
-        of_run = None if params.env is None else env_number(params.env, name)
+        known = _known_numbers(name, params, task)
     except CheckpointError as error:
         return f"could not be read ({error})"
-    source, other = (ENV_FILE, of_run) if of_run is not None else ("the task", of_task.get(name))
-    return None if other is None or same_number(other, value) else f"{source} says: {other}"
+    if not known or same_number(known[0][1], value):
+        return None
+    source, other = known[0]
+    return f"{source if source == ENV_FILE else f'the {source}'} says: {other}"
+
+
+def vehicle_record(task: str) -> dict[str, Any]:
+    """Return the vehicle of a task that is known by name, as it is recorded in a checkpoint."""
+    return {"task": task, "numbers": dict(KNOWN_TASKS[task])}
+
+
+def recorded_task(params: RunParams) -> str | None:
+    """Return the task of the vehicle that is recorded in a checkpoint, None where there is none."""
+    record = params.recorded_vehicle
+    task = record.get("task") if isinstance(record, dict) else None
+    return task if isinstance(task, str) else None
+
+
+def _recorded_numbers(params: RunParams) -> dict[str, Any]:
+    record = params.recorded_vehicle
+    if record is None:
+        return {}
+    numbers = record.get("numbers") if isinstance(record, dict) else None
+    where = "the vehicle recorded in the checkpoint"
+    if not isinstance(numbers, dict) or not set(numbers) <= set(KEYS):
+        raise CheckpointError(f"{where} is no record that deploy-kit wrote; give the numbers with --vehicle FILE")
+    try:
+        return {key: _check_vehicle_value(where, key, value) for key, value in numbers.items()}
+    except OptionError as error:
+        raise CheckpointError(f"{error}; give the numbers with --vehicle FILE") from error
 
 
 def _read_vehicle_file(path: Path) -> dict[str, Any]:
@@ -156,7 +198,7 @@ def _read_vehicle_file(path: Path) -> dict[str, Any]:
     return numbers
 
 
-def _check_vehicle_value(path: Path, key: str, value: Any) -> Any:
+def _check_vehicle_value(path: Path | str, key: str, value: Any) -> Any:
     if key == "action_latency_steps":
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise OptionError(f"{path}: {key} is {value!r}, not a whole number of at least 0")

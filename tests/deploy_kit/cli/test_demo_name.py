@@ -29,6 +29,13 @@ def test_every_command_takes_it_by_its_name(cli, shipped_policy, vehicle, tmp_pa
     assert exported.code == 0, exported
     contract = json.loads((tmp_path / "bundle" / "contract.json").read_text())
     assert contract["provenance"]["checkpoint_sha256"] == shipped_policy.sha256
+    tuned = "out/policy_finetune_epoch-1.pt"
+    exported = cli("export", "--checkpoint", tuned, "--output", "tuned", "--use-auxiliary-head")
+    assert exported.code == 0, exported
+    contract = json.loads((tmp_path / "tuned" / "contract.json").read_text())
+    assert contract["timing"]["policy_period_s"] == {"value": 0.03, "unit": "s", "source": "checkpoint"}
+    verified = cli("verify", "tuned", "--checkpoint", tuned, "--no-replay", "--no-live")
+    assert verified.code == 0, verified
     verified = cli("verify", "bundle", "--checkpoint", "demo", "--vehicle", vehicle, "--no-replay", "--no-live")
     assert verified.code == 0, verified
     for named in (("demo",), ("--checkpoint", "demo")):

@@ -2,6 +2,7 @@ import errno
 import json
 import tempfile
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,10 @@ from deploy_kit.policy.checkpoint import (
 from deploy_kit.policy.fingerprint import feature_sha256, head_sha256
 from deploy_kit.policy.network import ACTIVATIONS, ConvSpec
 from deploy_kit.policy.network_hints import NetworkHints
+from deploy_kit.policy.run.params import RunParams
+from deploy_kit.policy.run.vehicle import resolve_vehicle, vehicle_record
 from deploy_kit.task.interface import ObservationLayout
+from deploy_kit.task.racing import TASK_ID
 from helpers.checkpoints import equal_values, joint_entries, split_entries, write_run
 from helpers.networks import tiny_network
 
@@ -378,3 +382,21 @@ def test_reference_checkpoint(reference_run, tmp_path):
     after["model_state_dict"]["aux_decoder.bias"] = before["model_state_dict"]["aux_decoder.bias"]
     del after["deploy_kit"]
     assert equal_values(after, before)
+
+
+@pytest.mark.parametrize("kind", ["joint-2", "joint-3", "split", "safetensors"])
+def test_a_recorded_vehicle_travels_with_the_checkpoint(tmp_path, kind):
+    read = load_checkpoint(write(tmp_path, tiny_network(gate_head=True), kind))
+    assert read.params.recorded_vehicle is None
+    known = replace(read, params=replace(read.params, recorded_vehicle=vehicle_record(TASK_ID)))
+    first, second = (tmp_path / f"{name}{read.path.suffix}" for name in ("first", "second"))
+    save_checkpoint(first, known, known.network)
+    save_checkpoint(second, load_checkpoint(first), known.network, CALIBRATION)
+    vehicle = resolve_vehicle(load_checkpoint(second).params)
+    assert set(vehicle.sources.values()) == {"checkpoint"}
+    assert replace(vehicle, sources={}) == replace(resolve_vehicle(RunParams(), TASK_ID), sources={})
+    if kind != "safetensors":
+        # What rsl_rl reads is as it was, beside one entry more.
+        written = torch.load(second, weights_only=True)
+        assert isinstance(written.pop("deploy_kit"), str)
+        assert equal_values(written, torch.load(read.path, weights_only=True))

@@ -1,10 +1,12 @@
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 
 from deploy_kit.policy.run.camera import resolve_camera
 from deploy_kit.policy.run.params import RunParams
+from deploy_kit.policy.run.vehicle import vehicle_record
 from deploy_kit.task.interface import ObservationLayout
 from deploy_kit.task.racing import TASK_ID, Camera
 
@@ -66,3 +68,11 @@ def test_a_camera_that_is_not_understood_is_left_out(section, change):
 def test_no_camera_is_invented():
     assert resolve_camera(RunParams(), None, LAYOUT) is None
     assert of_run(a=SENSOR, b=SENSOR) is None
+
+
+def test_the_camera_of_the_task_that_is_recorded_in_the_checkpoint():
+    params = RunParams(recorded_vehicle=vehicle_record(TASK_ID))
+    of_task = resolve_camera(RunParams(), TASK_ID, LAYOUT)
+    for task in (None, TASK_ID):
+        assert resolve_camera(params, task, LAYOUT) == replace(of_task, source="checkpoint")
+    assert resolve_camera(RunParams(recorded_vehicle={"task": "another"}), None, LAYOUT) is None

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import yaml
 
 from deploy_kit.errors import CheckpointError, OptionError
 from deploy_kit.policy.run.params import RunParams, load_run_params
-from deploy_kit.policy.run.vehicle import KEYS, resolve_vehicle
+from deploy_kit.policy.run.vehicle import KEYS, resolve_vehicle, vehicle_record
 from deploy_kit.task.racing import TASK_ID
 
 FILE = """\
@@ -133,6 +134,49 @@ def test_sources_mix_per_number(tmp_path):
 def test_run_and_task_that_contradict_each_other():
     with pytest.raises(OptionError, match=r"max_thrust_to_weight: params/env.yaml says 4\.0, but task .* says 3\.0"):
         resolve_vehicle(env(), TASK_ID)
+
+
+def recorded(params: RunParams = RunParams(), **changes) -> RunParams:  # noqa: B008  # frozen
+    record = vehicle_record(TASK_ID)
+    return replace(params, recorded_vehicle={**record, "numbers": {**record["numbers"], **changes}})
+
+
+def test_the_record_in_the_checkpoint_counts_before_the_task():
+    for task in (None, TASK_ID, "Another-Task"):
+        vehicle = resolve_vehicle(recorded(), task)
+        assert vehicle.source == "checkpoint"
+        assert replace(vehicle, sources={}) == replace(resolve_vehicle(RunParams(), TASK_ID), sources={})
+
+
+def test_a_file_wins_over_the_record(tmp_path):
+    (tmp_path / "drone.yaml").write_text("gravity: 9.78\n")
+    vehicle = resolve_vehicle(recorded(), None, tmp_path / "drone.yaml")
+    assert (vehicle.gravity, vehicle.sources["gravity"]) == (9.78, "file:drone.yaml")
+    assert vehicle.overridden == {"gravity": "the checkpoint says: 9.81"}
+    assert vehicle.sources["max_body_rate"] == "checkpoint"
+
+
+def test_a_record_that_contradicts_run_or_task():
+    with pytest.raises(OptionError, match=r"gravity: the vehicle recorded in the checkpoint says 1\.62, but task .*9"):
+        resolve_vehicle(recorded(gravity=1.62), TASK_ID)
+    message = r"max_thrust_to_weight: params/env\.yaml says 4\.0, but the vehicle recorded in the checkpoint says 3\.0"
+    with pytest.raises(OptionError, match=message):
+        resolve_vehicle(recorded(env()))
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ([1], "is no record that deploy-kit wrote"),
+        ({"task": TASK_ID}, "is no record that deploy-kit wrote"),
+        ({"numbers": {"colour": 1}}, "is no record that deploy-kit wrote"),
+        ({"numbers": {"gravity": -1}}, "gravity is -1, not a number above 0"),
+        ({"numbers": {"action_latency_steps": 0.5}}, "action_latency_steps is 0.5, not a whole number"),
+    ],
+)
+def test_a_record_that_makes_no_sense_is_refused(record, message):
+    with pytest.raises(CheckpointError, match=message):
+        resolve_vehicle(RunParams(recorded_vehicle=record), TASK_ID)
 
 
 @pytest.mark.parametrize(
