@@ -57,9 +57,9 @@ class ByteCount(click.ParamType[int]):
     default=Path("outputs/finetune"),
     help="Folder for checkpoints, metrics.json, report.html, plots and TensorBoard logs.",
 )
-@click.option("--epochs", type=click.IntRange(min=1), default=5, help="Passes over the training rows.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=256, help="Rows a step.")
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=3e-4, help="Adam's learning rate.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Adam's passes over the training rows. [default: 5]")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Rows of one of Adam's steps. [default: 256]")
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Adam's learning rate. [default: 3e-4]")
 @click.option("--pgd-steps", type=click.IntRange(min=0), default=3, help="Steps of the perturbation, 0 for none.")
 @click.option("--epsilon", type=click.FloatRange(min=0), default=0.1, help="Largest change of a feature.")
 @click.option("--alpha", type=click.FloatRange(min=0), default=0.01, help="Change of a feature in one step.")
@@ -74,8 +74,8 @@ class ByteCount(click.ParamType[int]):
 @click.option(
     "--solver",
     type=click.Choice(["adam", "lbfgs"]),
-    default="adam",
-    help="Adam, or the optimum of the robust loss with a certificate.",
+    help="Adam, or the optimum of the robust loss with a certificate. [default: lbfgs up to 100,000 training rows, "
+    "unless an option of Adam's is given]",
 )
 @click.option(
     "--memory",
@@ -130,12 +130,23 @@ def _show(result: "FinetuneResult") -> None:
         before = result.before.get(name)
         table.add_row(name.replace("_", " "), "–" if before is None else _figure(before), _figure(after))
     stdout.print(table)
+    stdout.print(f"Gate head before: {result.gate_head_before}")
     _show_comparison(result.comparison)
     if result.certificate is not None:
         found = result.certificate
         stdout.print(f"Robust loss {found.loss:.6f}; no head within its radius is better by more than {found.gap:.2g}")
-    stdout.print(f"Wrote {result.checkpoint} ({len(result.epochs)} epochs; best: epoch {result.best_epoch})")
+    epochs = f"{len(result.epochs)} epochs; best on validation: epoch {result.best_epoch}"
+    stdout.print(f"Wrote {result.checkpoint} ({epochs if result.certificate is None else 'solver lbfgs'})")
     stdout.print(f"Figures: {result.metrics_path}; report: {result.output / 'report.html'}")
+    stdout.print(f"Next: {_next_command(result)}")
+
+
+def _next_command(result: "FinetuneResult") -> str:
+    from deploy_kit.finetuning.command import command_line, export_command_line
+
+    if result.interrupted:
+        return command_line(result.options, resume=True, overwrite=False)
+    return export_command_line(result.checkpoint, result.options)
 
 
 def _show_comparison(comparison: "Comparison") -> None:

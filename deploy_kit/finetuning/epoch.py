@@ -59,3 +59,8 @@ def kept_epoch(epochs: Sequence[Epoch], patience: int | None) -> Epoch:
 def out_of_patience(epochs: Sequence[Epoch], patience: int | None) -> bool:
     """Return whether so many epochs have passed without a better validation AUROC."""
     return bool(patience and epochs and len(epochs) - best_epoch(epochs).record.epoch >= patience)
+
+
+def last_fall(losses: Sequence[float]) -> float | None:
+    """Return by which share the loss fell in the last epoch, None where a single epoch does not tell."""
+    return 1 - losses[-1] / losses[-2] if len(losses) > 1 else None

@@ -16,9 +16,10 @@ from deploy_kit.finetuning.calibrator import CalibratedHead
 from deploy_kit.finetuning.comparison import Comparison
 from deploy_kit.finetuning.epoch import Epoch, best_epoch, kept_epoch
 from deploy_kit.finetuning.inputs import FinetuneInputs
-from deploy_kit.finetuning.learners.lbfgs import Certificate
-from deploy_kit.finetuning.options import FinetuneOptions
+from deploy_kit.finetuning.learners.lbfgs import Optimum
+from deploy_kit.finetuning.options import ADAM, FinetuneOptions
 from deploy_kit.gate.evaluation import EvaluationRows
+from deploy_kit.policy.summary import describe_gate_head
 
 METRICS_VERSION = 3
 
@@ -30,13 +31,13 @@ class Outcome:
     Attributes:
         before: the head as it was read.
         epochs: the finished ones, at least one.
-        certificate: of the optimum, with the solver "lbfgs".
+        optimum: with the solver "lbfgs".
         comparison: the heads side by side; empty until the end.
     """
 
     before: CalibratedHead
     epochs: Sequence[Epoch]
-    certificate: Certificate | None = None
+    optimum: Optimum | None = None
     comparison: Comparison = field(default_factory=Comparison)
 
 
@@ -55,9 +56,13 @@ def write_metrics(path: Path, options: FinetuneOptions, inputs: FinetuneInputs, 
         "schema_version": METRICS_VERSION,
         "tool_version": __version__,
         "created_utc": utc_now(),
-        "policy": {"path": str(inputs.source.path), "sha256": inputs.source.sha256},
+        "policy": {
+            "path": str(inputs.source.path),
+            "sha256": inputs.source.sha256,
+            "gate_head": describe_gate_head(inputs.source),
+        },
         "dataset": asdict(inputs.dataset),
-        "options": _plain(asdict(options)),
+        "options": _plain(asdict(options) | (asdict(options.adam) if options.solver == ADAM else {})),
         "judged_on": {
             "source": inputs.rows.source,
             "natural_prevalence": inputs.rows.natural_prevalence,
@@ -70,7 +75,8 @@ def write_metrics(path: Path, options: FinetuneOptions, inputs: FinetuneInputs, 
             "rule": kept.head.rule,
         },
         "correction": None if correction is None else correction.to_json(),
-        "certificate": None if outcome.certificate is None else outcome.certificate.to_json(),
+        "certificate": None if outcome.optimum is None else outcome.optimum.certificate.to_json(),
+        "losses": None if outcome.optimum is None else list(outcome.optimum.losses),
         "before": outcome.before.figures,
         "after": kept.head.figures,
         "comparison": outcome.comparison.to_json(),

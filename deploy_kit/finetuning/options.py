@@ -1,8 +1,9 @@
 """Options of `finetune`."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,7 +13,26 @@ from deploy_kit.gate.threshold import ThresholdRule
 from deploy_kit.policy.network_hints import NetworkHints
 from deploy_kit.torch_device import require_device
 
-SOLVERS = ("adam", "lbfgs")
+ADAM, LBFGS = "adam", "lbfgs"
+"""Solvers."""
+
+LBFGS_ROWS = 100_000
+"""Up to so many training rows the optimum is found within a minute; Adam's default epochs need more rows than that."""
+
+
+@dataclass(frozen=True)
+class AdamOptions:
+    """How Adam trains; made for a million rows of each class.
+
+    Attributes:
+        epochs: passes over the training rows.
+        batch_size: rows a step.
+        lr: learning rate.
+    """
+
+    epochs: int = 5
+    batch_size: int = 256
+    lr: float = 3e-4
 
 
 @dataclass(frozen=True)
@@ -23,15 +43,16 @@ class FinetuneOptions:
         feature_files: feature file or files, collected with this policy; a name may hold ``*`` and ``?``.
         checkpoint: checkpoint whose gate head is trained.
         output: folder for checkpoints, metrics, plots, report and logs.
-        epochs: passes over the training rows; for "lbfgs" nothing.
-        batch_size: rows a step.
+        epochs: passes of Adam over the training rows; None, as in the next two, for the default of `AdamOptions`.
+        batch_size: rows a step of Adam.
         lr: Adam's learning rate.
         pgd_steps: gradient steps of the perturbation, 0 for none.
         epsilon: largest change of a feature ("linf"), or of the feature vector's length ("l2").
         alpha: length of one step.
         norm: "linf" or "l2".
         masterracing_compatible: cut perturbed features to [0, 1] as MasterRacing does; slow, to compare.
-        solver: "adam", or "lbfgs" for the optimum of the robust loss with a certificate.
+        solver: "adam", or "lbfgs" for the optimum of the robust loss with a certificate; None to choose by the number
+            of training rows, see `choose_solver`.
         memory: bytes that the process may take; rows are streamed if they do not fit. None for half of what is free.
         threshold_rule: see `ThresholdRule.parse`.
         prior_correction: make the probability right for flight's share of positives instead of training's.
@@ -49,15 +70,15 @@ class FinetuneOptions:
     feature_files: Path | tuple[Path, ...]
     checkpoint: Path
     output: Path
-    epochs: int = 5
-    batch_size: int = 256
-    lr: float = 3e-4
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
     pgd_steps: int = 3
     epsilon: float = 0.1
     alpha: float = 0.01
     norm: str = "linf"
     masterracing_compatible: bool = False
-    solver: str = "adam"
+    solver: str | None = None
     memory: int | None = None
     threshold_rule: str = "f1"
     prior_correction: bool = True
@@ -70,6 +91,12 @@ class FinetuneOptions:
     device: str = "cpu"
     overwrite: bool = False
     hints: NetworkHints = field(default_factory=NetworkHints)
+
+    @property
+    def adam(self) -> AdamOptions:
+        """How Adam trains, if it does."""
+        given: dict[str, Any] = {name: getattr(self, name) for name in self._adam_given()}
+        return AdamOptions(**given)
 
     @property
     def attack(self) -> Attack:
@@ -113,21 +140,59 @@ class FinetuneOptions:
                 raise OptionError(f"--{name} {value} is below {low}")
         for name in ("lr", "alpha", "epsilon", "seconds_per_step"):
             value = getattr(self, name)
+            if value is None:
+                continue
             if not math.isfinite(value) or value < 0 or (name in ("lr", "seconds_per_step") and value == 0):
                 raise OptionError(f"--{name} {value} is not a positive number")
-        for name, known in (("norm", tuple(Norm)), ("solver", SOLVERS)):
+        for name, known in (("norm", tuple(Norm)), ("solver", (ADAM, LBFGS, None))):
             if getattr(self, name) not in known:
-                raise OptionError(f"--{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
+                raise OptionError(f"--{name} {getattr(self, name)!r} is not one of {', '.join(filter(None, known))}")
         self._check_combinations()
         _ = self.rule
         return require_device(self.device)
 
+    def choose_solver(self, rows: int, streamed: bool) -> tuple[str, str]:
+        """Return the solver for a number of training rows, and why it is this one.
+
+        What is given for Adam alone chooses Adam. Otherwise few rows, in memory, are trained to the optimum.
+
+        Args:
+            rows: number of training rows.
+            streamed: whether they are read from the files in every pass.
+        """
+        if self.solver is not None:
+            return self.solver, "as given"
+        for_adam = [*self._adam_given(), *self._adam_alone()]
+        if for_adam and not (self.compare and for_adam == self._adam_given()):
+            return ADAM, f"{_option(for_adam[0])} is given, which is Adam's"
+        if streamed:
+            return ADAM, "the training rows do not fit into memory"
+        if rows > LBFGS_ROWS:
+            return ADAM, f"{rows:,} training rows are more than {LBFGS_ROWS:,}"
+        return LBFGS, f"{rows:,} training rows are at most {LBFGS_ROWS:,}, for which the optimum is found at once"
+
+    def _adam_given(self) -> list[str]:
+        return [field.name for field in fields(AdamOptions) if getattr(self, field.name) is not None]
+
+    def _adam_alone(self) -> list[str]:
+        """Return the options that are given and that only Adam knows, besides those of `AdamOptions`."""
+        names = ("resume", "patience", "masterracing_compatible")
+        return [*(name for name in names if getattr(self, name)), *(["device"] if self.device != "cpu" else [])]
+
     def _check_combinations(self) -> None:
-        if self.solver == "lbfgs" and self.masterracing_compatible:
-            raise OptionError(
-                "--solver lbfgs needs the closed form, and --masterracing-compatible has none; leave one out"
-            )
-        if self.solver == "lbfgs" and (self.resume or self.patience):
-            raise OptionError("--solver lbfgs has no epochs; leave out --resume and --patience")
+        if self.solver == LBFGS:
+            if self.masterracing_compatible:
+                raise OptionError(
+                    "--solver lbfgs needs the closed form, and --masterracing-compatible has none; leave one out"
+                )
+            if self.resume or self.patience:
+                raise OptionError("--solver lbfgs has no epochs; leave out --resume and --patience")
+            if (given := self._adam_given()) and not self.compare:
+                names = ", ".join(map(_option, given))
+                raise OptionError(f"--solver lbfgs has no use for {names}, which Adam takes; leave one out")
         if self.resume and self.overwrite:
             raise OptionError("--resume goes on with what --overwrite would replace; leave one out")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

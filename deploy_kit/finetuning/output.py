@@ -15,7 +15,7 @@ from deploy_kit.errors import OptionError
 from deploy_kit.files import require_same_or_absent
 from deploy_kit.finetuning.epoch import Epoch
 from deploy_kit.finetuning.inputs import FinetuneInputs, with_head
-from deploy_kit.finetuning.options import FinetuneOptions
+from deploy_kit.finetuning.options import ADAM, FinetuneOptions
 from deploy_kit.policy.checkpoint import Checkpoint, CheckpointFormat, GateCalibration, save_checkpoint
 from deploy_kit.policy.run.params import PARAMS_FOLDER
 
@@ -158,7 +158,8 @@ class ResultFolder:
                 "epoch": epoch.record.epoch,
                 "rows": inputs.rows.train.rows,
                 "solver": options.solver,
-                **{name: getattr(options, name) for name in ("batch_size", "lr", "seed")},
+                **({"batch_size": options.adam.batch_size, "lr": options.adam.lr} if options.solver == ADAM else {}),
+                "seed": options.seed,
                 **asdict(options.attack),
                 "correction": None if head.correction is None else head.correction.to_json(),
             },

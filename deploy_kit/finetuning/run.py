@@ -1,5 +1,6 @@
 """Finetuning: train the gate head on feature files, choose its threshold, say how good it is."""
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -8,12 +9,13 @@ from pathlib import Path
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.errors import CheckFailedError
 from deploy_kit.finetuning.calibrator import CalibratedHead, Calibrator
+from deploy_kit.finetuning.command import command_line
 from deploy_kit.finetuning.comparison import AFTER, BEFORE, Comparison, DecidingHead, compare_heads
-from deploy_kit.finetuning.epoch import Epoch, EpochRecord, best_epoch, kept_epoch, out_of_patience
+from deploy_kit.finetuning.epoch import Epoch, EpochRecord, best_epoch, kept_epoch, last_fall, out_of_patience
 from deploy_kit.finetuning.inputs import FinetuneInputs, load_source, read_inputs
-from deploy_kit.finetuning.learners.lbfgs import Certificate
+from deploy_kit.finetuning.learners.lbfgs import Certificate, Optimum
 from deploy_kit.finetuning.metrics_file import Outcome, write_metrics
-from deploy_kit.finetuning.options import FinetuneOptions
+from deploy_kit.finetuning.options import LBFGS, FinetuneOptions
 from deploy_kit.finetuning.output import (
     METRICS_NAME,
     PLOTS_NAME,
@@ -28,9 +30,15 @@ from deploy_kit.finetuning.report.plots import HeadScores, write_plots
 from deploy_kit.finetuning.state import TrainingState
 from deploy_kit.finetuning.training import AdamTraining, TrainedHead, train_to_optimum
 from deploy_kit.gate.metrics import auroc, average_precision, mean_loss
+from deploy_kit.policy.summary import describe_gate_head
 from deploy_kit.progress import Progress, silent
 
 __all__ = ["FinetuneOptions", "FinetuneResult", "finetune"]
+
+logger = logging.getLogger(__name__)
+
+LEVELLED_OUT = 0.01
+"""Relative fall of the training loss in an epoch below which training counts as levelled out."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,9 @@ class FinetuneResult:
         best_epoch: the epoch with the highest validation AUROC.
         interrupted: whether Ctrl-C ended the training early.
         comparison: the heads side by side on the test rows, clean and attacked.
-        certificate: of the optimum, with `solver` "lbfgs".
+        certificate: of the optimum, with the solver "lbfgs".
+        gate_head_before: what is known of the gate head's training before this one.
+        options: as they were used, with the solver that was chosen.
     """
 
     output: Path
@@ -57,6 +67,8 @@ class FinetuneResult:
     after: dict[str, float]
     epochs: list[EpochRecord]
     best_epoch: int
+    gate_head_before: str
+    options: FinetuneOptions
     interrupted: bool = False
     comparison: Comparison = field(default_factory=Comparison)
     certificate: Certificate | None = None
@@ -86,6 +98,10 @@ def finetune(options: FinetuneOptions, progress: Callable[[Progress], None] = si
         files = [stack.enter_context(open_feature_file(path)) for path in options.paths()]
         progress(Progress("reading rows", 0, None))
         inputs = read_inputs(source, files, options)
+        solver, reason = options.choose_solver(inputs.rows.train.rows, inputs.rows.train.streamed)
+        if options.solver is None:
+            logger.info("solver %s: %s; --solver decides", solver, reason)
+        options = replace(options, solver=solver)
         run = _Run(options, inputs, [] if options.resume else earlier)
         stack.callback(run.folder.close)
         try:
@@ -107,14 +123,13 @@ class _Run:
         self.before = self.calibrator.judge_as_is(inputs.head)
         self.folder = ResultFolder(options, inputs, earlier)
         self.epochs: list[Epoch] = []
-        self.certificate: Certificate | None = None
+        self.optimum: Optimum | None = None
 
     def train(self, progress: Callable[[Progress], None]) -> None:
         """Train, writing results after each epoch."""
         options = self.options
-        if options.solver == "lbfgs":
-            trained, optimum = train_to_optimum(options, self.inputs, progress)
-            self.certificate = optimum.certificate
+        if options.solver == LBFGS:
+            trained, self.optimum = train_to_optimum(options, self.inputs, progress)
             self._finish_epoch(trained)
             return
         training = AdamTraining(options, self.inputs, options.attack)
@@ -122,7 +137,7 @@ class _Run:
         if options.resume:
             self.epochs, learned = state.load()
             training.learner.restore(learned)
-        while len(self.epochs) < options.epochs and not out_of_patience(self.epochs, options.patience):
+        while len(self.epochs) < options.adam.epochs and not out_of_patience(self.epochs, options.patience):
             number = len(self.epochs) + 1
             self._finish_epoch(training.epoch(number, progress, self._note()))
             state.save(number, training.learner.state())
@@ -158,6 +173,8 @@ class _Run:
             heads |= self._masterracing_heads(progress)
         heads[AFTER] = _deciding(kept.head)
         progress(Progress("judging", 0, None, self._note()))
+        if not interrupted and self.optimum is None:
+            self._warn_of_unfinished()
         prior = rows.flight_prior or rows.training_prior
         attack = replace(options.attack, unit_interval=False)
         comparison = compare_heads(heads, rows.test, attack, prior, options.seed)
@@ -187,13 +204,25 @@ class _Run:
             best_epoch=best_epoch(self.epochs).record.epoch,
             interrupted=interrupted,
             comparison=comparison,
-            certificate=self.certificate,
+            certificate=None if self.optimum is None else self.optimum.certificate,
+            gate_head_before=describe_gate_head(self.inputs.source),
+            options=options,
+        )
+
+    def _warn_of_unfinished(self) -> None:
+        fall = last_fall([epoch.record.training_loss for epoch in self.epochs])
+        if fall is None or fall < LEVELLED_OUT or out_of_patience(self.epochs, self.options.patience):
+            return
+        logger.warning(
+            "training stopped before it levelled out: the loss still fell by %.1f %% in the last epoch; go on with: %s",
+            100 * fall,
+            command_line(self.options, epochs=4 * len(self.epochs), resume=True, overwrite=False),
         )
 
     def _masterracing_heads(self, progress: Callable[[Progress], None]) -> dict[str, DecidingHead]:
         """Train as MasterRacing does, for the comparison: as it was used, and with our correction and threshold."""
         training = AdamTraining(self.options, self.inputs, replace(self.options.attack, unit_interval=True))
-        for number in range(1, self.options.epochs + 1):
+        for number in range(1, self.options.adam.epochs + 1):
             training.epoch(number, progress, "MasterRacing's training, to compare")
         vector = training.learner.vector
         return {
@@ -203,7 +232,7 @@ class _Run:
         }
 
     def _outcome(self) -> Outcome:
-        return Outcome(self.before, self.epochs, self.certificate)
+        return Outcome(self.before, self.epochs, self.optimum)
 
     def _note(self) -> str:
         return f"validation AUROC {self.epochs[-1].record.validation_auroc:.4f}" if self.epochs else ""

@@ -18,7 +18,7 @@ from deploy_kit.gate.correction import Correction
 from deploy_kit.policy.checkpoint import load_checkpoint
 
 _SAME = (
-    *("batch_size", "lr", "pgd_steps", "epsilon", "alpha", "norm", "masterracing_compatible", "solver", "seed"),
+    *("pgd_steps", "epsilon", "alpha", "norm", "masterracing_compatible", "solver", "seed"),
     *("device", "threshold_rule", "prior_correction", "temperature", "seconds_per_step"),
 )
 """Options that must be as they were: those of the training, and those that the finished epochs were calibrated with."""
@@ -35,6 +35,7 @@ class TrainingState:
     def __init__(self, options: FinetuneOptions, inputs: FinetuneInputs) -> None:
         self._folder = options.output
         self._same = {"policy": inputs.source.sha256, "dataset": inputs.dataset.sha256}
+        self._same |= {name: str(getattr(options.adam, name)) for name in ("batch_size", "lr")}
         self._same |= {name: str(getattr(options, name)) for name in _SAME}
 
     def save(self, epoch: int, state: dict[str, Any]) -> None:

@@ -53,7 +53,8 @@ class AdamTraining:
 
     def __init__(self, options: FinetuneOptions, inputs: FinetuneInputs, attack: Attack) -> None:
         self._options, self._train = options, inputs.rows.train
-        self._block_rows = max(1, BLOCK_ROWS // options.batch_size) * options.batch_size
+        self._adam = options.adam
+        self._block_rows = max(1, BLOCK_ROWS // self._adam.batch_size) * self._adam.batch_size
         on_device = torch.device(options.device).type != "cpu"
         resident = on_device and not self._train.streamed
         self._rows = CudaRows(self._train.loaded, options.device) if resident else self._train
@@ -70,18 +71,18 @@ class AdamTraining:
         Raises:
             OptionError: the loss is not finite.
         """
-        reporter = EpochProgress(progress, number, self._options.epochs, self._train.rows, note)
+        reporter = EpochProgress(progress, number, self._adam.epochs, self._train.rows, note)
         blocks = self._rows.shuffled((self._options.seed, number), self._block_rows)
         loss = train_epoch(self.learner, blocks, reporter)
         return TrainedHead(self.learner.vector.copy(), loss, reporter.speed(self._train.rows))
 
     def _make_learner(self, start: FloatArray, attack: Attack, on_device: bool) -> Learner:
-        options = self._options
+        device, adam = self._options.device, self._adam
         if attack.unit_interval:
-            return IteratedLearner(start, attack, options.batch_size, options.lr, options.device)
+            return IteratedLearner(start, attack, adam.batch_size, adam.lr, device)
         if on_device:
-            return CudaLearner(start, attack, options.batch_size, options.lr, options.device, self._block_rows)
-        return ClosedFormLearner(start, attack, options.batch_size, options.lr)
+            return CudaLearner(start, attack, adam.batch_size, adam.lr, device, self._block_rows)
+        return ClosedFormLearner(start, attack, adam.batch_size, adam.lr)
 
 
 def train_to_optimum(

@@ -15,19 +15,50 @@ class GateHeadState(StrEnum):
 
     ABSENT = "absent"
     UNTRAINED = "untrained"
-    """The optimizer in the file has state for other parameters, none for the head: it never received a gradient."""
+    """The optimizer in the file has state for other parameters, none for the head, and the head's numbers lie where
+    torch initialises them."""
     TRAINED = "trained"
     """deploy-kit finetuned it, or the optimizer has state for it."""
+    TRAINED_ELSEWHERE = "trained elsewhere"
+    """Nothing records a training, but the head's numbers lie outside the range in which torch initialises them."""
     UNKNOWN = "unknown"
     """The file does not tell."""
 
 
 def gate_head_state(checkpoint: Checkpoint) -> GateHeadState:
-    """Tell whether the gate head was trained, from the calibration or the optimizer's state."""
-    if checkpoint.network.aux_decoder is None:
+    """Tell whether the gate head was trained, from the calibration, the optimizer's state or the weights."""
+    head = checkpoint.network.aux_decoder
+    if head is None:
         return GateHeadState.ABSENT
     if checkpoint.calibration is not None:
         return GateHeadState.TRAINED
+    recorded = _optimizer_state(checkpoint)
+    if recorded is GateHeadState.TRAINED:
+        return recorded
+    # torch initialises weights and bias of a linear layer uniformly within 1 / sqrt(inputs).
+    bound = head.in_features**-0.5 * (1 + 1e-6)
+    if max(float(head.weight.abs().max()), float(head.bias.abs().max())) > bound:
+        return GateHeadState.TRAINED_ELSEWHERE
+    return recorded
+
+
+def describe_gate_head(checkpoint: Checkpoint) -> str:
+    """Return what is known of the gate head's training, in words."""
+    if checkpoint.calibration is not None:
+        return "finetuned by deploy-kit"
+    return {
+        GateHeadState.ABSENT: "absent",
+        GateHeadState.UNTRAINED: "untrained: as torch initialises it, and the run's optimizer never moved it",
+        GateHeadState.TRAINED: "trained by the run's optimizer; without deploy-kit's record of a threshold",
+        GateHeadState.TRAINED_ELSEWHERE: (
+            "trained elsewhere: not as torch initialises it; without deploy-kit's record of a threshold"
+        ),
+        GateHeadState.UNKNOWN: "not known whether it was trained: the file has no record of it",
+    }[gate_head_state(checkpoint)]
+
+
+def _optimizer_state(checkpoint: Checkpoint) -> GateHeadState:
+    """Tell from the optimizer's state whether it trained the gate head."""
     if checkpoint.format is not CheckpointFormat.RSL_RL_JOINT:
         return GateHeadState.UNKNOWN
     optimizer = checkpoint.entries.get("optimizer_state_dict")
@@ -83,6 +114,7 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "head_sha256": None if network.aux_decoder is None else head_sha256(network),
         "normalizer_eps": config.normalizer_eps,
         "gate_head": gate_head_state(checkpoint).value,
+        "gate_head_training": describe_gate_head(checkpoint),
         "calibration": None if calibration is None else calibration.to_json(),
         "run": {
             "params": None if checkpoint.params.directory is None else str(checkpoint.params.directory),

@@ -30,7 +30,9 @@ def test_every_command_takes_it_by_its_name(cli, shipped_policy, vehicle, tmp_pa
     contract = json.loads((tmp_path / "bundle" / "contract.json").read_text())
     assert contract["provenance"]["checkpoint_sha256"] == shipped_policy.sha256
     tuned = "out/policy_finetune_epoch-1.pt"
-    exported = cli("export", "--checkpoint", tuned, "--output", "tuned", "--use-auxiliary-head")
+    following = trained.stdout.splitlines()[-1]
+    assert following == f"Next: deploy-kit export --checkpoint {tuned} --use-auxiliary-head --feature-file f.h5"
+    exported = cli(*following.split()[2:], "--output", "tuned")
     assert exported.code == 0, exported
     contract = json.loads((tmp_path / "tuned" / "contract.json").read_text())
     assert contract["timing"]["policy_period_s"] == {"value": 0.03, "unit": "s", "source": "checkpoint"}

@@ -24,6 +24,7 @@ def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
     ("arguments", "word"),
     [
         (("--threshold-rule", "f2"), "--threshold-rule 'f2' is not f1"),
+        (("--solver", "lbfgs", "--epochs", "5"), "--solver lbfgs has no use for --epochs, which Adam takes"),
         (("--solver", "lbfgs", "--resume"), "has no epochs; leave out --resume"),
         (("--resume", "--overwrite"), "leave one out"),
         (("--patience", "0"), "patience"),

@@ -1,6 +1,7 @@
 import json
 import logging
 import re
+import shlex
 import shutil
 from base64 import b64decode
 from collections.abc import Callable
@@ -13,9 +14,11 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from deploy_kit.cli.finetune import finetune_command
 from deploy_kit.data import blocks as blocks_module
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.data.schema import FeatureFileInfo
@@ -174,7 +177,7 @@ def test_the_threshold_and_its_provenance_are_in_the_checkpoint(done: FinetuneOp
     assert calibration.metrics == result.after
     assert calibration.rule == "best F1 on validation episodes"
     assert calibration.base_rate == 0.03
-    assert (calibration.label_rule, calibration.label_offset_steps) == ("near the gate", 1)
+    assert (calibration.label_rule, calibration.label_offset_steps) == ("the drone is near the gate", 1)
     assert calibration.dataset_sha256 == json.loads(result.metrics_path.read_text())["dataset"]["sha256"]
     assert calibration.training == {
         "policy_sha256": source.sha256,
@@ -363,7 +366,7 @@ def test_without_heldout_episodes_it_says_what_the_figures_are(
     assert found["dataset"]["training_rows"] == 1200 - sum(rows)
     calibration = load_checkpoint(result.checkpoint).calibration
     assert "not at natural prevalence" in calibration.rule
-    assert calibration.label_rule == ("not recorded in the feature file" if origin else "near the gate")
+    assert calibration.label_rule == ("not recorded in the feature file" if origin else "the drone is near the gate")
 
 
 def one_class(name: str, value: int) -> Callable[[h5py.File], None]:
@@ -453,6 +456,8 @@ def test_a_policy_without_a_gate_head_is_refused(options: FinetuneOptions) -> No
         ({"patience": 0}, "--patience 0 is below 1"),
         ({"threshold_rule": "f3"}, "--threshold-rule 'f3' is not f1"),
         ({"solver": "lbfgs", "masterracing_compatible": True}, "needs the closed form"),
+        ({"solver": "lbfgs"}, "--solver lbfgs has no use for --epochs, --lr, which Adam takes; leave one out"),
+        ({"solver": "lbfgs", "epochs": None, "lr": None, "batch_size": 64}, "no use for --batch-size, which"),
         ({"memory": 1}, "--memory 0 MiB is too little"),
         ({"lr": 1e37}, "loss is not finite any more; lower --lr"),
     ],
@@ -640,14 +645,86 @@ def test_a_pattern_that_matches_nothing_is_refused(options: FinetuneOptions, tmp
 
 
 def test_the_optimum_comes_with_its_certificate(options: FinetuneOptions) -> None:
-    result = finetune(replace(options, solver="lbfgs"))
+    result = finetune(replace(options, solver="lbfgs", epochs=None, lr=None))
     found = json.loads(result.metrics_path.read_text())
     assert found["certificate"]["gap"] == result.certificate.gap < 1e-3
     assert result.epochs[0].training_loss == result.certificate.loss
     assert [p.name for p in result.output.glob("policy_*")] == ["policy_finetune_epoch-1.pt"]
     assert result.after["auroc"] > 0.9
+    assert found["losses"][-1] == pytest.approx(result.certificate.loss, abs=1e-6)
+    assert found["losses"][-1] < found["losses"][0]
+    assert {"batch_size", "lr"}.isdisjoint(load_checkpoint(result.checkpoint).calibration.training)
     adam = finetune(replace(options, output=options.output / "adam", epochs=3))
     assert adam.epochs[-1].training_loss > result.certificate.lower_bound
+
+
+@pytest.mark.parametrize(
+    ("change", "rows", "streamed", "solver", "reason"),
+    [
+        ({}, 4_000, False, "lbfgs", "4,000 training rows are at most 100,000"),
+        ({}, 100_001, False, "adam", "100,001 training rows are more than 100,000"),
+        ({}, 4_000, True, "adam", "do not fit into memory"),
+        ({"epochs": 5}, 4_000, False, "adam", "--epochs is given"),
+        ({"batch_size": 256}, 4_000, False, "adam", "--batch-size is given"),
+        ({"patience": 3}, 4_000, False, "adam", "--patience is given"),
+        ({"resume": True}, 4_000, False, "adam", "--resume is given"),
+        ({"device": "cuda"}, 4_000, False, "adam", "--device is given"),
+        ({"masterracing_compatible": True}, 4_000, False, "adam", "--masterracing-compatible is given"),
+        ({"epochs": 5, "compare": True}, 4_000, False, "lbfgs", "at most"),
+        ({"solver": "adam"}, 4_000, False, "adam", "as given"),
+        ({"solver": "lbfgs"}, 10**7, True, "lbfgs", "as given"),
+    ],
+)
+def test_the_solver_is_chosen_by_the_number_of_rows(
+    change: dict, rows: int, streamed: bool, solver: str, reason: str
+) -> None:
+    chosen, why = FinetuneOptions(Path("f.h5"), Path("p.pt"), Path("out"), **change).choose_solver(rows, streamed)
+    assert chosen == solver
+    assert reason in why
+
+
+def test_the_chosen_solver_is_told_and_recorded(options: FinetuneOptions, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        result = finetune(replace(options, epochs=None, lr=None))
+    assert "solver lbfgs: 1,200 training rows are at most 100,000" in caplog.text
+    assert result.certificate.converged
+    assert json.loads(result.metrics_path.read_text())["options"]["solver"] == "lbfgs"
+
+
+def test_adam_that_has_not_levelled_out_says_how_to_go_on(
+    options: FinetuneOptions, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = finetune(replace(options, lr=1e-3, epochs=2, norm="l2", prior_correction=False))
+    losses = [record.training_loss for record in result.epochs]
+    fall = 100 * (1 - losses[1] / losses[0])
+    assert fall > 1
+    message = next(record.getMessage() for record in caplog.records if "levelled out" in record.getMessage())
+    command = (
+        f"deploy-kit finetune --feature-file {options.feature_files} --checkpoint {options.checkpoint} "
+        f"--output {options.output} --epochs 8 --lr 0.001 --norm l2 --solver adam "
+        "--no-prior-correction --resume"
+    )
+    assert message == (
+        f"training stopped before it levelled out: the loss still fell by {fall:.1f} % in the last epoch; "
+        f"go on with: {command}"
+    )
+    typed = CliRunner().invoke(finetune_command, shlex.split(command)[2:])
+    assert typed.exit_code == 0, typed.output
+    assert len(json.loads(result.metrics_path.read_text())["epochs"]) == 8
+
+
+def test_adam_that_has_levelled_out_says_nothing(options: FinetuneOptions, caplog: pytest.LogCaptureFixture) -> None:
+    result = finetune(replace(options, lr=1e-6, epochs=3))
+    losses = [record.training_loss for record in result.epochs]
+    assert losses[-1] > 0.99 * losses[-2]
+    assert "levelled out" not in caplog.text
+
+
+def test_what_is_known_of_the_head_before_is_told(earlier: FinetuneOptions, result: FinetuneResult) -> None:
+    assert json.loads(result.metrics_path.read_text())["policy"]["gate_head"] == result.gate_head_before
+    assert result.gate_head_before == "not known whether it was trained: the file has no record of it"
+    again = finetune(replace(earlier, checkpoint=earlier.output / LAST, output=earlier.output / "again", epochs=1))
+    assert again.gate_head_before == "finetuned by deploy-kit"
 
 
 def test_the_comparison_stands_in_metrics_and_report(options: FinetuneOptions) -> None:

@@ -105,6 +105,12 @@ def test_describe_says_whether_the_head_was_trained(tmp_path):
     assert state(shifted, "shifted") == "unknown"
     assert state({"model_state_dict": entries["model_state_dict"]}, "bare") == "unknown"
     assert state(split_entries(network), "split") == "unknown"
+    elsewhere = deepcopy(entries)
+    elsewhere["model_state_dict"]["aux_decoder.weight"][0, 0] = 1.01 * head.shape[1] ** -0.5
+    assert state(elsewhere, "elsewhere") == "trained elsewhere"
+    assert state({"model_state_dict": elsewhere["model_state_dict"]}, "elsewhere-bare") == "trained elsewhere"
+    elsewhere["model_state_dict"]["aux_decoder.weight"][0, 0] = 0.99 * head.shape[1] ** -0.5
+    assert state(elsewhere, "inside") == "untrained"
     headless = tiny_network(gate_head=False)
     path = write_run(tmp_path / "headless", joint_entries(headless), headless)
     assert describe_checkpoint(load_checkpoint(path))["gate_head"] == "absent"
