@@ -7,11 +7,11 @@
 (`model_<iteration>.pt`, read by every deploy-kit command), `params/agent.yaml` and TensorBoard logs go to the folder
 named first. A run that was stopped goes on from any checkpoint, in the stage and with the gate noise that it had.
 
-The task is the one that `deploy-kit fly` flies; what is rewarded while training differs from the origin's stages:
-- Closing in on the gate is rewarded by speed, beside the origin's reward for its direction.
-- In stage 0 a crash ends the episode and changes of the command cost a tenth. With the origin's weights the noise of a
+The task is the one that `deploy-kit fly` flies; what is rewarded while training differs from MasterRacing's stages:
+- Closing in on the gate is rewarded by speed, beside MasterRacing's reward for its direction.
+- In stage 0 a crash ends the episode and changes of the command cost a tenth. With MasterRacing's weights the noise of a
   new policy costs more than flying earns, and PPO learns to end each episode as soon as it can.
-- In stage 1 the noise on commanded gates grows five times as fast as the origin's, to the noise of stage 2.
+- In stage 1 the noise on commanded gates grows five times as fast as MasterRacing's, to the noise of stage 2.
 """
 
 import argparse

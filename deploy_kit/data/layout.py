@@ -111,7 +111,7 @@ def allocated_rows(dataset: h5py.Dataset) -> int:
 
 
 def read_info(path: Path, file: h5py.File) -> FeatureFileInfo | None:
-    """Return the root attributes, None for a file that has no schema version (the origin's had none).
+    """Return the root attributes, None for a file that has no schema version (MasterRacing's had none).
 
     Raises:
         DatasetError: the schema is of another version, or an attribute is missing or malformed.

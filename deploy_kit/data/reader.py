@@ -53,7 +53,7 @@ class FeatureFile:
 
     Attributes:
         path: the file.
-        attrs: how its rows came about, None for a file of the origin (two root datasets and nothing else).
+        attrs: how its rows came about, None for a file of MasterRacing (two root datasets and nothing else).
         train: class-balanced training rows.
         observations: whole observations, None if none were kept.
 
@@ -174,7 +174,7 @@ class FeatureFile:
         return Rows(Matrix(self.path, features, written), supervision, None, None, None, None)
 
     def _written_rows(self, features: h5py.Dataset) -> npt.NDArray[np.int64]:
-        """Rows that are not all zero: the origin allocated files whole and stopped anywhere."""
+        """Rows that are not all zero: MasterRacing allocated files whole and stopped anywhere."""
         stop = allocated_rows(features)
         used = [
             start + np.flatnonzero(read_rows(self.path, features, start, min(start + BLOCK_ROWS, stop)).any(axis=1))

@@ -110,7 +110,7 @@ class Rows:
     Attributes:
         matrix: the features in the file.
         supervision: (n, 1) int8, 0 or 1.
-        episode_id: (n,) int64, None in files of the origin, as the three that follow.
+        episode_id: (n,) int64, None in files of MasterRacing, as the three that follow.
         env_id: (n,) int32.
         track_id: (n,) int64.
         step: (n,) int32, step within the episode, from 0.

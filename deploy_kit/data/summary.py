@@ -26,7 +26,7 @@ def describe_feature_file(file: FeatureFile) -> dict[str, Any]:
             "kept": len(reasons),
             **{r.name.lower(): int(((reasons & r) != 0).sum()) for r in KeepReason if r.name is not None},
         }
-    described["collected"] = "unknown (a file of the origin's layout)" if file.attrs is None else asdict(file.attrs)
+    described["collected"] = "unknown (a file of MasterRacing's layout)" if file.attrs is None else asdict(file.attrs)
     return described
 
 

@@ -34,7 +34,7 @@ class EnvOptions:
         device: torch device of what `step` returns.
         finish: what follows the last gate of a track that is not closed (zigzag). "end": while the drone flies to the
             last gate, the next one is placed straight on, and passing the last one ends the episode as a time-out.
-            "cyclic": as in the origin's training, the next one is the first gate, some 35 m behind the drone.
+            "cyclic": as in MasterRacing's training, the next one is the first gate, some 35 m behind the drone.
         track_pool: how many tracks environments share: environment i begins on track i modulo it. None for a track
             each, on Isaac Lab within limits; there new tracks are drawn from the pool.
         extensions: modules to import before a task is looked up, since they register it.
