@@ -1,8 +1,60 @@
 """deploy-kit: from a trained vision racing policy to a verified network on the drone.
 
-Importing this package loads nothing heavy; the onboard runner relies on that.
+The public names are loaded when they are first used: importing this package loads nothing else, which the onboard runner
+relies on. Their types stand in ``__init__.pyi``.
 """
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__"]
+_HOME = {
+    "collect": "collection.run",
+    "CollectOptions": "collection.run",
+    "CollectResult": "collection.run",
+    "finetune": "finetuning.run",
+    "FinetuneOptions": "finetuning.options",
+    "FinetuneResult": "finetuning.run",
+    "export_bundle": "export.exporter",
+    "ExportOptions": "export.exporter",
+    "verify_bundle": "verify.verifier",
+    "VerifyOptions": "verify.verifier",
+    "VerifyReport": "verify.report",
+    "fly": "flight.fly",
+    "FlyOptions": "flight.fly",
+    "FlyResult": "flight.fly",
+    "run_demo": "demo",
+    "DemoOptions": "demo",
+    "DemoResult": "demo",
+    "EnvOptions": "sim.options",
+    "make_env": "sim.registry",
+    "NetworkHints": "policy.network_hints",
+    "Checkpoint": "policy.checkpoint",
+    "load_checkpoint": "policy.checkpoint",
+    "save_checkpoint": "policy.checkpoint",
+    "Bundle": "bundle.reader",
+    "open_bundle": "bundle.reader",
+    "FeatureFile": "data.reader",
+    "open_feature_file": "data.reader",
+    "Thresholds": "bundle.thresholds",
+    "DeployKitError": "errors",
+    "InputError": "errors",
+    "CheckFailedError": "errors",
+}
+"""Public names, with the module that holds each."""
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -10,7 +10,7 @@ class RateController:
     """From commands to the body-frame wrench that is held over one policy step.
 
     Each policy step: torque target J·K·(rate_cmd − ω) + ω × J·ω − D·dω/dt; thrust and torque follow their targets
-    through x ← (1 − k)·target + k·x with k = exp(−Δt/τ), from 0 at reset (TASK.md, "Controller and airframe").
+    through x ← (1 − k)·target + k·x with k = exp(−Δt/τ), from 0 at reset.
 
     Args:
         num_drones: number of drones.

@@ -1,4 +1,4 @@
-"""Observation, reward, termination, event and curriculum terms of the racing task (TASK.md's numbers).
+"""Observation, reward, termination, event and curriculum terms of the racing task.
 
 The torch twins of `deploy_kit.sim.observation` and `deploy_kit.sim.rewards`; tests hold them together.
 """

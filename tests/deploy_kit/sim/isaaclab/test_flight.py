@@ -38,7 +38,7 @@ def quaternion_step(quaternion, rates, dt):
 
 
 class Integrator:
-    """A rigid body under TASK.md's controller and drag in double precision, semi-implicit Euler."""
+    """A rigid body under the task's controller and drag in double precision, semi-implicit Euler."""
 
     def __init__(self, position, quaternion, velocity, rates):
         self.p, self.q, self.v, self.w = position.copy(), quaternion.copy(), velocity.copy(), rates.copy()
