@@ -1,7 +1,7 @@
 """deploy-kit: from a trained vision racing policy to a verified network on the drone.
 
-The public names are loaded when they are first used: importing this package loads nothing else, which the onboard runner
-relies on. Their types stand in ``__init__.pyi``.
+The public names are loaded when they are first used: importing this package loads nothing else, on which the
+onboard runner relies. Their types stand in ``__init__.pyi``.
 """
 
 import importlib

@@ -9,8 +9,8 @@ named first. A run that was stopped goes on from any checkpoint, in the stage an
 
 The task is the one that `deploy-kit fly` flies; what is rewarded while training differs from MasterRacing's stages:
 - Closing in on the gate is rewarded by speed, beside MasterRacing's reward for its direction.
-- In stage 0 a crash ends the episode and changes of the command cost a tenth. With MasterRacing's weights the noise of a
-  new policy costs more than flying earns, and PPO learns to end each episode as soon as it can.
+- In stage 0 a crash ends the episode and changes of the command cost a tenth. With MasterRacing's weights the noise
+  of a new policy costs more than flying earns, and PPO learns to end each episode as soon as it can.
 - In stage 1 the noise on commanded gates grows five times as fast as MasterRacing's, to the noise of stage 2.
 """
 

@@ -128,7 +128,7 @@ task_options = _compose(
         "--finish",
         type=click.Choice(["end", "cyclic"]),
         default="end",
-        help="After a zigzag's last gate: end the episode, or turn back to the first gate as in MasterRacing's training.",
+        help="After a zigzag's last gate: end the episode, or turn back to the first one, as MasterRacing does.",
     ),
     click.option("--no-obstacles", is_flag=True, help="Gates and ground only."),
     click.option("--no-randomisation", is_flag=True, help="Nominal vehicle instead of a randomised one."),

@@ -1,4 +1,4 @@
-"""The public surface: which names there are, that they load nothing before they are used, and that the docs' lines run."""
+"""The public surface: its names, that they load nothing before they are used, and that the lines of the docs run."""
 
 import ast
 import subprocess
