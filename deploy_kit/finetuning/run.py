@@ -186,7 +186,7 @@ class _Run:
             for name, head in ((BEFORE, self.before), (AFTER, kept.head))
         ]
         records = [epoch.record for epoch in self.epochs]
-        plots = write_plots(options.output / PLOTS_NAME, rows.test, scores, records, rows.source)
+        plots = write_plots(options.output / PLOTS_NAME, rows.test, scores, records, self.optimum, rows.source)
         write_report(options.output / REPORT_NAME, metrics, plots)
         checkpoint = options.output / kept.record.checkpoint
         if not kept.head.rule_kept:

@@ -16,6 +16,9 @@ from deploy_kit.errors import DatasetError
 CALIBRATION_BINS = 15
 """Equal-width bins of the expected calibration error, the usual number since Guo et al. (2017)."""
 
+PASS_BINS = 8
+"""Bins of the reliability diagram, with as many passes in each."""
+
 Logits = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.bool_]
 
@@ -35,7 +38,7 @@ class Decisions(NamedTuple):
 
 
 class ReliabilityBins(NamedTuple):
-    """Predicted probability against what happened, in equal-width bins of probability; empty bins are left out.
+    """Predicted probability against what happened, in bins of probability; empty bins are left out.
 
     Attributes:
         confidence: (b,) mean predicted probability.
@@ -131,11 +134,28 @@ def reliability(logit: Logits, label: Labels, bins: int = CALIBRATION_BINS) -> R
         DatasetError: a logit is not finite, or there are no rows.
     """
     _check(logit, label)
-    probability = sigmoid(logit)
-    bin_of = np.minimum((probability * bins).astype(np.int64), bins - 1)
+    bin_of = np.minimum((sigmoid(logit) * bins).astype(np.int64), bins - 1)
+    return _bins(bin_of, bins, logit, label)
+
+
+def reliability_by_passes(logit: Logits, label: Labels, bins: int = PASS_BINS) -> ReliabilityBins:
+    """Return predicted probability against frequency in bins that hold about as many passes each.
+
+    Where passes are rare, equal-width bins leave nearly all rows in the first one. Fewer bins where logits are equal.
+
+    Raises:
+        DatasetError: a logit is not finite, or all labels are equal.
+    """
+    _check(logit, label, both_classes=True)
+    edges = np.unique(np.quantile(logit[label], np.linspace(0, 1, bins + 1)[1:-1], method="higher"))
+    bin_of = np.searchsorted(edges, logit, side="right")
+    return _bins(bin_of, edges.size + 1, logit, label)
+
+
+def _bins(bin_of: npt.NDArray[np.int64], bins: int, logit: Logits, label: Labels) -> ReliabilityBins:
     count = np.bincount(bin_of, minlength=bins)
     used = count > 0
-    confidence = np.bincount(bin_of, probability, bins)[used] / count[used]
+    confidence = np.bincount(bin_of, sigmoid(logit), bins)[used] / count[used]
     frequency = np.bincount(bin_of, label.astype(np.float64), bins)[used] / count[used]
     return ReliabilityBins(confidence, frequency, count[used])
 

@@ -25,12 +25,13 @@ _ATTACKS = {
 }
 
 _PICTURES = {
-    "training": "Training",
     "curves": "Ranking and decisions",
+    "events": "Passages on a timeline",
     "reliability": "Reliability",
     "probabilities": "Probability by class",
-    "events": "Passages on a timeline",
+    "training": "Training",
 }
+"""Titles, in the order in which pictures are shown."""
 
 
 def write_report(path: Path, metrics: dict[str, Any], plots: Sequence[Path]) -> None:
@@ -55,27 +56,46 @@ def _page(metrics: dict[str, Any], plots: Sequence[Path]) -> str:
         "Judged on": f"{test['rows']:,} test rows, {judged['source']}, {test['prevalence']:.2%} positive",
         "Threshold": f"logit {threshold['logit']:.4f}, probability {threshold['probability']:.3f}: {threshold['rule']}",
         "Correction": _correction(metrics["correction"]),
-        "Epochs": f"{len(metrics['epochs'])}, best on validation: {metrics['best_epoch']}",
+        "Solver": f"{metrics['options']['solver']}, {_course(metrics)}",
     }
-    if metrics["certificate"]:
-        found = metrics["certificate"]
-        facts["Optimum"] = f"loss {found['loss']:.6f}, at most {found['gap']:.2g} above any head's within its radius"
-    parts = [
-        "<h1>Gate head: finetuning</h1>",
-        _facts(facts),
-        *(_comparison(metrics["comparison"], attack, title) for attack, title in _ATTACKS.items()),
-        "<p class=note>In brackets: 95 % interval over resampled test episodes.</p>",
-    ]
-    for plot in plots:
+    parts = ["<h1>Gate head: finetuning</h1>", _verdict(metrics)]
+    for plot in sorted(plots, key=lambda plot: list(_PICTURES).index(plot.stem)):
         data = base64.b64encode(plot.read_bytes()).decode()
         title = _PICTURES[plot.stem]
         parts.append(f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{data}">')
+    parts += [
+        *(_comparison(metrics["comparison"], attack, title) for attack, title in _ATTACKS.items()),
+        "<p class=note>In brackets: 95 % interval over resampled test episodes.</p>",
+        "<h2>What was trained, on what</h2>",
+        _facts(facts),
+    ]
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Gate head: finetuning</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n{body}\n<p class=note>deploy-kit {escape(metrics['tool_version'])}, "
         f"{escape(metrics['created_utc'])}</p></body></html>\n"
     )
+
+
+def _verdict(metrics: dict[str, Any]) -> str:
+    """Say in words what came out, with what must be known to believe it."""
+    before, after, judged = metrics["before"], metrics["after"], metrics["judged_on"]
+    lines = [f"<b>AUROC on the test rows: {before['auroc']:.3f} before, {after['auroc']:.3f} after.</b>"]
+    if "event_hit_rate" in after:
+        lines.append(
+            f"<b>At the threshold the detector finds {after['event_hit_rate']:.0%} of the passages, with "
+            f"{after['event_false_alarms_per_minute']:.1f} false alarms a minute</b> "
+            f"(before: {before['event_hit_rate']:.0%} and {before['event_false_alarms_per_minute']:.1f})."
+        )
+    else:
+        lines.append(f"<b>Of steps: precision {after['precision']:.2f}, recall {after['recall']:.2f}.</b>")
+    lines.append(escape(f"Threshold: {metrics['threshold']['rule']}."))
+    if not metrics["threshold"]["rule_kept"]:
+        lines.append(f"<b>No threshold keeps {escape(metrics['options']['threshold_rule'])}.</b>")
+    if not judged["natural_prevalence"]:
+        lines.append(f"<b>These figures flatter:</b> they come from {escape(judged['source'])}, not from flights.")
+    lines.append(escape(f"Gate head before: {metrics['policy']['gate_head']}."))
+    return "".join(f"<p>{line}</p>" for line in lines)
 
 
 def _facts(facts: dict[str, str]) -> str:
@@ -100,6 +120,13 @@ def _cell(figure: dict[str, float] | None) -> str:
     if figure is None:
         return "<td>–</td>"
     return f"<td>{figure['value']:.3f}<br><small>[{figure['low']:.3f}, {figure['high']:.3f}]</small></td>"
+
+
+def _course(metrics: dict[str, Any]) -> str:
+    found = metrics["certificate"]
+    if found is None:
+        return f"{len(metrics['epochs'])} epochs, best on validation: {metrics['best_epoch']}"
+    return f"loss {found['loss']:.6f}, at most {found['gap']:.2g} above any head's within its radius"
 
 
 def _correction(correction: dict[str, float] | None) -> str:

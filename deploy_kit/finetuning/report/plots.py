@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from scipy.stats import beta
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from deploy_kit.arrays import sigmoid
 from deploy_kit.files import replace_file
 from deploy_kit.finetuning.epoch import EpochRecord
+from deploy_kit.finetuning.learners.lbfgs import Optimum
+from deploy_kit.gate.correction import log_odds
 from deploy_kit.gate.detector import Timeline
 from deploy_kit.gate.evaluation import EvaluationRows
 from deploy_kit.gate.metrics import (
@@ -23,12 +26,14 @@ from deploy_kit.gate.metrics import (
     average_precision,
     decisions,
     expected_calibration_error,
-    reliability,
+    reliability_by_passes,
 )
 from deploy_kit.plot_style import plot_style
 
 _COLOURS = {"before": "#9aa3ad", "after": "#1d6fb8"}
 _EPISODES_SHOWN = 6
+_LOGITS_BELOW = 6.0
+_PROBABILITIES = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.2, 0.5, 0.8, 0.9, 0.97, 0.99, 0.999, 0.9999)
 _PASS, _OTHER = "#2a9d5c", "#c2410c"
 
 
@@ -51,7 +56,12 @@ Labels = npt.NDArray[np.bool_]
 
 
 def write_plots(
-    folder: Path, judged: EvaluationRows, heads: Sequence[HeadScores], epochs: Sequence[EpochRecord], source: str
+    folder: Path,
+    judged: EvaluationRows,
+    heads: Sequence[HeadScores],
+    epochs: Sequence[EpochRecord],
+    optimum: Optimum | None,
+    source: str,
 ) -> list[Path]:
     """Write training.png, curves.png, reliability.png, probabilities.png and, for whole episodes, events.png.
 
@@ -60,6 +70,7 @@ def write_plots(
         judged: the test rows.
         heads: the head before and after.
         epochs: the training's course.
+        optimum: of the solver "lbfgs", whose course is drawn instead.
         source: where the test rows come from, for the titles.
 
     Returns:
@@ -68,7 +79,7 @@ def write_plots(
     label = judged.label
     rows = f"{len(label):,} test rows ({source}), {label.mean():.1%} positive"
     drawings: dict[str, Callable[[], Figure]] = {
-        "training.png": partial(_training, epochs),
+        "training.png": partial(_training, epochs) if optimum is None else partial(_descent, optimum),
         "curves.png": partial(_curves, label, heads, rows),
         "reliability.png": partial(_reliability, label, heads, rows),
         "probabilities.png": partial(_probabilities, label, heads, rows),
@@ -126,63 +137,125 @@ def _curves(label: Labels, heads: Sequence[HeadScores], rows: str) -> Figure:
     return figure
 
 
-def _reliability(label: Labels, heads: Sequence[HeadScores], rows: str) -> Figure:
-    figure, (axes,) = _figure(1, f"Predicted probability against frequency\n{rows}")
-    axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":", label="calibrated")
-    for head in heads:
-        bins = reliability(head.logit, label)
-        name = f"{head.name}: expected calibration error {expected_calibration_error(head.logit, label):.3f}"
-        axes.plot(bins.confidence, bins.frequency, color=_COLOURS[head.name], linewidth=1, label=name)
-        area = 20 + 180 * np.sqrt(bins.rows / bins.rows.sum())
-        axes.scatter(
-            bins.confidence, bins.frequency, area, color=_COLOURS[head.name], edgecolor="white", zorder=3, clip_on=False
-        )
-    axes.set(xlabel="predicted probability of a gate pass", ylabel="share of gate passes", xlim=(0, 1), ylim=(0, 1))
-    axes.legend(frameon=False, loc="upper left")
+def _descent(optimum: Optimum) -> Figure:
+    """Draw the robust loss by iteration, and how far it lies above what no head can go below."""
+    certificate = optimum.certificate
+    losses = np.array([*optimum.losses[:-1], certificate.loss])
+    figure, (loss, gap) = _figure(2, "Training of the gate head to the optimum (L-BFGS)")
+    iteration = np.arange(len(losses))
+    loss.plot(iteration, losses, color=_OTHER, label="training, perturbed rows")
+    loss.axhline(certificate.lower_bound, color="black", linewidth=0.8, linestyle="--", label="lower bound")
+    loss.set(xlabel="iteration", ylabel="binary cross-entropy (nats)", ylim=(0, None))
+    gap.plot(iteration, losses - certificate.lower_bound, color=_OTHER)
+    gap.set(xlabel="iteration", ylabel="loss above the lower bound (nats)", yscale="log")
+    gap.annotate(
+        f"{certificate.gap:.2g}",
+        (iteration[-1], losses[-1] - certificate.lower_bound),
+        textcoords="offset points",
+        xytext=(-4, 8),
+        ha="right",
+    )
+    for axes in (loss, gap):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    loss.legend(frameon=False)
     return figure
+
+
+def _reliability(label: Labels, heads: Sequence[HeadScores], rows: str) -> Figure:
+    """Draw both on logit scales, for bins with as many passes each, so that rare passes can be read."""
+    figure, panels = _figure(len(heads), f"Predicted probability against frequency, {rows}")
+    for axes, head in zip(panels, heads, strict=True):
+        bins = reliability_by_passes(head.logit, label)
+        passes = bins.frequency * bins.rows
+        # Jeffreys' interval of a share.
+        ends = _logits(beta.ppf([[0.025], [0.975]], passes + 0.5, bins.rows - passes + 0.5))
+        predicted, found = _logits(bins.confidence), _logits(bins.frequency)
+        low = min(predicted.min(), found.min(), ends.min()) - 0.3
+        high = max(predicted.max(), found.max(), ends.max()) + 0.3
+        axes.plot([low, high], [low, high], color="black", linewidth=0.8, linestyle=":", label="calibrated")
+        name = (
+            f"passes / steps of a bin\nexpected calibration error {expected_calibration_error(head.logit, label):.3f}"
+        )
+        style: dict[str, Any] = {"color": _COLOURS[head.name], "linewidth": 1, "markersize": 5, "capsize": 2}
+        error = np.abs(ends - found).clip(0)
+        axes.errorbar(predicted, found, error, fmt="o-", label=name, **style)
+        for number, (x, y, count, total) in enumerate(zip(predicted, found, passes, bins.rows, strict=True)):
+            left = number % 2 == 0
+            place: dict[str, Any] = {
+                "xytext": (-6 if left else 6, 4 if left else -9),
+                "ha": "right" if left else "left",
+            }
+            axes.annotate(f"{count:.0f}/{total:,}", (x, y), textcoords="offset points", fontsize=7, **place)
+        margin = 0.15 * (predicted.max() - predicted.min()) + 0.3
+        across = (float(predicted.min() - margin), float(predicted.max() + margin))
+        axes.set(title=head.name, xlabel="predicted probability of a gate pass", ylabel="share of gate passes")
+        axes.set(xlim=across, ylim=(low, high))
+        _probability_ticks(axes.xaxis, *across)
+        _probability_ticks(axes.yaxis, low, high)
+        axes.legend(frameon=False, loc="best", fontsize=8)
+    return figure
+
+
+def _logits(probability: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return log odds, those of 0 and 1 as far out as is drawn."""
+    inside = probability.clip(_PROBABILITIES[0], _PROBABILITIES[-1])
+    odds: npt.NDArray[np.float64] = np.log(inside / (1 - inside))
+    return odds
 
 
 def _probabilities(label: Labels, heads: Sequence[HeadScores], rows: str) -> Figure:
     figure, panels = _figure(len(heads), f"Gate probability by class, {rows}")
-    edges = np.linspace(0, 1, 41).tolist()
     for axes, head in zip(panels, heads, strict=True):
-        probability = sigmoid(head.logit)
+        low, high = float(head.logit.min()), float(head.logit.max())
+        edges = np.linspace(low, max(high, low + 1e-6), 41).tolist()
         for wanted, colour, name in ((False, _OTHER, "other steps"), (True, _PASS, "gate passes")):
-            chosen = probability[label == wanted]
+            chosen = head.logit[label == wanted]
             weights = np.full(chosen.size, 1 / chosen.size)
             axes.hist(chosen, edges, weights=weights, color=colour, alpha=0.55, label=f"{name} ({chosen.size:,})")
-        axes.axvline(
-            float(sigmoid(np.array(head.threshold))), color="black", linewidth=1, linestyle="--", label="threshold"
-        )
-        axes.set(
-            title=head.name, xlabel="predicted probability", ylabel="share of the class", xlim=(0, 1), yscale="log"
-        )
-        axes.legend(frameon=False, loc="upper center")
+        axes.axvline(head.threshold, color="black", linewidth=1, linestyle="--", label="threshold")
+        axes.set(title=head.name, xlabel="predicted probability (logit scale)", ylabel="share of the class")
+        _probability_ticks(axes.xaxis, low, high)
+        axes.legend(frameon=False)
     return figure
 
 
 def _events(label: Labels, head: HeadScores, timeline: Timeline) -> Figure:
-    """Draw the first episodes: probability over steps, passages, and where the detector fires."""
+    """Draw the first episodes: probability over steps on a logit scale, passages, and where the detector fires."""
     shown = min(_EPISODES_SHOWN, timeline.episodes)
-    figure = Figure(figsize=(10.4, 1.1 + 1.05 * shown), layout="constrained")
-    figure.suptitle(f"Detector on the first {shown} of {timeline.episodes} test episodes")
-    panels = figure.subplots(shown, 1, sharex=True, squeeze=False)[:, 0]
+    figure = Figure(figsize=(10.4, 1.1 + 1.25 * shown), layout="constrained")
+    figure.suptitle(f"Detector on the first {shown} of {timeline.episodes} test episodes, probability on a logit scale")
+    panels = figure.subplots(shown, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     firings = timeline.firings(head.logit, head.threshold)
-    probability = sigmoid(head.logit)
+    visible = head.logit[timeline.row < shown]
+    # What lies far below the threshold matters little; where it lies above, all is shown.
+    low = max(float(visible.min()), head.threshold - _LOGITS_BELOW) - 0.3
+    high = max(float(visible.max()), head.threshold) + 0.6
     for episode, axes in enumerate(panels):
         rows = np.flatnonzero(timeline.row == episode)
-        axes.plot(timeline.step[rows], probability[rows], color=_COLOURS["after"], linewidth=1, label="probability")
         passed = timeline.step[rows[label[rows]]]
-        axes.vlines(passed, 0, 1, color=_PASS, linewidth=4, alpha=0.35, label="gate passed")
+        axes.vlines(passed, low, high, color=_PASS, linewidth=4, alpha=0.35, label="gate passed")
+        curve = head.logit[rows].clip(low)
+        axes.plot(timeline.step[rows], curve, color=_COLOURS["after"], linewidth=1, label="probability")
         inside = timeline.row[firings.row] == episode
         for kind, colour, marker, name in (
             (firings.hit, _PASS, "^", "fired, hit"),
             (~firings.hit, _OTHER, "x", "fired, false alarm"),
         ):
             at = firings.row[inside & kind]
-            axes.plot(timeline.step[at], probability[at], marker, color=colour, markersize=6, label=name)
-        axes.axhline(float(sigmoid(np.array(head.threshold))), color="black", linewidth=0.8, linestyle="--")
-        axes.set(ylim=(0, 1.05), ylabel=f"ep. {episode}", yticks=(0, 1))
-    panels[0].legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=4, fontsize=8)
+            axes.plot(timeline.step[at], head.logit[at], marker, color=colour, markersize=6, label=name)
+        axes.axhline(head.threshold, color="black", linewidth=0.8, linestyle="--", label="threshold")
+        axes.set(ylim=(low, high), ylabel=f"ep. {episode}")
+        _probability_ticks(axes.yaxis, low, high, most=4)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=5, fontsize=8
+    )
     panels[-1].set(xlabel="step")
     return figure
+
+
+def _probability_ticks(axis: Axis, low: float, high: float, most: int = 7) -> None:
+    """Label an axis of logits with probabilities."""
+    inside = [probability for probability in _PROBABILITIES if low <= log_odds(probability) <= high]
+    while len(inside) > most:
+        inside = inside[::2]
+    axis.set_ticks([log_odds(probability) for probability in inside], [f"{probability:g}" for probability in inside])

@@ -373,6 +373,14 @@ def one_class(name: str, value: int) -> Callable[[h5py.File], None]:
     return lambda file: file[name].write_direct(np.full(file[name].shape, value, np.int8))
 
 
+def test_the_report_says_where_figures_flatter(options: FinetuneOptions) -> None:
+    with h5py.File(options.feature_files, "r+") as file:
+        del file["heldout"]
+    page = (finetune(replace(options, epochs=1)).output / "report.html").read_text()
+    assert "These figures flatter:" in page
+    assert "Of steps: precision" in page
+
+
 def no_positive_test_row(file: h5py.File) -> None:
     is_test, label = file["heldout/is_test"][()], file["heldout/supervision"][()]
     file["heldout/supervision"][...] = np.where(is_test[:, None], 0, label)
@@ -653,6 +661,8 @@ def test_the_optimum_comes_with_its_certificate(options: FinetuneOptions) -> Non
     assert result.after["auroc"] > 0.9
     assert found["losses"][-1] == pytest.approx(result.certificate.loss, abs=1e-6)
     assert found["losses"][-1] < found["losses"][0]
+    assert len(list((result.output / "plots").glob("*.png"))) == 5
+    assert f"lbfgs, loss {result.certificate.loss:.6f}" in (result.output / "report.html").read_text()
     assert {"batch_size", "lr"}.isdisjoint(load_checkpoint(result.checkpoint).calibration.training)
     adam = finetune(replace(options, output=options.output / "adam", epochs=3))
     assert adam.epochs[-1].training_loss > result.certificate.lower_bound
@@ -747,6 +757,12 @@ def test_the_comparison_stands_in_metrics_and_report(options: FinetuneOptions) -
     assert f"<small>[{found['after']['clean']['auroc']['low']:.3f}" in page
     for name in found:
         assert f"<td>{name}</td>" in page
+    after = result.after
+    verdict = f"AUROC on the test rows: {result.before['auroc']:.3f} before, {after['auroc']:.3f} after."
+    assert f"finds {after['event_hit_rate']:.0%} of the passages, with " in page
+    assert f"with {after['event_false_alarms_per_minute']:.1f} false alarms a minute" in page
+    assert page.index(verdict) < page.index("<img") < page.rindex("<img") < page.index("<table")
+    assert "these figures flatter" not in page.lower()
     assert not re.search(r"(?:src|href)=\"(?!data:)", page)
     pictures = re.findall(r"data:image/png;base64,([^\"]+)", page)
     assert len(pictures) == 5
@@ -767,7 +783,8 @@ def test_a_rule_that_cannot_be_kept_fails_after_everything_is_written(options: F
         finetune(replace(options, threshold_rule="precision=1", lr=1e-6, epochs=1))
     calibration = load_checkpoint(options.output / "policy_finetune_epoch-1.pt").calibration
     assert calibration.rule == "best F1 on validation episodes"
-    assert (options.output / "report.html").exists()
+    page = (options.output / "report.html").read_text()
+    assert "No threshold keeps precision=1." in page
 
 
 def test_the_rule_is_kept_and_recorded(options: FinetuneOptions) -> None:

@@ -156,3 +156,23 @@ def test_shapes_must_agree(function) -> None:
         function(LOGIT[:, None], LABEL)
     with pytest.raises(DatasetError, match="cannot be compared"):
         function(LOGIT[:0], LABEL[:0])
+
+
+def test_bins_of_the_reliability_diagram_hold_as_many_passes_each():
+    rng = np.random.default_rng(0)
+    label = np.arange(4000) % 50 == 0
+    logit = rng.standard_normal(4000) - 6 + 4 * label
+    bins = metrics.reliability_by_passes(logit, label)
+    np.testing.assert_array_equal(bins.frequency * bins.rows, np.full(8, 10))
+    assert bins.rows.sum() == 4000
+    assert (bins.confidence * bins.rows).sum() == pytest.approx(metrics.sigmoid(logit).sum())
+    assert list(bins.confidence) == sorted(bins.confidence)
+    edge = np.sort(logit[label])[10]
+    assert bins.rows[0] == (logit < edge).sum()
+
+
+def test_equal_logits_give_fewer_bins():
+    label = np.array([True, True, True, False])
+    bins = metrics.reliability_by_passes(np.array([1.0, 1.0, 2.0, 0.0]), label)
+    np.testing.assert_array_equal(bins.rows, [1, 2, 1])
+    np.testing.assert_array_equal(bins.frequency, [0, 1, 1])
