@@ -1,20 +1,44 @@
 """Files: written so that an interruption leaves the old one or a complete new one, and identified by their hash."""
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from deploy_kit.errors import CheckpointError, InputError
+
+MAX_JSON_BYTES = 64 * 2**20
+"""Largest JSON file that is read."""
 
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        InputError: if the file cannot be read, has more than `MAX_JSON_BYTES`, or holds no JSON object.
+    """
+    try:
+        if (size := path.stat().st_size) > MAX_JSON_BYTES:
+            raise InputError(f"{path} has {size} bytes; JSON files up to {MAX_JSON_BYTES} bytes are read")
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}): write it again") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path} holds a JSON {type(data).__name__}, not an object")
+    return data
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:

@@ -1,13 +1,18 @@
 """``deploy-kit inspect``."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from deploy_kit.cli.console import Command, stdout
+from deploy_kit.cli.file_kind import FileKind, kind_of
 from deploy_kit.cli.options import hints_from, network_options
+
+if TYPE_CHECKING:
+    from deploy_kit.policy.network_hints import NetworkHints
 
 
 @click.command("inspect", cls=Command)
@@ -15,42 +20,69 @@ from deploy_kit.cli.options import hints_from, network_options
 @network_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect_command(file: Path, as_json: bool, **options: Any) -> None:
-    """Show what FILE holds: a checkpoint, a run folder's latest checkpoint, a feature file, or a bundle."""
-    from deploy_kit.errors import InputError
+    """Show what FILE is and holds; nothing in it is executed.
+
+    FILE is a checkpoint, a feature file, a vehicle file, the JSON file of fly, any file of a bundle (policy.onnx,
+    policy.pt, contract.json, golden.npz, manifest.json, report.json), finetune's metrics.json, or a folder: a bundle,
+    a run, or what finetune wrote. demo is the policy that comes with deploy-kit.
+    """
     from deploy_kit.policy.shipped import resolve_name
 
     file = resolve_name(file)
-    if not file.exists():
-        raise InputError(f"{file} does not exist; give a checkpoint, a feature file (.h5) or a bundle folder")
-    if file.is_dir() and not (file / "manifest.json").is_file():
-        file = _latest_in_run(file)
-    if file.is_dir():
-        kind, content = "bundle", _bundle(file)
-    elif file.suffix == ".h5":
-        kind, content = "feature file", _feature_file(file)
-    else:
-        kind, content = "checkpoint", _checkpoint(file, options)
+    kind = kind_of(file)
+    content = _describe(kind, file, hints_from(options))
     if as_json:
         click.echo(json.dumps({"kind": kind, **content}, indent=2, allow_nan=True))
     else:
         _show(kind, file, content)
 
 
-def _latest_in_run(folder: Path) -> Path:
-    from deploy_kit.errors import CheckpointError, InputError
-    from deploy_kit.policy.run.directory import CheckpointQuery, resolve_checkpoint
+def _describe(kind: FileKind, path: Path, hints: "NetworkHints") -> dict[str, Any]:
+    match kind:
+        case FileKind.CHECKPOINT:
+            return _checkpoint(path, hints)
+        case FileKind.RUN | FileKind.FINETUNING:
+            return _folder(path, hints)
+        case FileKind.FEATURE_FILE:
+            return _feature_file(path)
+        case FileKind.REPORT:
+            from deploy_kit.verify.summary import describe_report
 
-    try:
-        return resolve_checkpoint(CheckpointQuery(checkpoint=str(folder)))
-    except CheckpointError as error:
-        raise InputError(f"{folder} is neither a bundle (no manifest.json) nor a run folder ({error})") from error
+            return describe_report(path)
+        case FileKind.METRICS:
+            from deploy_kit.finetuning.summary import describe_metrics
+
+            return describe_metrics(path)
+        case FileKind.FLIGHT:
+            from deploy_kit.flight.summary import describe_flight
+
+            return describe_flight(path)
+        case FileKind.VEHICLE:
+            from deploy_kit.policy.run.vehicle import describe_vehicle_file
+
+            return describe_vehicle_file(path)
+        case _:
+            return _bundle_or_file_of_one(kind, path)
 
 
-def _checkpoint(path: Path, options: dict[str, Any]) -> dict[str, Any]:
+def _checkpoint(path: Path, hints: "NetworkHints") -> dict[str, Any]:
     from deploy_kit.policy.checkpoint import load_checkpoint
     from deploy_kit.policy.summary import describe_checkpoint
 
-    return describe_checkpoint(load_checkpoint(path, hints_from(options)))
+    return describe_checkpoint(load_checkpoint(path, hints))
+
+
+def _folder(path: Path, hints: "NetworkHints") -> dict[str, Any]:
+    from deploy_kit.finetuning.summary import describe_finetuning
+    from deploy_kit.policy.run.directory import CheckpointQuery, checkpoints_in, resolve_checkpoint
+
+    training, finetuned = checkpoints_in(path)
+    taken = resolve_checkpoint(CheckpointQuery(checkpoint=str(path)))
+    if training:
+        described = {"path": str(path), "checkpoints": [file.name for file in training]}
+    else:
+        described = describe_finetuning(path, finetuned)
+    return {**described, "taken_for_a_checkpoint": taken.name, "checkpoint": _checkpoint(taken, hints)}
 
 
 def _feature_file(path: Path) -> dict[str, Any]:
@@ -61,46 +93,47 @@ def _feature_file(path: Path) -> dict[str, Any]:
         return describe_feature_file(file)
 
 
-def _bundle(path: Path) -> dict[str, Any]:
-    from deploy_kit.bundle.reader import open_bundle
+def _bundle_or_file_of_one(kind: FileKind, path: Path) -> dict[str, Any]:
+    from deploy_kit.bundle import summary
 
-    bundle = open_bundle(path)
-    golden = bundle.golden
-    return {
-        "path": str(path),
-        "files": bundle.files,
-        "golden_samples": {"count": len(golden), "source": golden.source},
-        "contract": json.loads(bundle.contract.to_json()),
-    }
+    describe = {
+        FileKind.BUNDLE: summary.describe_bundle,
+        FileKind.ONNX: summary.describe_onnx,
+        FileKind.TORCHSCRIPT: summary.describe_torchscript,
+        FileKind.ARRAYS: summary.describe_arrays,
+        FileKind.CONTRACT: summary.describe_contract,
+        FileKind.MANIFEST: summary.describe_manifest,
+    }[kind]
+    return describe(path)
 
 
 def _show(kind: str, path: Path, content: dict[str, Any]) -> None:
-    from rich.tree import Tree
+    from deploy_kit.text import printable
 
-    tree = Tree(f"[bold]{kind}[/bold] {path}")
-    _grow(tree, content)
-    stdout.print(tree, soft_wrap=False)
+    lines = (f"{'  ' * depth}{printable(line)}" for depth, line in _lines(content, 1))
+    stdout.print(f"{kind} {path}", *lines, sep="\n", markup=False)
 
 
-def _grow(tree: Any, content: dict[str, Any]) -> None:
-    from rich.markup import escape
-
+def _lines(content: dict[str, Any], depth: int) -> Iterator[tuple[int, str]]:
+    """Yield depth and text of each line, branches before what hangs on them."""
     for name, value in content.items():
-        if isinstance(value, dict):
-            _grow(tree.add(f"[bold]{escape(name)}[/bold]"), value)
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            branch = tree.add(f"[bold]{escape(name)}[/bold]")
+        if isinstance(value, dict) and value:
+            yield depth, str(name)
+            yield from _lines(value, depth + 1)
+        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            yield depth, str(name)
             for index, item in enumerate(value):
-                _grow(branch.add(escape(str(item.get("name", index)))), item)
+                yield depth + 1, str(item.get("name", index))
+                yield from _lines({key: field for key, field in item.items() if key != "name"}, depth + 2)
         else:
-            tree.add(f"{escape(name)}: {escape(_plain(value))}")
+            yield depth, f"{name}: {_plain(value)}"
 
 
 def _plain(value: Any) -> str:
-    if value is None:
+    if value is None or value in ([], {}, ()):
         return "none"
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return ", ".join(map(_plain, value))
     return str(value)

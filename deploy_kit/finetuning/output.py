@@ -17,13 +17,12 @@ from deploy_kit.finetuning.epoch import Epoch
 from deploy_kit.finetuning.inputs import FinetuneInputs, with_head
 from deploy_kit.finetuning.options import ADAM, FinetuneOptions
 from deploy_kit.policy.checkpoint import Checkpoint, CheckpointFormat, GateCalibration, save_checkpoint
+from deploy_kit.policy.run.directory import FINETUNED_STEM, METRICS_NAME
 from deploy_kit.policy.run.params import PARAMS_FOLDER
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-CHECKPOINT_STEM = "policy_finetune_epoch-"
-METRICS_NAME = "metrics.json"
 TENSORBOARD_NAME = "tensorboard"
 PLOTS_NAME = "plots"
 REPORT_NAME = "report.html"
@@ -36,7 +35,7 @@ _SET_ASIDE = "earlier_results."
 def checkpoint_name(epoch: int, source: Checkpoint) -> str:
     """Return the file name of an epoch's checkpoint."""
     suffix = "safetensors" if source.format is CheckpointFormat.SAFETENSORS else "pt"
-    return f"{CHECKPOINT_STEM}{epoch}.{suffix}"
+    return f"{FINETUNED_STEM}{epoch}.{suffix}"
 
 
 def earlier_results(options: FinetuneOptions) -> list[Path]:
@@ -53,7 +52,7 @@ def earlier_results(options: FinetuneOptions) -> list[Path]:
     if not os.access(folder, os.W_OK):
         raise OptionError(f"--output {folder} cannot be written to; give another folder")
     names = (METRICS_NAME, TENSORBOARD_NAME, PLOTS_NAME, REPORT_NAME, STATE_NAME)
-    patterns = (f"{CHECKPOINT_STEM}*", f"{_SET_ASIDE}*")
+    patterns = (f"{FINETUNED_STEM}*", f"{_SET_ASIDE}*")
     found = sorted(path for pattern in patterns for path in folder.glob(pattern))
     found = sorted([*found, *(folder / name for name in names if (folder / name).exists())])
     if found and not (options.overwrite or options.resume):

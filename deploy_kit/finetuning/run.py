@@ -17,7 +17,6 @@ from deploy_kit.finetuning.learners.lbfgs import Certificate, Optimum
 from deploy_kit.finetuning.metrics_file import Outcome, write_metrics
 from deploy_kit.finetuning.options import LBFGS, FinetuneOptions
 from deploy_kit.finetuning.output import (
-    METRICS_NAME,
     PLOTS_NAME,
     REPORT_NAME,
     ResultFolder,
@@ -30,6 +29,7 @@ from deploy_kit.finetuning.report.plots import HeadScores, write_plots
 from deploy_kit.finetuning.state import TrainingState
 from deploy_kit.finetuning.training import AdamTraining, TrainedHead, train_to_optimum
 from deploy_kit.gate.metrics import auroc, average_precision, mean_loss
+from deploy_kit.policy.run.directory import METRICS_NAME
 from deploy_kit.policy.summary import describe_gate_head
 from deploy_kit.progress import Progress, silent
 

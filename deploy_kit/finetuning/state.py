@@ -13,9 +13,10 @@ from deploy_kit.finetuning.calibrator import CalibratedHead
 from deploy_kit.finetuning.epoch import Epoch, EpochRecord
 from deploy_kit.finetuning.inputs import FinetuneInputs, head_vector
 from deploy_kit.finetuning.options import FinetuneOptions
-from deploy_kit.finetuning.output import METRICS_NAME, STATE_NAME
+from deploy_kit.finetuning.output import STATE_NAME
 from deploy_kit.gate.correction import Correction
 from deploy_kit.policy.checkpoint import load_checkpoint
+from deploy_kit.policy.run.directory import METRICS_NAME
 
 _SAME = (
     *("pgd_steps", "epsilon", "alpha", "norm", "masterracing_compatible", "solver", "seed"),

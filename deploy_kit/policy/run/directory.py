@@ -2,9 +2,12 @@
 
 As in Isaac Lab's ``get_checkpoint_path``, the run whose name sorts last is the latest, and of its files the one with
 the highest number. A name that exists as it is written wins; otherwise it is a regular expression for the whole name.
+A folder that finetuning wrote is a run too: its best epoch is the checkpoint.
 """
 
 import difflib
+import json
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,7 +25,19 @@ CHECKPOINT_ROOT = Path("checkpoints")
 DEFAULT_PATTERN = r"model_.*\.(pt|safetensors)"
 """Files taken for a run's checkpoints where none is named."""
 
+FINETUNED_STEM = "policy_finetune_epoch-"
+"""Begins the names of the checkpoints that finetuning writes, one an epoch."""
+
+FINETUNED_PATTERN = rf"{FINETUNED_STEM}\d+\.(pt|safetensors)"
+"""Those names; taken where a folder holds none of `DEFAULT_PATTERN`."""
+
+METRICS_NAME = "metrics.json"
+"""File of finetuning's figures, which names the best epoch."""
+
+_MAX_METRICS_BYTES = 64 * 2**20
 _LISTED = 8
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -127,14 +142,51 @@ def _experiments(query: CheckpointQuery) -> list[Path]:
     )
 
 
+def checkpoints_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return a folder's checkpoints of training and those of finetuning, the latest last."""
+    files = _files(folder)
+    training, finetuned = (_matching(files, pattern, "") for pattern in (DEFAULT_PATTERN, FINETUNED_PATTERN))
+    return training, finetuned
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.is_file()]
+
+
 def _pick_file(run: Path, wanted: str | None) -> Path:
-    files = [path for path in sorted(run.iterdir()) if path.is_file()]
+    files = _files(run)
     matching = _matching(files, wanted or DEFAULT_PATTERN, "--checkpoint")
     if matching:
         return matching[-1]
+    if wanted is None and (epochs := _matching(files, FINETUNED_PATTERN, "--checkpoint")):
+        return _pick_epoch(run, epochs)
     checkpoints = [name for name in _names(files) if Path(name).suffix in (".pt", ".safetensors")]
     what = f"no file matches {wanted}" if wanted else "no model_<n>.pt lies"
     raise CheckpointError(f"{what} in {run}; {_offer(wanted or '', checkpoints, 'checkpoints')}")
+
+
+def _pick_epoch(folder: Path, epochs: list[Path]) -> Path:
+    """Return the checkpoint of finetuning's best epoch, of the last one where nothing tells the best, and say which."""
+    path, why = epochs[-1], f"the last epoch, since no {METRICS_NAME} names the best one"
+    if best := best_epoch_file(folder):
+        path, why = best, "the best epoch on the validation rows"
+    _logger.info("%s: %s, %s", folder, path.name, why)
+    return path
+
+
+def best_epoch_file(folder: Path) -> Path | None:
+    """Return the checkpoint of the best epoch of a finetuning, None where ``metrics.json`` does not tell it."""
+    metrics = folder / METRICS_NAME
+    try:
+        if metrics.stat().st_size > _MAX_METRICS_BYTES:
+            return None
+        data = json.loads(metrics.read_text(encoding="utf-8"))
+        names = [epoch["checkpoint"] for epoch in data["epochs"] if epoch["epoch"] == data["best_epoch"]]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    # A plain name in this very folder: what the file says is not trusted further.
+    known = [name for name in names if isinstance(name, str) and re.fullmatch(FINETUNED_PATTERN, name)]
+    return folder / known[0] if known and (folder / known[0]).is_file() else None
 
 
 def _matching(paths: list[Path], wanted: str, option: str) -> list[Path]:

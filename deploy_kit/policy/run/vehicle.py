@@ -101,7 +101,7 @@ def resolve_vehicle(params: RunParams, task: str | None = None, vehicle_file: Pa
         OptionError: if the file is not valid, or run, record and task contradict each other.
         CheckpointError: if the run's env.yaml or the checkpoint's record holds numbers that cannot be understood.
     """
-    of_file = {} if vehicle_file is None else _read_vehicle_file(vehicle_file)
+    of_file = {} if vehicle_file is None else read_vehicle_file(vehicle_file)
     numbers: dict[str, Any] = {}
     sources: dict[str, str] = {}
     overridden: dict[str, str] = {}
@@ -186,7 +186,22 @@ def _recorded_numbers(params: RunParams) -> dict[str, Any]:
         raise CheckpointError(f"{error}; give the numbers with --vehicle FILE") from error
 
 
-def _read_vehicle_file(path: Path) -> dict[str, Any]:
+def describe_vehicle_file(path: Path) -> dict[str, Any]:
+    """Return a vehicle file's numbers, and which of `REQUIRED` it leaves to the run or the task.
+
+    Raises:
+        OptionError: the file is not valid.
+    """
+    numbers = read_vehicle_file(path)
+    return {"path": str(path), "numbers": numbers, "left_to_run_or_task": [n for n in REQUIRED if n not in numbers]}
+
+
+def read_vehicle_file(path: Path) -> dict[str, Any]:
+    """Return the numbers of a vehicle file, by the names in `KEYS`.
+
+    Raises:
+        OptionError: a key is unknown, a value out of range, or the file cannot be read.
+    """
     data = read_yaml(path, OptionError)
     numbers: dict[str, Any] = {}
     for key, value in data.items():

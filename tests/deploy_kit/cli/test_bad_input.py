@@ -232,7 +232,7 @@ def test_an_existing_bundle_is_kept(refused, cli, checkpoint, tmp_path):
 def test_a_file_that_holds_nothing_known(refused, tmp_path):
     refused("inspect", tmp_path / "nothing.pt", words=("does not exist",))
     (tmp_path / "folder").mkdir()
-    refused("inspect", tmp_path / "folder", words=("folder", "neither a bundle"))
+    refused("inspect", tmp_path / "folder", words=("a folder of an unknown kind",))
 
 
 @pytest.mark.parametrize("device", ["cdua", "cuda:9"])

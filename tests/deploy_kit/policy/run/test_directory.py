@@ -1,3 +1,5 @@
+import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,57 @@ def test_the_newest_run_without_checkpoints_is_not_skipped(logs):
     (logs / RACING / "2026-02-01_00-00-00").mkdir()
     with pytest.raises(CheckpointError, match=r"lies in logs/rsl_rl/racing/2026-02-01.*no checkpoints there"):
         resolve_checkpoint(CheckpointQuery(experiment_name="racing"))
+
+
+@pytest.fixture
+def finetuned(tmp_path):
+    """A folder as finetuning leaves it: twelve epochs, the third the best."""
+    folder = tmp_path / "finetune"
+    folder.mkdir()
+    for epoch in range(1, 13):
+        (folder / f"policy_finetune_epoch-{epoch}.pt").touch()
+    epochs = [{"epoch": epoch, "checkpoint": f"policy_finetune_epoch-{epoch}.pt"} for epoch in range(1, 13)]
+    (folder / "metrics.json").write_text(json.dumps({"best_epoch": 3, "epochs": epochs}))
+    return folder
+
+
+@pytest.fixture
+def said(caplog, monkeypatch):
+    """What is logged, also after the command line has switched the library's propagation off."""
+    monkeypatch.setattr(logging.getLogger("deploy_kit"), "propagate", True)
+    caplog.set_level(logging.INFO, "deploy_kit")
+    return caplog
+
+
+def test_a_finetune_folder_is_its_best_epoch(finetuned, said):
+    best = finetuned / "policy_finetune_epoch-3.pt"
+    assert resolve_checkpoint(CheckpointQuery(checkpoint=str(finetuned))) == best
+    assert "policy_finetune_epoch-3.pt, the best epoch on the validation rows" in said.text
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        None,
+        "not JSON",
+        "[]",
+        "[" * 100_000,
+        '{"best_epoch": 3, "epochs": [{"epoch": 3, "checkpoint": "../run/model_7.pt"}]}',
+        '{"best_epoch": 3, "epochs": [{"epoch": 3, "checkpoint": 7}]}',
+        '{"best_epoch": 3, "epochs": [{"epoch": 3, "checkpoint": "policy_finetune_epoch-99.pt"}]}',
+    ],
+)
+def test_a_finetune_folder_that_does_not_tell_the_best_epoch_is_its_last(finetuned, said, metrics):
+    (finetuned.parent / "run").mkdir()
+    (finetuned.parent / "run" / "model_7.pt").touch()
+    (finetuned / "metrics.json").unlink()
+    if metrics is not None:
+        (finetuned / "metrics.json").write_text(metrics)
+    last = finetuned / "policy_finetune_epoch-12.pt"
+    assert resolve_checkpoint(CheckpointQuery(checkpoint=str(finetuned))) == last
+    assert "policy_finetune_epoch-12.pt, the last epoch, since no metrics.json names the best one" in said.text
+
+
+def test_a_runs_own_checkpoints_come_before_finetuned_ones(finetuned):
+    (finetuned / "model_1.pt").touch()
+    assert resolve_checkpoint(CheckpointQuery(checkpoint=str(finetuned))).name == "model_1.pt"
