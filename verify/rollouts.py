@@ -17,7 +17,7 @@ from deploy_kit.bundle.parity import ParityCheck, ParityComparison
 from deploy_kit.bundle.runners import ArtifactError, Float32, Outputs, Reference, Runner
 from deploy_kit.flight.drivers import ArtifactDriver
 from deploy_kit.flight.first_episodes import Flight, fly_first_episodes
-from deploy_kit.flight.paired import PairedDifference
+from deploy_kit.flight.paired import paired_differences
 from deploy_kit.flight.rollout import Driver, StepRecord
 from deploy_kit.policy.network import PolicyOutput
 from deploy_kit.progress import Progress
@@ -96,12 +96,7 @@ def fly_artifact(
 def driving_check(reference: Flight, candidate: Flight, compared: str) -> Check:
     """Return the comparison of two flights of the same environments from the same seed."""
     ours, theirs = reference.episodes, candidate.episodes
-    differences = [
-        PairedDifference.of("gates", "1", ours.gates.astype(np.float64), theirs.gates.astype(np.float64)),
-        PairedDifference.of("crashed", "1", ours.crashed.astype(np.float64), theirs.crashed.astype(np.float64)),
-    ]
-    if ours.mean_speed is not None and theirs.mean_speed is not None:
-        differences.append(PairedDifference.of("speed", "m/s", ours.mean_speed, theirs.mean_speed))
+    differences = paired_differences(ours, theirs)
     paired = reference.starts_like(candidate)
     equal = differences[0].equal_pairs
     if paired:
@@ -111,7 +106,7 @@ def driving_check(reference: Flight, candidate: Flight, compared: str) -> Check:
     return FlightCheck(
         name=DRIVING,
         compared=compared,
-        differences=tuple(differences),
+        differences=differences,
         reference=ours.statistics().to_json(),
         candidate=theirs.statistics().to_json(),
         paired=paired,

@@ -1,5 +1,7 @@
 """``deploy-kit fly``."""
 
+import shlex
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,55 +19,93 @@ from deploy_kit.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from deploy_kit.flight.episodes import Estimate, FlightStatistics
+    from deploy_kit.flight.episodes import Estimate
+    from deploy_kit.flight.flown_policy import PolicyIdentity
+    from deploy_kit.flight.fly import FlyOptions, FlyResult
+    from deploy_kit.flight.paired import PairedDifference
+    from deploy_kit.flight.record import FlightComparison, PolicyFlight
+
+_RUN_OPTIONS = ("checkpoint", "load_run", "experiment_name", "log_root")
 
 
 @click.command("fly", cls=Command)
-@click.argument("policy", required=False, type=click.Path(path_type=Path))
+@click.argument("policies", nargs=-1, metavar="[POLICY [SECOND]]", type=click.Path(path_type=Path))
 @run_options
 @num_envs_option
 @task_options
 @vehicle_option
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the statistics to this file.")
 @click.option(
-    "--pictures", type=click.Path(path_type=Path), help="Folder for pictures and depth video of one environment."
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path),
+    help="Write statistics, options, versions and one row an episode to this file.",
+)
+@click.option(
+    "--pictures",
+    type=click.Path(path_type=Path),
+    help="Folder for pictures and depth video of one environment; those of SECOND go to second/ in it.",
 )
 @click.option("--picture-env", type=click.IntRange(min=0), default=0, help="Environment that the pictures show.")
 @click.option("--overwrite", is_flag=True, help="Replace existing pictures and statistics.")
-def fly_command(policy: Path | None, **options: Any) -> None:
+def fly_command(policies: tuple[Path, ...], **options: Any) -> None:
     """Fly POLICY, a checkpoint or a bundle, and report statistics over the first episode of each environment.
 
-    Instead of POLICY, a checkpoint can be named with --checkpoint and its companions.
+    With SECOND, another checkpoint or bundle, both fly from the same starts, and the paired differences are reported:
+    SECOND minus POLICY, with 95 % intervals. Instead of POLICY, a checkpoint can be named with --checkpoint and its
+    companions.
     """
     from deploy_kit.errors import OptionError
     from deploy_kit.flight.fly import FlyOptions, fly
 
-    if policy is not None:
-        if options["checkpoint"] is not None:
-            raise OptionError("give POLICY or --checkpoint, not both")
-        if not policy.is_dir():
-            options["checkpoint"] = str(policy)
-    is_bundle = policy is not None and (policy / "manifest.json").is_file()
-    if policy is not None and policy.is_dir() and not is_bundle:
-        options["checkpoint"] = str(policy)
-    resolved = checkpoint_path_from(options) if not is_bundle or policy is None else _drop_run(options, policy)
-    with progress_bars() as progress:
-        env, hints = env_from(options, options.pop("num_envs")), hints_from(options)
-        result = fly(FlyOptions(policy=resolved, env=env, hints=hints, **options), progress)
-    _show(result.statistics)
-    for path in result.pictures:
-        stdout.print(f"Wrote {path}")
-
-
-def _drop_run(options: dict[str, Any], policy: Path) -> Path:
-    for name in ("checkpoint", "load_run", "experiment_name", "log_root"):
+    if len(policies) > 2:
+        raise OptionError(f"{len(policies)} policies are named; fly one, or two to compare them")
+    if policies and options["checkpoint"] is not None:
+        raise OptionError("give POLICY or --checkpoint, not both")
+    paths = [_resolve(policy, options) for policy in policies or (None,)]
+    for name in _RUN_OPTIONS:
         options.pop(name)
-    return policy
+    second = paths[1] if len(paths) == 2 else None
+    env, hints = env_from(options, options.pop("num_envs")), hints_from(options)
+    settings = FlyOptions(policy=paths[0], compare_with=second, env=env, hints=hints, **options)
+    with progress_bars() as progress:
+        result = fly(settings, progress)
+    _show(result, settings)
 
 
-def _show(statistics: "FlightStatistics") -> None:
+def _resolve(policy: Path | None, options: dict[str, Any]) -> Path:
+    """Return a bundle's folder as it is, else the file of the checkpoint that is named."""
+    if policy is not None and ((policy / "manifest.json").is_file() or policy.name == "manifest.json"):
+        return policy
+    named = {name: options[name] for name in _RUN_OPTIONS}
+    if policy is not None:
+        named["checkpoint"] = str(policy)
+    return checkpoint_path_from(named)
+
+
+def _show(result: "FlyResult", options: "FlyOptions") -> None:
+    env = options.env
+    first = result.flights[0]
+    kinds = Counter(row.track_kind for row in first.episodes if row.track_kind is not None)
+    tracks = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "not told by the environment"
+    stdout.print(
+        f"Task {options.task} on {options.backend}, seed {env.seed}, stage {env.stage}, {env.num_envs} environments; "
+        f"tracks: {tracks}",
+        markup=False,
+    )
+    for flight in result.flights:
+        _show_flight(flight)
+    if result.comparison is not None:
+        _show_comparison(result.comparison)
+    for path in (*result.pictures, *filter(None, [options.json_path])):
+        stdout.print(f"Wrote {path}", markup=False)
+    stdout.print(f"Next: {_next_command(result)}", markup=False)
+
+
+def _show_flight(flight: "PolicyFlight") -> None:
     from rich.table import Table
 
+    policy, statistics = flight.policy, flight.statistics
+    stdout.print(f"Flown: {policy.file} ({policy.kind}, sha256 {policy.sha256})", markup=False)
     table = Table(title=f"{statistics.episodes} first episodes, {statistics.env_steps:,} env steps")
     table.add_column("figure")
     table.add_column("mean", justify="right")
@@ -83,3 +123,46 @@ def _show(statistics: "FlightStatistics") -> None:
             low, high = estimate.ci95
             table.add_row(name, f"{estimate.mean:.3f}", f"{low:.3f} … {high:.3f}")
     stdout.print(table)
+
+
+def _show_comparison(comparison: "FlightComparison") -> None:
+    from rich.table import Table
+
+    if not comparison.paired:
+        stdout.print(
+            "The environment did not repeat itself under one seed: the episodes are not pairs of equal starts."
+        )
+    pairs = comparison.differences[0].pairs
+    table = Table(title=f"Second policy minus first, {pairs} paired episodes")
+    table.add_column("figure")
+    for name in ("first", "second", "difference", "95 % interval", "equal pairs"):
+        table.add_column(name, justify="right")
+    for figure in comparison.differences:
+        low, high = figure.ci95
+        table.add_row(
+            _name(figure),
+            f"{figure.reference:.3f}",
+            f"{figure.candidate:.3f}",
+            f"{figure.difference:+.3f}",
+            f"{low:+.3f} … {high:+.3f}",
+            str(figure.equal_pairs),
+        )
+    stdout.print(table)
+
+
+def _name(figure: "PairedDifference") -> str:
+    return figure.name if figure.unit == "1" else f"{figure.name} ({figure.unit})"
+
+
+def _next_command(result: "FlyResult") -> str:
+    """Return what to do next with the policy that was flown last."""
+    policy: PolicyIdentity = result.flights[-1].policy
+    path = shlex.quote(str(policy.path))
+    if policy.kind == "bundle":
+        known = (flight.policy for flight in result.flights if flight.policy.kind == "checkpoint")
+        source = next((p.path for p in known if p.sha256 == policy.checkpoint_sha256), None)
+        named = "CHECKPOINT" if source is None else shlex.quote(str(source))
+        return f"deploy-kit verify {path} --checkpoint {named} --no-replay"
+    if policy.calibrated:
+        return f"deploy-kit export --checkpoint {path} --use-auxiliary-head"
+    return f"deploy-kit collect --checkpoint {path}"

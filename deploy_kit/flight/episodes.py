@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit
 
 from deploy_kit.flight.rollout import StepRecord
 from deploy_kit.gate.metrics import auroc
@@ -31,9 +32,11 @@ class Estimate:
 
 
 def mean_estimate(values: npt.NDArray[np.floating]) -> Estimate:
-    """Return the mean of independent values (n,) with the normal approximation's interval."""
+    """Return the mean of independent values (n,) with the interval of Student's t; it is infinite for one value."""
     mean = float(values.mean())
-    half = 1.96 * float(values.std(ddof=1)) / np.sqrt(values.size) if values.size > 1 else float("inf")
+    if values.size < 2:
+        return Estimate(mean, (-float("inf"), float("inf")))
+    half = float(stdtrit(values.size - 1, 0.975) * values.std(ddof=1) / np.sqrt(values.size))
     return Estimate(mean, (mean - half, mean + half))
 
 
@@ -100,6 +103,14 @@ class FirstEpisodes:
 
     Args:
         num_envs: number of environments.
+
+    Attributes:
+        num_envs: as given.
+        alive: (N,) whether the episode goes on.
+        crashed: (N,) whether it ended otherwise than by its time.
+        gates: (N,) gates passed.
+        length: (N,) steps.
+        track_id: (N,) identity of the track that it began on, None if the environment does not tell.
     """
 
     def __init__(self, num_envs: int) -> None:
@@ -108,6 +119,7 @@ class FirstEpisodes:
         self.crashed = np.zeros(num_envs, dtype=bool)
         self.gates = np.zeros(num_envs, dtype=np.int64)
         self.length = np.zeros(num_envs, dtype=np.int64)
+        self.track_id: npt.NDArray[np.int64] | None = None
         self._speed_sum = np.zeros(num_envs)
         self._has_speed = True
         self._logits: list[npt.NDArray[np.float32]] = []
@@ -130,6 +142,8 @@ class FirstEpisodes:
         label = record.label.cpu().numpy()
         done = record.done.cpu().numpy()
         time_out = record.time_out.cpu().numpy()
+        if "track_id" in record.extras and not self.length.any():
+            self.track_id = record.extras["track_id"].cpu().numpy().astype(np.int64)
         self.length[rows] += 1
         self.gates[rows] += label[rows]
         if "speed" in record.extras:

@@ -1,38 +1,31 @@
-"""Flying: a checkpoint or a bundle in simulation, for statistics and pictures."""
+"""Flying: one policy or two, checkpoints or bundles, in simulation, for statistics, a record and pictures."""
 
-import json
-import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy_kit.arrays import sigmoid
-from deploy_kit.bundle.reader import MANIFEST_NAME, open_bundle
-from deploy_kit.bundle.runners import OnnxRunner
 from deploy_kit.errors import OptionError
-from deploy_kit.files import replace_file
-from deploy_kit.flight.drivers import ArtifactDriver
 from deploy_kit.flight.episodes import FlightStatistics
-from deploy_kit.flight.first_episodes import fly_first_episodes
+from deploy_kit.flight.first_episodes import Flight, fly_first_episodes
+from deploy_kit.flight.flown_policy import FlownPolicy, load_policy
+from deploy_kit.flight.paired import paired_differences
 from deploy_kit.flight.pictures.flight import draw_flight, picture_paths
-from deploy_kit.flight.rollout import Driver, StepRecord, policy_period, require_checkpoint, require_interface
+from deploy_kit.flight.record import FlightComparison, PolicyFlight, episode_rows, write_record
+from deploy_kit.flight.rollout import StepRecord, policy_period
 from deploy_kit.flight.trace import FlightTrace
-from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.policy.network_hints import NetworkHints
-from deploy_kit.policy.vehicle_checkpoint import load_with_vehicle
 from deploy_kit.progress import Progress, silent
 from deploy_kit.sim.registry import make_env
-from deploy_kit.task.interface import ActionTransform, ObservationLayout
 from deploy_kit.task.racing import TASK_ID
 
 if TYPE_CHECKING:
-    from rsl_rl.env import VecEnv
-
     from deploy_kit.sim.options import EnvOptions
+    from deploy_kit.sim.tracks import Track
 
-logger = logging.getLogger(__name__)
+SECOND_FOLDER = "second"
+"""Folder of the second policy's pictures, in that of the first one's."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +34,23 @@ class FlyOptions:
 
     Attributes:
         policy: a checkpoint file or a bundle folder.
+        compare_with: a second one, which flies from the same starts; None to fly one.
         env: the vector environment's options; each environment flies one episode.
         task: task id, or ``module:factory``.
         backend: simulator.
-        json_path: where to write the statistics, None to leave them.
-        pictures: folder for the pictures and the video of one environment, None for none.
+        json_path: where to write the record: options, versions, statistics, one row an episode; None for nowhere.
+        pictures: folder for the pictures and the video of one environment, None for none. Those of a second policy go
+            to `SECOND_FOLDER` in it.
         picture_env: environment that the pictures show; None for the one that passes the most gates (the depth images
             of all are then held in memory, some 4 MB each).
-        overwrite: replace existing pictures and statistics.
+        overwrite: replace existing pictures and record.
         vehicle_file: vehicle numbers for the actions' units, where neither task nor run has them.
         hints: what the checkpoint's weights do not tell.
     """
 
     policy: Path
     env: "EnvOptions"
+    compare_with: Path | None = None
     task: str = TASK_ID
     backend: str = "mujoco"
     json_path: Path | None = None
@@ -64,109 +60,121 @@ class FlyOptions:
     vehicle_file: Path | None = None
     hints: NetworkHints = field(default_factory=NetworkHints)
 
+    def check(self) -> None:
+        """Check the options against each other and against the files that exist.
+
+        Raises:
+            OptionError: a file to be written exists and `overwrite` is off, `picture_env` does not exist, or a
+                comparison has one episode.
+        """
+        if self.compare_with is not None and self.env.num_envs < 2:
+            raise OptionError("--num-envs 1: differences of paired flights need at least 2")
+        if self.picture_env is not None and not 0 <= self.picture_env < self.env.num_envs:
+            last = self.env.num_envs - 1
+            raise OptionError(f"--picture-env {self.picture_env}: there are environments 0 to {last}")
+        pictures = [path for folder in self.picture_folders() for path in picture_paths(folder).values()]
+        for path in (*pictures, *filter(None, [self.json_path])):
+            if path.exists() and not self.overwrite:
+                raise OptionError(f"{path} exists and is kept; pass --overwrite to replace it, or another name")
+
+    def policies(self) -> tuple[Path, ...]:
+        """Return what flies, in order."""
+        return (self.policy,) if self.compare_with is None else (self.policy, self.compare_with)
+
+    def picture_folders(self) -> tuple[Path, ...]:
+        """Return where each policy's pictures go, none if none are wanted."""
+        if self.pictures is None:
+            return ()
+        return (self.pictures, self.pictures / SECOND_FOLDER)[: len(self.policies())]
+
 
 @dataclass(frozen=True)
 class FlyResult:
-    """What a flight gave.
+    """What flying gave.
 
     Attributes:
-        statistics: over the first episode of each environment.
+        flights: of each policy, in order.
+        comparison: of two policies, None for one.
         pictures: files written.
     """
 
-    statistics: FlightStatistics
+    flights: tuple[PolicyFlight, ...]
+    comparison: FlightComparison | None
     pictures: tuple[Path, ...]
 
-
-@dataclass(frozen=True)
-class _Policy:
-    """A driver with what the pictures need to know; `threshold` is a probability, a bundle has no `checkpoint`."""
-
-    driver: Driver
-    layout: ObservationLayout
-    transform: ActionTransform
-    threshold: float | None
-    checkpoint: Checkpoint | None = None
+    @property
+    def statistics(self) -> FlightStatistics:
+        """Statistics of the first policy."""
+        return self.flights[0].statistics
 
 
 def fly(options: FlyOptions, progress: Callable[[Progress], None] = silent) -> FlyResult:
-    """Fly the first episode of each environment.
+    """Fly the first episode of each environment with one policy, or with two from the same starts.
 
     Args:
         options: what to fly, and what to write.
-        progress: called about ten times a second with the episodes finished.
+        progress: told the steps flown, about ten times a second.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read.
-        BundleError: the bundle cannot be read.
+        CheckpointError: a checkpoint cannot be read.
+        BundleError: a bundle cannot be read.
         TaskError: the task is unknown or does not fit.
-        OptionError: a file to be written exists and `overwrite` is off.
+        OptionError: see `FlyOptions.check`; or a checkpoint's parameters are missing.
     """
-    targets = () if options.pictures is None else tuple(picture_paths(options.pictures).values())
-    if not options.overwrite:
-        for path in (*targets, *filter(None, [options.json_path])):
-            if path.exists():
-                raise OptionError(f"{path} exists and is kept; pass --overwrite to replace it, or another name")
-    if options.picture_env is not None and not 0 <= options.picture_env < options.env.num_envs:
-        last = options.env.num_envs - 1
-        raise OptionError(f"--picture-env {options.picture_env}: there are environments 0 to {last}")
+    options.check()
+    policies = [load_policy(path, options.hints, options.task, options.vehicle_file) for path in options.policies()]
+    flown: list[tuple[Flight, PolicyFlight]] = []
+    pictures: list[Path] = []
+    for index, policy in enumerate(policies):
+        phase = "flights" if len(policies) == 1 else f"flights of policy {index + 1} of {len(policies)}"
+        flight, summary, traces = _fly_one(options, policy, policies, progress, phase)
+        flown.append((flight, summary))
+        if options.pictures is not None:
+            progress(Progress("pictures", 0))
+            folder = options.picture_folders()[index]
+            shown = max(traces, key=lambda trace: (sum(trace.passed), not trace.crashed))
+            pictures += draw_flight(folder, shown, policy.layout.image_shape, policy.transform, policy.threshold)
+    comparison = None
+    if len(flown) == 2:
+        (first, _), (second, _) = flown
+        differences = paired_differences(first.episodes, second.episodes)
+        comparison = FlightComparison(first.starts_like(second), differences)
+    flights = tuple(summary for _, summary in flown)
+    if options.json_path is not None:
+        write_record(options.json_path, flights, comparison, asdict(options))
+    return FlyResult(flights, comparison, tuple(pictures))
+
+
+def _fly_one(
+    options: FlyOptions,
+    policy: FlownPolicy,
+    all_policies: list[FlownPolicy],
+    progress: Callable[[Progress], None],
+    phase: str,
+) -> tuple[Flight, PolicyFlight, list[FlightTrace]]:
+    """Fly one policy in an environment of its own; all policies must fit, so that the second fails before the first."""
     env = make_env(options.env, options.task, options.backend)
     with ExitStack() as stack:
         if hasattr(env, "close"):
             stack.callback(env.close)
-        policy = _load(options, str(env.device))
-        if policy.checkpoint is None:
-            require_interface(env, policy.layout, len(policy.transform.scale), options.task)
-        else:
-            require_checkpoint(env, policy.checkpoint, options.task)
-        traces = _traces(env, policy.layout, options) if options.pictures is not None else []
+        for other in all_policies:
+            other.move_to(str(env.device))
+            other.require_fits(env, options.task)
+        tracks = env.tracks() if hasattr(env, "tracks") else [None] * env.num_envs
+        period = policy_period(env)
+        traces = _traces(options, policy, tracks, period)
 
         def trace_step(record: StepRecord) -> None:
             for trace in traces:
                 trace.add(record)
 
-        flight = fly_first_episodes(env, policy.driver, trace_step, progress)
+        flight = fly_first_episodes(env, policy.driver, trace_step, progress, phase)
     statistics = flight.episodes.statistics(options.env.seed)
-    pictures: tuple[Path, ...] = ()
-    if options.pictures is not None:
-        progress(Progress("pictures", 0))
-        shown = max(traces, key=lambda trace: (sum(trace.passed), not trace.crashed))
-        pictures = draw_flight(options.pictures, shown, policy.layout.image_shape, policy.transform, policy.threshold)
-    if options.json_path is not None:
-        text = json.dumps(statistics.to_json(), indent=2) + "\n"
-        replace_file(options.json_path, lambda path: path.write_text(text, encoding="utf-8"))
-    return FlyResult(statistics, pictures)
+    return flight, PolicyFlight(policy.identity, statistics, episode_rows(flight, tracks, period)), traces
 
 
-def _traces(env: "VecEnv", layout: ObservationLayout, options: FlyOptions) -> list[FlightTrace]:
-    tracks = env.tracks() if hasattr(env, "tracks") else [None] * env.num_envs
-    shown = range(env.num_envs) if options.picture_env is None else [options.picture_env]
-    return [FlightTrace(index, policy_period(env), layout.state_size, tracks[index]) for index in shown]
-
-
-def _load(options: FlyOptions, device: str) -> _Policy:
-    if options.policy.is_dir() or options.policy.name == MANIFEST_NAME:
-        return _load_bundle(options.policy if options.policy.is_dir() else options.policy.parent)
-    checkpoint, vehicle = load_with_vehicle(options.policy, options.hints, options.task, options.vehicle_file)
-    calibration = checkpoint.calibration
-    return _Policy(
-        driver=checkpoint.network.to(device),
-        layout=checkpoint.network.config.layout,
-        transform=vehicle.action_transform,
-        threshold=None if calibration is None else float(sigmoid(calibration.threshold_logit)),
-        checkpoint=checkpoint,
-    )
-
-
-def _load_bundle(folder: Path) -> _Policy:
-    bundle = open_bundle(folder)
-    contract = bundle.contract
-    spec = contract.observation
-    transform = ActionTransform(contract.action.scale, contract.action.offset)
-    threshold = None if contract.gate is None else contract.gate.threshold_logit
-    return _Policy(
-        driver=ArtifactDriver(OnnxRunner(bundle.onnx_path, contract), transform),
-        layout=ObservationLayout(spec.state_size, (spec.depth.rows, spec.depth.columns)),
-        transform=transform,
-        threshold=None if threshold is None else float(sigmoid(threshold)),
-    )
+def _traces(options: FlyOptions, policy: FlownPolicy, tracks: "list[Track | None]", period: float) -> list[FlightTrace]:
+    if options.pictures is None:
+        return []
+    shown = range(len(tracks)) if options.picture_env is None else [options.picture_env]
+    return [FlightTrace(index, period, policy.layout.state_size, tracks[index]) for index in shown]

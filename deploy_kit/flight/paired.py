@@ -6,22 +6,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deploy_kit.flight.episodes import mean_estimate
+from deploy_kit.flight.episodes import FirstEpisodes, mean_estimate
 
 Array = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """A flight figure of the artifact minus the checkpoint's, over episodes paired by seed.
+    """A flight figure of one policy, the candidate, minus another's, the reference, over episodes paired by seed.
 
     Attributes:
         name: figure.
         unit: SI unit, "1" for a share.
-        reference: mean with the checkpoint driving.
-        candidate: mean with the artifact driving.
+        reference: mean with the reference driving.
+        candidate: mean with the candidate driving.
         difference: mean of the paired differences.
-        ci95: 95 % confidence interval of that mean.
+        ci95: 95 % confidence interval of that mean, by Student's t.
         equal_pairs: how many pairs are exactly equal.
         pairs: how many pairs there are.
     """
@@ -64,3 +64,14 @@ class PairedDifference:
         """Return what `dataclasses.asdict` wrote."""
         low, high = data["ci95"]
         return cls(**{**data, "ci95": (low, high)})
+
+
+def paired_differences(reference: FirstEpisodes, candidate: FirstEpisodes) -> tuple[PairedDifference, ...]:
+    """Compare gates, crashes and, where both report it, mean speed of two flights, episode by episode."""
+    differences = [
+        PairedDifference.of("gates", "1", reference.gates.astype(np.float64), candidate.gates.astype(np.float64)),
+        PairedDifference.of("crashed", "1", reference.crashed.astype(np.float64), candidate.crashed.astype(np.float64)),
+    ]
+    if reference.mean_speed is not None and candidate.mean_speed is not None:
+        differences.append(PairedDifference.of("speed", "m/s", reference.mean_speed, candidate.mean_speed))
+    return tuple(differences)

@@ -52,7 +52,7 @@ def test_collect_finetune_export_verify(cli, checkpoint, vehicle, tmp_path):
     expected = [
         sum(scripted_racing.label_of(i, 0, s) for s in range(scripted_racing.length_of(i, 0))) for i in range(3)
     ]
-    assert flown["gates_per_episode"]["mean"] == pytest.approx(sum(expected) / 3)
+    assert flown["flights"][0]["statistics"]["gates_per_episode"]["mean"] == pytest.approx(sum(expected) / 3)
 
     for path, kind in ((trained, "checkpoint"), (dataset, "feature file"), (bundle, "bundle")):
         assert json.loads(cli("inspect", path, "--json").stdout)["kind"] == kind

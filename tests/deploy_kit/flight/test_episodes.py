@@ -65,7 +65,7 @@ def test_statistics_of_a_scripted_flight(network):
 
 def test_intervals():
     estimate = mean_estimate(np.array([1.0, 2.0, 3.0, 4.0]))
-    half = 1.96 * np.std([1, 2, 3, 4], ddof=1) / 2
+    half = 3.182446305 * np.std([1, 2, 3, 4], ddof=1) / 2  # Student's t, three degrees of freedom
     assert estimate.ci95 == (pytest.approx(2.5 - half), pytest.approx(2.5 + half))
     # Wilson's interval for 0 of 96 and 5 of 10 (values from the closed form).
     assert rate_estimate(0, 96).ci95 == (0.0, pytest.approx(0.03847, abs=1e-5))

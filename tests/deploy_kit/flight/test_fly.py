@@ -1,19 +1,27 @@
 import json
 from dataclasses import replace
+from importlib.metadata import version
 
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from scipy.stats import t as student_t
 
+import deploy_kit
 from deploy_kit.errors import OptionError, TaskError
+from deploy_kit.files import file_sha256
 from deploy_kit.flight.fly import FlyOptions, fly
 from deploy_kit.flight.pictures.video import DepthVideo
 from deploy_kit.flight.rollout import rollout
+from deploy_kit.flight.summary import describe_flight
 from deploy_kit.flight.trace import FlightTrace
+from deploy_kit.policy.checkpoint import save_safetensors
 from deploy_kit.sim.mujoco.env import MujocoRacingEnv
 from deploy_kit.sim.options import EnvOptions
 from helpers import scripted_racing
+from helpers.networks import small_network
 
 
 @pytest.fixture
@@ -23,18 +31,164 @@ def options(checkpoint, vehicle) -> FlyOptions:
     )
 
 
-def test_statistics_are_those_of_the_script_and_written_as_json(options, tmp_path):
+def gates_of(env):
+    return sum(scripted_racing.label_of(env, 0, step) for step in range(scripted_racing.length_of(env, 0)))
+
+
+def test_statistics_are_those_of_the_script(options):
+    statistics = fly(options).statistics
+    assert statistics.episodes == 4
+    assert statistics.gates_per_episode.mean == np.mean([gates_of(env) for env in range(4)])
+    assert statistics.crash_rate.mean == np.mean([not scripted_racing.ends_by_time(env, 0) for env in range(4)])
+    assert statistics.mean_speed is None
+
+
+def test_the_record_says_what_flew_how_and_each_episode(options, tmp_path):
     target = tmp_path / "flight.json"
-    result = fly(replace(options, json_path=target))
-    gates = [sum(scripted_racing.label_of(i, 0, s) for s in range(scripted_racing.length_of(i, 0))) for i in range(4)]
-    written = json.loads(target.read_text())
-    assert written["episodes"] == 4
-    assert written["gates_per_episode"]["mean"] == np.mean(gates) == result.statistics.gates_per_episode.mean
-    assert written["crash_rate"]["mean"] == np.mean([not scripted_racing.ends_by_time(i, 0) for i in range(4)])
-    assert written["mean_speed"] is None
-    assert len(written["gate_auroc"]["ci95"]) == 2
+    result = fly(replace(options, json_path=target, env=EnvOptions(num_envs=4, seed=3)))
+    record = json.loads(target.read_text())
+    (flight,) = record["flights"]
+    assert record["comparison"] is None
+    assert flight["policy"] == {
+        "kind": "checkpoint",
+        "path": str(options.policy),
+        "file": str(options.policy),
+        "sha256": file_sha256(options.policy),
+        "checkpoint_sha256": file_sha256(options.policy),
+        "calibrated": False,
+    }
+    assert (record["options"]["task"], record["options"]["backend"]) == (options.task, "mujoco")
+    assert (record["options"]["env"]["seed"], record["options"]["env"]["num_envs"]) == (3, 4)
+    assert record["versions"]["deploy_kit"] == deploy_kit.__version__
+    assert record["versions"]["torch"] == version("torch")
+    assert flight["statistics"]["gates_per_episode"]["mean"] == result.statistics.gates_per_episode.mean
+    assert flight["statistics"]["mean_speed"] is None
+    for env, row in enumerate(flight["episodes"]):
+        steps = scripted_racing.length_of(env, 0)
+        assert row == {
+            "env": env,
+            "track_id": None,
+            "track_kind": None,
+            "track_difficulty": None,
+            "gates": gates_of(env),
+            "crashed": not scripted_racing.ends_by_time(env, 0),
+            "steps": steps,
+            "duration_s": pytest.approx(0.03 * steps),
+            "mean_speed": None,
+        }
     with pytest.raises(OptionError, match="--overwrite"):
         fly(replace(options, json_path=target))
+    assert describe_flight(target)["flights"][0]["episodes"] == 4
+
+
+def test_the_record_of_one_episode_is_valid_json(options, tmp_path):
+    target = tmp_path / "flight.json"
+    fly(replace(options, json_path=target, env=EnvOptions(num_envs=1)))
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    statistics = json.loads(target.read_text(), parse_constant=refuse)["flights"][0]["statistics"]
+    assert statistics["gates_per_episode"] == {"mean": gates_of(0), "ci95": [None, None]}
+
+
+def test_the_record_names_the_tracks_of_the_racing_task(checkpoint, tmp_path, one_thread):
+    target = tmp_path / "flight.json"
+    env = EnvOptions(num_envs=3, seed=2, num_threads=1)
+    fly(FlyOptions(policy=checkpoint, env=env, json_path=target))
+    rows = json.loads(target.read_text())["flights"][0]["episodes"]
+    with MujocoRacingEnv(env) as racing:
+        tracks = racing.tracks()
+    assert [row["track_id"] for row in rows] == [track.track_id for track in tracks]
+    assert [row["track_kind"] for row in rows] == [track.kind for track in tracks]
+    assert all(row["mean_speed"] > 0 for row in rows)
+
+
+@pytest.fixture
+def other(checkpoint):
+    """Another checkpoint of the same run, with another gate head and actor."""
+    path = checkpoint.with_name("model_9.pt")
+    entries = torch.load(checkpoint, weights_only=True)
+    entries["model_state_dict"]["actor.0.weight"] = -entries["model_state_dict"]["actor.0.weight"]
+    torch.save(entries, path)
+    return path
+
+
+def make_pushed(options):
+    """A task in which policies differ: a positive first action passes a gate in the first step."""
+    return PushedEnv(options.num_envs, options.seed, options.device)
+
+
+class PushedEnv(scripted_racing.ScriptedEnv):
+    def step(self, actions):
+        first = [self.step_in_episode[env] == 0 for env in range(self.num_envs)]
+        observation, reward, done, extras = super().step(actions)
+        observation["auxiliary"][:, 0] = torch.tensor(first) & (actions[:, 0] > 0)
+        return observation, reward, done, {**extras, "speed": actions[:, 0].abs()}
+
+
+def test_two_policies_are_compared_in_pairs(options, other, tmp_path, monkeypatch):
+    monkeypatch.setattr(scripted_racing, "make_pushed", make_pushed, raising=False)
+    target = tmp_path / "flight.json"
+    options = replace(
+        options, env=EnvOptions(num_envs=8, seed=1), task="helpers.scripted_racing:make_pushed", json_path=target
+    )
+    result = fly(replace(options, compare_with=other))
+    written = json.loads(target.read_text())
+    assert [flight["policy"]["sha256"] for flight in written["flights"]] == [
+        file_sha256(options.policy),
+        file_sha256(other),
+    ]
+    first, second = (
+        {
+            name: np.array([row[name] for row in flight["episodes"]], float)
+            for name in ("gates", "crashed", "mean_speed")
+        }
+        for flight in written["flights"]
+    )
+    assert not np.array_equal(first["gates"], second["gates"])
+    assert written["comparison"]["paired"] is True
+    differences = {figure["name"]: figure for figure in written["comparison"]["differences"]}
+    assert list(differences) == ["gates", "crashed", "speed"]
+    for name, key in (("gates", "gates"), ("crashed", "crashed"), ("speed", "mean_speed")):
+        difference = second[key] - first[key]
+        half = student_t.ppf(0.975, 7) * difference.std(ddof=1) / np.sqrt(8)
+        assert differences[name]["difference"] == pytest.approx(difference.mean())
+        assert differences[name]["ci95"] == pytest.approx([difference.mean() - half, difference.mean() + half])
+        assert differences[name]["equal_pairs"] == (difference == 0).sum()
+    # Each alone gives the same.
+    for index, policy in enumerate((options.policy, other)):
+        alone = fly(replace(options, policy=policy, overwrite=True))
+        assert alone.flights[0] == result.flights[index]
+
+
+def test_a_policy_compared_with_itself_differs_in_nothing(options):
+    result = fly(replace(options, compare_with=options.policy))
+    assert result.comparison.paired
+    assert {figure.difference for figure in result.comparison.differences} == {0.0}
+    assert result.comparison.differences[0].equal_pairs == 4
+
+
+def test_a_comparison_needs_two_episodes(options):
+    with pytest.raises(OptionError, match="at least 2"):
+        fly(replace(options, compare_with=options.policy, env=EnvOptions(num_envs=1)))
+
+
+def test_a_second_policy_that_does_not_fit_is_refused_before_any_flight(options, tmp_path, monkeypatch):
+    monkeypatch.setattr("deploy_kit.flight.fly.fly_first_episodes", lambda *given: pytest.fail("it flew"))
+    small = tmp_path / "small.safetensors"
+    save_safetensors(small, small_network())
+    with pytest.raises(TaskError, match="the policy takes 784"):
+        fly(replace(options, compare_with=small))
+
+
+def test_pictures_of_a_second_policy_lie_in_a_folder_of_their_own(options, other, tmp_path):
+    folder = tmp_path / "pictures"
+    result = fly(replace(options, compare_with=other, pictures=folder))
+    names = ["actions.png", "auxiliary_prob.png", "depth.mp4"]
+    assert list(result.pictures) == [folder / name for name in names] + [folder / "second" / name for name in names]
+    with pytest.raises(OptionError, match="--overwrite"):
+        fly(replace(options, compare_with=other, pictures=folder))
 
 
 def test_a_task_with_another_observation_is_refused(options):
