@@ -54,16 +54,19 @@ def check_target(path: Path, overwrite: bool) -> Path:
         overwrite: whether an existing file may be replaced.
 
     Raises:
-        DatasetError: wrong suffix, the file exists, or an interrupted collection's rows are beside it.
+        DatasetError: wrong suffix, the folder cannot be entered, the file exists, or an interrupted collection's rows
+            are beside it.
     """
     if path.suffix != SUFFIX:
         raise DatasetError(f"{path}: a feature file's name must end in {SUFFIX}; use {path.with_suffix(SUFFIX).name}")
-    if path.is_dir():
-        raise DatasetError(f"{path} is a directory; give the name of a file")
     partial = path.with_name(path.name + ".partial")
-    if not overwrite and path.exists():
+    with write_errors(path):
+        is_folder, exists, partial_exists = path.is_dir(), path.exists(), partial.exists()
+    if is_folder:
+        raise DatasetError(f"{path} is a directory; give the name of a file")
+    if not overwrite and exists:
         raise DatasetError(f"{path} exists and is kept; pass --overwrite to replace it, or another name")
-    if not overwrite and partial.exists():
+    if not overwrite and partial_exists:
         raise DatasetError(
             f"{partial} is left from an interrupted collection; rename it to {path.name} to use its rows, "
             "or pass --overwrite to drop them"

@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
@@ -377,11 +378,30 @@ def test_a_failure_at_the_very_end_keeps_the_older_file(
     assert sorted(p.name for p in feature_file.parent.iterdir()) == ["features.h5"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, start) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(DatasetError, match=r"features\.h5: cannot be written"):
-        start()
+@contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Be nobody where the tests run as root, who may write anywhere."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("mode", [0o555, 0o000])
+def test_a_folder_that_cannot_be_written_is_named(mode: int) -> None:
+    # Not in tmp_path, whose parents nobody else may enter.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(mode)
+        with (
+            ordinary_user(),
+            pytest.raises(DatasetError, match=r"features\.h5: cannot be written \(Permission denied\)"),
+        ):
+            FeatureFileWriter(Path(folder) / "features.h5", make_info(), 1, 1, seed=0)
+        Path(folder).chmod(0o700)
+        assert list(Path(folder).iterdir()) == []
 
 
 def test_a_folder_that_is_a_file_is_named(tmp_path: Path, start) -> None:

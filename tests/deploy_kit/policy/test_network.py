@@ -3,6 +3,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from rsl_rl.modules.normalization import EmpiricalNormalization
+from rsl_rl.utils import resolve_nn_activation
 from torch.nn import functional
 
 from deploy_kit.policy.network import ACTIVATIONS, VisionActorCritic
@@ -51,10 +53,9 @@ def test_the_forward_pass_is_the_documented_formula(eps):
 
 
 def test_the_normaliser_is_rsl_rls():
-    normalization = pytest.importorskip("rsl_rl.modules.normalization")
     network = tiny_network(normalizer_eps=1e-2)
     layout = network.config.layout
-    theirs = normalization.EmpiricalNormalization(layout.size)
+    theirs = EmpiricalNormalization(layout.size)
     theirs.update(torch.randn(50, layout.size, generator=torch.Generator().manual_seed(3)) * 2 + 1)
     theirs.eval()
     network.normalizer.mean.copy_(theirs._mean)
@@ -65,12 +66,11 @@ def test_the_normaliser_is_rsl_rls():
 
 
 def test_activation_names_are_rsl_rls():
-    resolve = pytest.importorskip("rsl_rl.utils").resolve_nn_activation
     x = torch.linspace(-3, 3, 25)
     for name, activation in ACTIVATIONS.items():
-        assert torch.equal(activation()(x), resolve(name)(x)), name
+        assert torch.equal(activation()(x), resolve_nn_activation(name)(x)), name
     with pytest.raises(ValueError, match="Valid activations are") as caught:
-        resolve("unknown")
+        resolve_nn_activation("unknown")
     assert all(f"'{name}'" in str(caught.value) for name in ACTIVATIONS)
     assert str(caught.value).count("', '") == len(ACTIVATIONS) - 1
 

@@ -8,7 +8,7 @@ import yaml
 from deploy_kit.errors import CheckpointError, OptionError
 from deploy_kit.policy.run.params import RunParams, load_run_params
 from deploy_kit.policy.run.vehicle import KEYS, resolve_vehicle, vehicle_record
-from deploy_kit.task.racing import TASK_ID
+from deploy_kit.task.racing import RACING_TASK, TASK_ID
 
 FILE = """\
 max_thrust_to_weight: 2.5
@@ -79,15 +79,14 @@ def test_a_known_task_tells_everything():
 
 
 def test_the_known_task_is_the_simulators():
-    task = pytest.importorskip("deploy_kit.task.racing")
-    clock, controller = task.Clock(), task.Controller()
-    vehicle = resolve_vehicle(RunParams(), task.TASK_ID)
+    clock, controller = RACING_TASK.clock, RACING_TASK.controller
+    vehicle = resolve_vehicle(RunParams(), TASK_ID)
     assert vehicle.max_thrust_to_weight == controller.max_thrust_to_weight
     assert vehicle.max_body_rate == (controller.max_body_rate,) * 3
     assert vehicle.policy_period_s == pytest.approx(clock.policy_dt)
     assert vehicle.depth_period_s == clock.camera_period
     assert vehicle.action_latency_steps == clock.action_delay
-    assert vehicle.mass_kg == task.Airframe().mass
+    assert vehicle.mass_kg == RACING_TASK.airframe.mass
 
 
 def test_nothing_known_is_an_error_that_says_what_to_give():
