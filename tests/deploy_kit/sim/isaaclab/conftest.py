@@ -51,6 +51,6 @@ def cube_checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def calm(build):
-    from tests.deploy_kit.sim.isaaclab.support import CALM
+    from helpers.isaaclab.states import CALM
 
     return build(CALM)

@@ -11,7 +11,7 @@ from deploy_kit.sim.mujoco.env import MujocoRacingEnv
 from deploy_kit.sim.registry import make_env
 from deploy_kit.sim.rotations import matrix_from_quaternion
 from deploy_kit.task.interface import STATE_TERMS
-from tests.deploy_kit.sim.isaaclab.support import CALM, state
+from helpers.isaaclab.states import CALM, state
 
 STEPS = 30
 

@@ -10,7 +10,7 @@ pytest.importorskip("isaaclab")
 
 from deploy_kit.cli.main import main
 from deploy_kit.task.racing import TASK_ID
-from tests.deploy_kit.sim.isaaclab import user_tasks
+from helpers.isaaclab import user_tasks
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from deploy_kit.sim.isaaclab.racing.rays import rebuild_tree
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.sim.rotations import matrix_from_euler, matrix_from_quaternion, quaternion_from_euler
 from deploy_kit.task.racing import RACING_TASK
-from tests.deploy_kit.sim.isaaclab.support import CALM, place, state
+from helpers.isaaclab.states import CALM, place, state
 
 LEVEL = [1.0, 0.0, 0.0, 0.0]
 LEVEL_ROWS = [LEVEL, LEVEL]

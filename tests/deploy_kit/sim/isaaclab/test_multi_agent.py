@@ -7,9 +7,9 @@ pytest.importorskip("isaaclab")
 
 from deploy_kit.errors import TaskError
 from deploy_kit.sim.options import EnvOptions
-from tests.deploy_kit.sim.isaaclab.user_tasks import high, image, pose
+from helpers.isaaclab.user_tasks import high, image, pose
 
-OPTIONS = EnvOptions(num_envs=2, extensions=("tests.deploy_kit.sim.isaaclab.multi_agent_tasks",))
+OPTIONS = EnvOptions(num_envs=2, extensions=("helpers.isaaclab.multi_agent_tasks",))
 
 
 def test_agents_are_flown_as_one_and_the_label_comes_along(build):

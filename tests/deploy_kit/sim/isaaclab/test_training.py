@@ -19,7 +19,7 @@ from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.policy.network_hints import NetworkHints
 from deploy_kit.sim.isaaclab.host.registration import AGENT_KEY, CFG_KEY, entry_point, register
 from deploy_kit.task.racing import STAGES, TASK_ID
-from tests.deploy_kit.sim.isaaclab.support import CALM
+from helpers.isaaclab.states import CALM
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])

@@ -16,7 +16,7 @@ from deploy_kit.flight.rollout import require_checkpoint
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.policy.network_hints import NetworkHints
 from deploy_kit.sim.options import EnvOptions
-from tests.deploy_kit.sim.isaaclab import user_tasks
+from helpers.isaaclab import user_tasks
 
 OPTIONS = EnvOptions(num_envs=2, extensions=(user_tasks.__name__,))
 SEEING = NetworkHints(activation="lrelu", image_shape=(18, 36))

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 pytest.importorskip("isaaclab")
 
 from deploy_kit.cli.main import main
-from tests.deploy_kit.sim.isaaclab import user_tasks
+from helpers.isaaclab import user_tasks
 
 EXTENSION = user_tasks.__name__
 SEEING = ("--activation", "lrelu", "--image-shape", "18x36")
@@ -53,7 +53,7 @@ def test_a_task_with_an_agent_is_collected_with_video(cube_checkpoint, tmp_path)
 
 
 def test_a_multi_agent_task_is_collected(cube_checkpoint, tmp_path):
-    extension = "tests.deploy_kit.sim.isaaclab.multi_agent_tasks"
+    extension = "helpers.isaaclab.multi_agent_tasks"
     result = collect(
         cube_checkpoint, tmp_path / "rows.h5", "--task", "Cube-TwoLabelledAgents-v0", "--extension", extension, *FEW
     )

@@ -9,7 +9,7 @@ from deploy_kit.errors import OptionError, TaskError
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.sim.registry import make_env
 
-EXTENSION = "tests.deploy_kit.sim.isaaclab.user_tasks"
+EXTENSION = "helpers.isaaclab.user_tasks"
 OPTIONS = EnvOptions(num_envs=2, extensions=(EXTENSION,))
 
 

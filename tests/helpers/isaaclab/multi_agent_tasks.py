@@ -5,7 +5,7 @@ import torch
 from isaaclab.envs import DirectMARLEnv, DirectMARLEnvCfg
 from isaaclab.utils import configclass
 
-from tests.deploy_kit.sim.isaaclab.user_tasks import Scene, agent, high, image, pose, put_back
+from helpers.isaaclab.user_tasks import Scene, agent, high, image, pose, put_back
 
 
 @configclass

@@ -1,4 +1,4 @@
-"""Helpers of the Isaac Lab tests."""
+"""States of the racing task in Isaac Lab, set and read."""
 
 import torch
 from isaaclab.utils.math import matrix_from_quat
