@@ -486,8 +486,8 @@ def other_action_order(contract):
 
 
 def other_threshold(contract):
-    probability = 1.0 / (1.0 + math.exp(-0.3))
-    return replace(contract, gate=replace(contract.gate, threshold_logit=0.3, threshold_probability=probability))
+    probability = 1.0 / (1.0 + math.exp(-0.31))
+    return replace(contract, gate=replace(contract.gate, threshold_logit=0.31, threshold_probability=probability))
 
 
 def other_threshold_probability(contract):

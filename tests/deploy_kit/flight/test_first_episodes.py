@@ -6,29 +6,30 @@ import torch
 from deploy_kit.errors import TaskError
 from deploy_kit.flight import first_episodes
 from deploy_kit.flight.first_episodes import fly_first_episodes
+from helpers import scripted_racing
 
 NUM_ENVS = 4
 
 
 @pytest.fixture
-def env(scripted):
-    return scripted.ScriptedEnv(NUM_ENVS, seed=5, device="cpu")
+def env():
+    return scripted_racing.ScriptedEnv(NUM_ENVS, seed=5, device="cpu")
 
 
-def test_it_flies_until_the_longest_first_episode_ends(env, scripted, network):
+def test_it_flies_until_the_longest_first_episode_ends(env, network):
     seen = []
     flight = fly_first_episodes(env, network, seen.append)
-    lengths = [scripted.length_of(index, 0) for index in range(NUM_ENVS)]
+    lengths = [scripted_racing.length_of(index, 0) for index in range(NUM_ENVS)]
     assert flight.episodes.complete
     assert flight.episodes.length.tolist() == lengths
     assert [record.step for record in seen] == list(range(max(lengths)))
-    starts = torch.stack([scripted.observation_of(5, index, 0, 0) for index in range(NUM_ENVS)])
+    starts = torch.stack([scripted_racing.observation_of(5, index, 0, 0) for index in range(NUM_ENVS)])
     assert torch.equal(flight.first_observation, starts)
 
 
-def test_flights_are_pairs_where_they_begin_alike(scripted, network):
+def test_flights_are_pairs_where_they_begin_alike(network):
     first, again, other = (
-        fly_first_episodes(scripted.ScriptedEnv(NUM_ENVS, seed, "cpu"), network) for seed in (5, 5, 6)
+        fly_first_episodes(scripted_racing.ScriptedEnv(NUM_ENVS, seed, "cpu"), network) for seed in (5, 5, 6)
     )
     assert first.starts_like(again)
     assert not first.starts_like(other)
@@ -47,7 +48,7 @@ def test_progress_tells_the_steps_of_the_longest_episode(env, network, monkeypat
     assert ended == [0, 0, 0, 0, 2, 3, 4, 4]
 
 
-def test_episodes_without_end_are_refused(env, scripted, network, monkeypatch):
-    monkeypatch.setattr(scripted, "length_of", lambda env, episode: 100 if env == 2 else 4)
+def test_episodes_without_end_are_refused(env, network, monkeypatch):
+    monkeypatch.setattr(scripted_racing, "length_of", lambda env, episode: 100 if env == 2 else 4)
     with pytest.raises(TaskError, match=r"^1 episodes had not ended after 9 steps; .*max_episode_length"):
         fly_first_episodes(env, network)
