@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +16,9 @@ from deploy_kit.errors import OptionError
 
 PIECE_ROWS = 1024
 """Rows read together where rows are streamed: four chunks of the file, 0.8 MB at 192 features."""
+
+GROUP_PIECES = 256
+"""Pieces whose rows are permuted together: 262,144 rows, 0.2 GB at 192 features. Fewer rows are permuted as a whole."""
 
 SHARE_OF_FREE_MEMORY = 0.5
 """How much of the free memory rows may take where no bound is given."""
@@ -84,66 +87,106 @@ class ShuffledRows:
 
     def in_order(self, block_rows: int = 8 * PIECE_ROWS) -> Iterator[FloatArray]:
         """Yield all signed rows in the files' order; a block is valid until the next one is asked for."""
-        if self._loaded is not None:
-            for start in range(0, self.rows, block_rows):
-                yield self._loaded[start : start + block_rows]
-            return
-        buffer = np.empty((block_rows, self.width), np.float32)
+        buffer = np.empty((block_rows if self.streamed else 0, self.width), np.float32)
+        row = 0
         for piece in self._pieces(block_rows):
-            self._read(piece, buffer[: piece.stop - piece.start])
-            yield buffer[: piece.stop - piece.start]
+            count = piece.stop - piece.start
+            if self._loaded is not None:
+                yield self._loaded[row : row + count]
+            else:
+                self._read(piece, buffer[:count])
+                yield buffer[:count]
+            row += count
+
+    def order(self, seed: Sequence[int]) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield the numbers of all rows in a random order, a group at a time.
+
+        Rows are numbered in the files' order. The order is the same for rows in memory and streamed ones: pieces of
+        neighbouring rows over all files are permuted, then the rows of `GROUP_PIECES` pieces at a time.
+
+        Args:
+            seed: of the order.
+        """
+        rng = np.random.default_rng(list(seed))
+        if self.rows <= GROUP_PIECES * PIECE_ROWS:
+            yield rng.permutation(self.rows)
+            return
+        pieces = list(self._pieces(PIECE_ROWS))
+        first = np.cumsum([0, *(piece.stop - piece.start for piece in pieces)])
+        shuffled = rng.permutation(len(pieces))
+        for start in range(0, len(pieces), GROUP_PIECES):
+            chosen = shuffled[start : start + GROUP_PIECES]
+            numbers = np.concatenate([np.arange(first[piece], first[piece + 1]) for piece in chosen.tolist()])
+            yield rng.permutation(numbers)
 
     def shuffled(self, seed: Sequence[int], block_rows: int) -> Iterator[FloatArray]:
-        """Yield every signed row once, in a random order, so many at a time.
-
-        Rows in memory are permuted as a whole. Streamed rows are permuted in two levels: pieces of neighbouring rows
-        over all files, then the rows of as many pieces as memory holds.
+        """Yield every signed row once, in the order of `order`, so many at a time.
 
         Args:
             seed: of the order.
             block_rows: rows of a block; the last one may be shorter. A block is valid until the next one is asked for.
         """
-        rng = np.random.default_rng(list(seed))
         # One block is used, one waits and one is being filled.
         buffers = [np.empty((min(block_rows, self.rows), self.width), np.float32) for _ in range(_AHEAD + 2)]
-        order = self._streamed(rng, buffers) if self._loaded is None else self._gathered(self._loaded, rng, buffers)
-        yield from _ahead(order)
+        order = self.order(seed)
+        blocks = (
+            self._streamed(order, buffers) if self._loaded is None else self._gathered(self._loaded, order, buffers)
+        )
+        yield from _ahead(blocks)
 
     def _gathered(
-        self, loaded: FloatArray, rng: np.random.Generator, buffers: list[FloatArray]
+        self, loaded: FloatArray, order: Iterator[npt.NDArray[np.int64]], buffers: list[FloatArray]
     ) -> Iterator[FloatArray]:
-        order = rng.permutation(self.rows)
-        size = len(buffers[0])
-        for number, start in enumerate(range(0, self.rows, size)):
-            index = order[start : start + size]
+        for number, index in enumerate(rechunked(order, len(buffers[0]))):
             # With mode="clip" numpy writes straight into the buffer; the indices are within bounds.
             yield np.take(loaded, index, axis=0, out=buffers[number % len(buffers)][: index.size], mode="clip")
 
-    def _streamed(self, rng: np.random.Generator, buffers: list[FloatArray]) -> Iterator[FloatArray]:
+    def _streamed(self, order: Iterator[npt.NDArray[np.int64]], buffers: list[FloatArray]) -> Iterator[FloatArray]:
         assert self._room is not None
         size = len(buffers[0])
         spare = self._room - sum(buffer.nbytes for buffer in buffers)
-        # Whole blocks, so that a batch never spans two fillings and only the epoch's last one is short.
         capacity = max(1, spare // (self.width * 4) // size) * size
         pieces = list(self._pieces(PIECE_ROWS))
-        waiting = [pieces[number] for number in rng.permutation(len(pieces))]
-        pool = np.empty((min(capacity + PIECE_ROWS, self.rows), self.width), np.float32)
-        filled, number = 0, 0
-        while waiting or filled:
-            while waiting and filled < capacity:
-                piece = waiting.pop()
-                count = piece.stop - piece.start
-                self._read(piece, pool[filled : filled + count])
-                filled += count
-            used = filled if not waiting else max(filled // size, 1) * size
-            order = rng.permutation(filled)
+        first = np.cumsum([0, *(piece.stop - piece.start for piece in pieces)])
+        pool = np.empty((min(capacity + size, self.rows), self.width), np.float32)
+        filled, done, number = 0, 0, 0
+        for window in _windows(order, capacity):
+            self._fill(pool[filled : filled + window.size], window, pieces, first)
+            filled, done = filled + window.size, done + window.size
+            # Whole blocks, so that only the epoch's last one is short; what is left over goes before the next window.
+            used = filled if done == self.rows else filled // size * size
             for start in range(0, used, size):
-                index = order[start : min(start + size, used)]
-                yield np.take(pool, index, axis=0, out=buffers[number % len(buffers)][: index.size], mode="clip")
+                count = min(size, used - start)
+                block = buffers[number % len(buffers)][:count]
+                np.copyto(block, pool[start : start + count])
+                yield block
                 number += 1
-            # What is left over goes into the next filling.
-            pool[: filled - used] = pool[order[used:filled]]
+            pool[: filled - used] = pool[used:filled]
             filled -= used
+
+    def _fill(
+        self,
+        target: FloatArray,
+        window: npt.NDArray[np.int64],
+        pieces: Sequence[_Piece],
+        first: npt.NDArray[np.int64],
+    ) -> None:
+        """Read rows by their numbers, a piece after the other.
+
+        Args:
+            target: (n, F + 1) to be filled.
+            window: (n,) numbers of rows.
+            pieces: all pieces.
+            first: number of each piece's first row, and of all rows at the end.
+        """
+        place = np.argsort(window, kind="stable")
+        bounds = np.searchsorted(window[place], first)
+        buffer = np.empty((PIECE_ROWS, self.width), np.float32)
+        for piece in np.flatnonzero(np.diff(bounds)).tolist():
+            count = pieces[piece].stop - pieces[piece].start
+            self._read(pieces[piece], buffer[:count])
+            wanted = place[bounds[piece] : bounds[piece + 1]]
+            target[wanted] = buffer[window[wanted] - first[piece]]
 
     def _pieces(self, rows: int) -> Iterator[_Piece]:
         for number, part in enumerate(self._parts):
@@ -165,6 +208,36 @@ class ShuffledRows:
             self._read(piece, loaded[row : row + count])
             row += count
         return loaded
+
+
+def rechunked(order: Iterable[npt.NDArray[np.int64]], size: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield the same numbers, so many at a time; the last array may be shorter."""
+    rest = np.empty(0, np.int64)
+    for numbers in order:
+        rest = np.concatenate([rest, numbers])
+        whole = rest.size // size * size
+        yield from np.split(rest[:whole], range(size, whole, size)) if whole else ()
+        rest = rest[whole:]
+    if rest.size:
+        yield rest
+
+
+def _windows(order: Iterable[npt.NDArray[np.int64]], capacity: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield the same numbers, as many whole groups as fit at a time; a group that does not fit is cut.
+
+    A piece lies in one group, so that whole groups read it once.
+    """
+    waiting: list[npt.NDArray[np.int64]] = []
+    for group in order:
+        if waiting and sum(numbers.size for numbers in waiting) + group.size > capacity:
+            yield np.concatenate(waiting)
+            waiting = []
+        if group.size > capacity:
+            yield from np.split(group, range(capacity, group.size, capacity))
+        else:
+            waiting.append(group)
+    if waiting:
+        yield np.concatenate(waiting)
 
 
 def signed_rows(features: FloatArray, label: npt.NDArray[np.bool_]) -> FloatArray:

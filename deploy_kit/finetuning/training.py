@@ -57,7 +57,7 @@ class AdamTraining:
         self._block_rows = max(1, BLOCK_ROWS // self._adam.batch_size) * self._adam.batch_size
         on_device = torch.device(options.device).type != "cpu"
         resident = on_device and not self._train.streamed
-        self._rows = CudaRows(self._train.loaded, options.device) if resident else self._train
+        self._rows = CudaRows(self._train, options.device) if resident else self._train
         self.learner = self._make_learner(inputs.start, attack, on_device)
 
     def epoch(self, number: int, progress: Callable[[Progress], None], note: str) -> TrainedHead:

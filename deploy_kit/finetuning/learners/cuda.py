@@ -10,24 +10,26 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from deploy_kit.arrays import FloatArray
+from deploy_kit.data.blocks import ShuffledRows
 from deploy_kit.finetuning.learners.adam import BETAS, EPS
 from deploy_kit.finetuning.learners.attack import ONE_FROM, ZERO_FROM, Attack, Norm
 
 
 class CudaRows:
-    """Signed rows (see `ShuffledRows`) on a device.
+    """Signed rows (see `ShuffledRows`) on a device, in the same order as on the CPU.
 
     Args:
-        rows: (n, F + 1).
+        rows: in memory.
         device: torch device.
     """
 
-    def __init__(self, rows: FloatArray, device: str) -> None:
-        self._rows = torch.from_numpy(rows).to(device)
+    def __init__(self, rows: ShuffledRows, device: str) -> None:
+        self._order = rows.order
+        self._rows = torch.from_numpy(rows.loaded).to(device)
 
     def shuffled(self, seed: Sequence[int], block_rows: int) -> Iterator[Tensor]:
         """Yield every row once in a random order, so many at a time."""
-        order = torch.from_numpy(np.random.default_rng(list(seed)).permutation(len(self._rows))).to(self._rows.device)
+        order = torch.from_numpy(np.concatenate(list(self._order(seed)))).to(self._rows.device)
         for index in order.split(block_rows):  # type: ignore[no-untyped-call]  # torch's own
             yield self._rows.index_select(0, index)
 

@@ -5,12 +5,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from deploy_kit.data import blocks as blocks_module
 from deploy_kit.data.blocks import PIECE_ROWS, ShuffledRows, signed_rows
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.data.rows import Matrix, Rows
 from deploy_kit.errors import DatasetError, OptionError
+from deploy_kit.finetuning.learners.cuda import CudaRows
 
 WIDTH = 4
 
@@ -78,10 +80,47 @@ def test_an_epoch_holds_every_row_once_in_whole_blocks(
     np.testing.assert_array_equal(np.concatenate([b.copy() for b in rows.in_order(1000)]), expected)
 
 
-def test_streamed_rows_are_mixed_over_the_files(streamed: ShuffledRows) -> None:
+@pytest.mark.parametrize("group_pieces", [2, 5, 256])
+@pytest.mark.parametrize("room_rows", [300, 2500, 6000, 13_000])
+@pytest.mark.parametrize("size", [256, 1000])
+def test_the_order_is_the_same_in_memory_streamed_and_on_a_device(
+    parts: list[Rows], monkeypatch: pytest.MonkeyPatch, group_pieces: int, room_rows: int, size: int
+) -> None:
+    monkeypatch.setattr(blocks_module, "GROUP_PIECES", group_pieces)
+    row_bytes = (WIDTH + 1) * 4
+    monkeypatch.setattr(blocks_module, "_room", lambda memory: room_rows * row_bytes)
+    streamed = ShuffledRows(parts)
+    monkeypatch.setattr(blocks_module, "_room", lambda memory: None)
+    loaded = ShuffledRows(parts)
+    assert (streamed.streamed, loaded.streamed) == (True, False)
+    expected, sizes = gather(loaded, 5, size)
+    found, streamed_sizes = gather(streamed, 5, size)
+    np.testing.assert_array_equal(found, expected)
+    assert sizes == streamed_sizes
+    np.testing.assert_array_equal(np.unique(np.abs(found[:, 0])), np.arange(1, 13_002))
+    on_device = torch.cat(list(CudaRows(loaded, "cpu").shuffled((0, 5), size))).numpy()
+    np.testing.assert_array_equal(on_device, expected)
+    plain = np.random.default_rng([0, 5]).permutation(13_001)
+    assert (np.abs(expected[:, 0]) == plain + 1).all() == (group_pieces == 256)
+    for one, other in zip(loaded.in_order(3000), streamed.in_order(3000), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_whole_groups_are_read_once_where_they_fit(parts: list[Rows], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks_module, "GROUP_PIECES", 3)
+    monkeypatch.setattr(blocks_module, "_room", lambda memory: (2 * 3 * PIECE_ROWS + 4 * 256) * (WIDTH + 1) * 4)
+    reads: list[int] = []
+    read = ShuffledRows._read
+    monkeypatch.setattr(ShuffledRows, "_read", lambda rows, piece, out: (reads.append(1), read(rows, piece, out)))
+    gather(ShuffledRows(parts), 0)
+    assert len(reads) == 10 + 3
+
+
+def test_groups_are_mixed_over_the_files(streamed: ShuffledRows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks_module, "GROUP_PIECES", 3)
     found, _ = gather(streamed, 3)
     place = np.abs(found[:1024, 0])
-    # Two pieces and more of different places are among the first rows, and neighbours are no neighbours any more.
+    # Pieces of different places are among the first rows, and neighbours are no neighbours any more.
     assert np.unique(place // PIECE_ROWS).size >= 3
     assert np.mean(np.abs(np.diff(place)) == 1) < 0.05
     firsts = [np.abs(next(streamed.shuffled((0, seed), 256))[:, 0]) // PIECE_ROWS for seed in range(5)]

@@ -14,7 +14,7 @@ from deploy_kit.data.blocks import signed_rows
 from deploy_kit.errors import OptionError
 from deploy_kit.finetuning.learners.attack import Attack, Norm, worst_case_logits
 from deploy_kit.finetuning.learners.closed_form import ClosedFormLearner
-from deploy_kit.finetuning.learners.cuda import CudaLearner, CudaRows
+from deploy_kit.finetuning.learners.cuda import CudaLearner
 from deploy_kit.finetuning.learners.iterated import IteratedLearner
 from deploy_kit.finetuning.learners.protocol import Learner
 
@@ -186,8 +186,6 @@ def test_a_graph_on_cuda_trains_the_same_head() -> None:
     other = on_device(vector_of(make_head()), Attack(), 64, 1e-2, "cuda")
     assert in_blocks(one, rows) == pytest.approx(in_blocks(other, rows), rel=1e-4)
     np.testing.assert_allclose(one.vector, other.vector, rtol=0, atol=1e-4)
-    blocks = list(CudaRows(rows, "cuda").shuffled((0, 1), 256))
-    assert sorted(torch.cat(blocks)[:, 0].tolist()) == sorted(rows[:, 0].tolist())
 
 
 def test_the_origins_cut_keeps_features_in_the_unit_interval_and_has_no_closed_form() -> None:
