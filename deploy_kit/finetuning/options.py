@@ -17,7 +17,7 @@ ADAM, LBFGS = "adam", "lbfgs"
 """Solvers."""
 
 LBFGS_ROWS = 100_000
-"""Up to so many training rows the optimum is found within a minute; Adam's default epochs need more rows than that."""
+"""Up to so many training rows the optimum is found in a minute or two; Adam's defaults are made for more."""
 
 
 @dataclass(frozen=True)
