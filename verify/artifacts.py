@@ -3,6 +3,14 @@
 from dataclasses import dataclass
 
 from deploy_kit.bundle.contract import FEATURES_TENSOR
+from deploy_kit.bundle.reader import (
+    BUNDLE_FILES,
+    MANIFEST_NAME,
+    ONNX_NAME,
+    SAFETENSORS_NAME,
+    TORCHSCRIPT_NAME,
+    Bundle,
+)
 from deploy_kit.bundle.runners import (
     PROVIDERS,
     ArtifactError,
@@ -18,9 +26,21 @@ from deploy_kit.errors import InputError
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.text import one_line
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
-from deploy_kit.verify.meaning import checkpoint_check, contract_checks, weights_check
-from deploy_kit.verify.report import Check, FactCheck
-from deploy_kit.verify.structure import graph_checks, load_graph
+from deploy_kit.verify.meaning import checkpoint_check, contract_checks
+from deploy_kit.verify.report import Check, FactCheck, NotRun
+from deploy_kit.verify.structure.graph import StructureError
+from deploy_kit.verify.structure.onnx_file import graph_checks, is_runnable, load_graph
+from deploy_kit.verify.structure.proof import prove
+from deploy_kit.verify.structure.safetensors_file import tensors_check
+from deploy_kit.verify.structure.sandbox import SandboxedModule, unavailable
+from deploy_kit.verify.structure.torchscript_file import read_torchscript
+
+BESIDE = ("report", "signature")
+"""Beginnings of the names of files that may lie beside a bundle's own."""
+
+
+ARTIFACTS = ("onnx", "torchscript", "safetensors")
+"""What of a bundle is replayed."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +81,7 @@ def open_artifacts(subject: BundleAndCheckpoint) -> tuple[Artifacts, list[Check]
     Returns:
         The artifacts, and the static checks, failed ones for what could not be opened among them.
     """
-    checks: list[Check] = [FactCheck("bundle/manifest", "size and sha256 of each file", len(subject.bundle.files), ())]
+    checks: list[Check] = [_manifest_check(subject.bundle)]
     checks += contract_checks(subject.bundle, subject.checkpoint, subject.named)
     onnx, head, encoder = _open_onnx(subject, checks)
     observed: list[Artifact] = []
@@ -74,14 +94,32 @@ def open_artifacts(subject: BundleAndCheckpoint) -> tuple[Artifacts, list[Check]
     return Artifacts(tuple(observed), onnx, head, () if onnx is None else onnx.providers), checks
 
 
+def _manifest_check(bundle: Bundle) -> FactCheck:
+    """Return the check that the manifest lists exactly a bundle's files; sizes and hashes were checked on opening."""
+    problems = [
+        f"the manifest lists {name!r}, which no bundle has" for name in sorted({*bundle.files} - {*BUNDLE_FILES})
+    ]
+    present = {entry.name for entry in bundle.path.iterdir()}
+    problems += [
+        f"{name!r} lies in the folder and is not listed"
+        for name in sorted(present - {*bundle.files, MANIFEST_NAME})
+        if not name.startswith(BESIDE)
+    ]
+    return FactCheck(
+        "bundle/manifest", "exactly the bundle's files, size and sha256 of each", len(bundle.files), tuple(problems)
+    )
+
+
 def _open_onnx(
     subject: BundleAndCheckpoint, checks: list[Check]
 ) -> tuple[OnnxRunner | None, OnnxRunner | None, OnnxRunner | None]:
-    contract, path = subject.contract, subject.bundle.onnx_path
+    contract, data = subject.contract, subject.bundle.read(ONNX_NAME)
     try:
-        model = load_graph(path)
-        checks += graph_checks(model, contract, _batch_norm_eps(subject))
-        runner = OnnxRunner(path, contract)
+        model = load_graph(data, ONNX_NAME)
+        checks += graph_checks(model, contract, subject.checkpoint.network, subject.reference.transform)
+        if not is_runnable(model):
+            raise ArtifactError("not run: onnx/operators says what it holds that could do more than compute")
+        runner = OnnxRunner(data, contract)
     except ArtifactError as error:
         checks.append(FactCheck("onnx/provider", "loaded by onnxruntime", 1, (str(error),)))
         return None, None, None
@@ -98,25 +136,36 @@ def _open_onnx(
 
 
 def _open_torchscript(subject: BundleAndCheckpoint, checks: list[Check]) -> Artifact | None:
+    name, described = "torchscript/proof", "each operation and weight, read as data, against the checkpoint"
     try:
-        runner = TorchScriptRunner(subject.bundle.torchscript_path, subject.contract)
-    except ArtifactError as error:
-        checks.append(FactCheck("torchscript/eval-mode", "loaded by torch", 1, (str(error),)))
+        file = read_torchscript(subject.bundle.read(TORCHSCRIPT_NAME))
+    except StructureError as error:
+        checks.append(FactCheck(name, described, 1, (str(error),)))
         return None
-    problems = tuple(f"{kind} is in training mode" for kind in runner.training_operators())
-    checks.append(FactCheck("torchscript/eval-mode", "batch norms, dropouts", 1, problems))
-    return Artifact("torchscript", runner, subject.roles)
+    proven = prove(file.graph, subject.contract, subject.checkpoint.network, subject.reference.transform)
+    checks.append(FactCheck(name, described, proven.weights, proven.problems))
+    if proven.problems:
+        return None
+    if (reason := unavailable()) is not None:
+        checks.append(NotRun("torchscript/run", reason))
+        return None
+    try:
+        module = SandboxedModule(file.archive)
+    except ArtifactError as error:
+        checks.append(FactCheck("torchscript/run", "loaded by torch where it cannot write", 1, (str(error),)))
+        return None
+    checks.append(FactCheck("torchscript/run", "loaded by torch where it cannot write", 1, ()))
+    return Artifact("torchscript", TorchScriptRunner(module, subject.contract), subject.roles)
 
 
 def _open_safetensors(subject: BundleAndCheckpoint, checks: list[Check]) -> Artifact | None:
+    weights = tensors_check(subject.bundle.read(SAFETENSORS_NAME), subject.checkpoint)
+    checks += [weights, checkpoint_check(subject.contract, subject.checkpoint, weights)]
     try:
         rebuilt = load_checkpoint(subject.bundle.safetensors_path).network
     except InputError as error:
-        weights = FactCheck("safetensors/tensors", "rebuilt as a policy", 1, (one_line(error),))
-        checks += [weights, checkpoint_check(subject.contract, subject.checkpoint, weights)]
+        checks.append(FactCheck("safetensors/network", "rebuilt as a policy", 1, (one_line(error),)))
         return None
-    weights = weights_check(rebuilt, subject.checkpoint)
-    checks += [weights, checkpoint_check(subject.contract, subject.checkpoint, weights)]
     gate = subject.contract.gate is not None
     roles = ("action", "gate_logit", FEATURES_TENSOR) if gate else ("action", FEATURES_TENSOR)
     return Artifact("safetensors", NetworkRunner(rebuilt, gate), roles)
@@ -127,10 +176,3 @@ def _with_features(graph: Runner, encoder: Runner) -> Runner:
         return {**graph(observation), **encoder(observation)}
 
     return run
-
-
-def _batch_norm_eps(subject: BundleAndCheckpoint) -> tuple[float, ...]:
-    from torch import nn
-
-    modules = subject.checkpoint.network.stem
-    return tuple(module.eps for module in modules if isinstance(module, nn.BatchNorm2d))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from deploy_kit.bundle.parity import ParityCheck, ParityComparison
 from deploy_kit.bundle.runners import GATE_TERMS
 from deploy_kit.progress import Progress
-from deploy_kit.verify.artifacts import Artifacts, open_artifacts
+from deploy_kit.verify.artifacts import ARTIFACTS, Artifacts, open_artifacts
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
 from deploy_kit.verify.dataset import Dataset
 from deploy_kit.verify.live import LIVE_MODES, LiveTest
@@ -117,8 +117,12 @@ def _stored_golden(subject: BundleAndCheckpoint) -> ParityCheck:
 
 def _replay_set(
     subject: BundleAndCheckpoint, artifacts: Artifacts, samples: SampleSet, progress: Callable[[Progress], None]
-) -> Iterator[ParityCheck]:
+) -> Iterator[Check]:
     reference = reference_outputs(subject.reference, samples.observation)
+    opened = {artifact.name for artifact in artifacts.observed}
+    for name in ARTIFACTS:
+        if name not in opened:
+            yield NotRun(f"replay/{samples.name}/{name}", "not opened: a check above says why")
     for artifact in artifacts.observed:
         comparison = ParityComparison(
             f"replay/{samples.name}/{artifact.name}", samples.described, artifact.roles, subject.semantics

@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
 from deploy_kit.bundle.codec import encode
 from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.graph_options import graph_options_of
@@ -18,14 +16,10 @@ from deploy_kit.bundle.implied import EXEMPT, FROM_VEHICLE, OPTIONAL, base_sourc
 from deploy_kit.bundle.reader import SAFETENSORS_NAME, Bundle
 from deploy_kit.errors import InputError
 from deploy_kit.policy.checkpoint import Checkpoint
-from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.policy.run.vehicle_env import ENV_FILE
 from deploy_kit.text import one_line
 from deploy_kit.verify.bundle_and_checkpoint import NamedVehicle
 from deploy_kit.verify.report import Check, FactCheck, NotRun
-
-NOT_EXPORTED = ("critic.", "normalizer.count", "std")
-"""Prefixes of tensors that play no part in what is exported."""
 
 Field = tuple[str, Any, Any]
 """(path, found in the bundle, expected)."""
@@ -138,34 +132,3 @@ def checkpoint_check(contract: Contract, checkpoint: Checkpoint, weights: FactCh
         return FactCheck("contract/checkpoint", compared, 1, (problem,))
     note = f"the bundle comes from {claimed}, another file than this one, with the same tensors"
     return FactCheck("contract/checkpoint", compared, 1, (), note)
-
-
-def weights_check(rebuilt: VisionActorCritic, checkpoint: Checkpoint) -> FactCheck:
-    """Return the comparison of the safetensors file with the checkpoint, tensor by tensor, bit by bit."""
-    expected, found = _exported_tensors(checkpoint.network), _exported_tensors(rebuilt)
-    if rebuilt.aux_decoder is None:
-        expected = {name: tensor for name, tensor in expected.items() if not name.startswith("aux_decoder.")}
-    problems = [f"{name} is missing" for name in expected if name not in found]
-    problems += [f"{name} is not in the checkpoint" for name in found if name not in expected]
-    for name in expected.keys() & found.keys():
-        ours, theirs = expected[name], found[name]
-        if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-            problems.append(
-                f"{name} is {theirs.dtype} {tuple(theirs.shape)}, expected {ours.dtype} {tuple(ours.shape)}"
-            )
-        elif not torch.equal(ours, theirs):
-            differs = (ours != theirs).flatten()
-            largest = float((ours.double() - theirs.double()).abs().nan_to_num(math.inf).max())
-            problems.append(f"{name} differs in {int(differs.sum())} of {ours.numel()} values, by up to {largest:.3g}")
-    for key in ("layout", "stem", "activation", "normalizer_eps"):
-        if (ours_value := getattr(checkpoint.network.config, key)) != (theirs_value := getattr(rebuilt.config, key)):
-            problems.append(f"{key} is {theirs_value}, the checkpoint has {ours_value}")
-    return FactCheck("safetensors/tensors", "every tensor, bit by bit", len(expected), tuple(sorted(problems)))
-
-
-def _exported_tensors(network: VisionActorCritic) -> dict[str, torch.Tensor]:
-    return {
-        name: tensor
-        for name, tensor in network.state_dict().items()
-        if not name.startswith(NOT_EXPORTED) and not name.endswith("num_batches_tracked")
-    }

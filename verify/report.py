@@ -17,7 +17,7 @@ from deploy_kit.errors import InputError
 from deploy_kit.files import replace_file
 from deploy_kit.flight.paired import PairedDifference
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of report.json; raised whenever a field changes its meaning, appears or goes."""
 
 
@@ -180,6 +180,11 @@ class VerifyReport:
         return Status.PASSED in statuses and Status.FAILED not in statuses
 
     @property
+    def complete(self) -> bool:
+        """Whether every check was run."""
+        return all(verdict.status is not Status.NOT_RUN for verdict in self.verdicts)
+
+    @property
     def worst_share(self) -> tuple[str, float] | None:
         """Name of the parity check whose error uses up most of its limit, and that share; None without such a check.
 
@@ -207,6 +212,7 @@ class VerifyReport:
         return {
             "schema_version": SCHEMA_VERSION,
             "passed": self.passed,
+            "complete": self.complete,
             "verdicts": [asdict(verdict) for verdict in self.verdicts],
             "thresholds": self.thresholds.to_json(),
             "subject": self.subject,

@@ -1,5 +1,6 @@
 """Read a bundle: manifest, contract, golden samples, with everything checked before it is used. Needs no torch."""
 
+import hashlib
 import json
 import math
 import zipfile
@@ -85,6 +86,20 @@ class Bundle:
     def safetensors_path(self) -> Path:
         """The weights."""
         return self.path / SAFETENSORS_NAME
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes, which are those that the manifest lists.
+
+        Raises:
+            BundleError: the file cannot be read, or has changed since the bundle was opened.
+        """
+        try:
+            data = (self.path / name).read_bytes()
+        except OSError as error:
+            raise BundleError(f"{self.path / name}: cannot be read ({error.strerror})") from error
+        if hashlib.sha256(data).hexdigest() != self.files[name]:
+            raise BundleError(f"{self.path / name}: has changed since the bundle was opened; copy the bundle again")
+        return data
 
     @cached_property
     def golden(self) -> GoldenSamples:

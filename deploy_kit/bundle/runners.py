@@ -5,8 +5,6 @@ The truth is `Reference`, the checkpoint's own network in PyTorch; everything el
 """
 
 import importlib
-import io
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -125,7 +123,7 @@ class OnnxRunner:
     """An ONNX graph in onnxruntime.
 
     Args:
-        model: path of the file, or a graph cut from it.
+        model: the file, its content, or a graph cut from it.
         contract: gives the inputs' names and layout, the outputs' names and roles.
         outputs: tensor name by role; the contract's outputs if None.
         features: whether the graph takes features instead of an observation.
@@ -138,7 +136,7 @@ class OnnxRunner:
 
     def __init__(
         self,
-        model: Path | onnx.ModelProto,
+        model: Path | bytes | onnx.ModelProto,
         contract: Contract,
         outputs: dict[str, str] | None = None,
         features: bool = False,
@@ -155,7 +153,9 @@ class OnnxRunner:
         options.log_severity_level = 3
         # Idle threads that spin would take the cores from the simulator's threads.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        source = str(model) if isinstance(model, Path) else model.SerializeToString()
+        source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
+        if isinstance(source, Path):
+            source = str(source)
         try:
             self._session = ort.InferenceSession(source, options, providers=list(providers))
         except self._errors as error:
@@ -187,34 +187,13 @@ class TorchScriptRunner:
     """The TorchScript module.
 
     Args:
-        path: the file.
+        module: runs it on arrays, one for each input.
         contract: gives the order of inputs and outputs.
-
-    Raises:
-        ArtifactError: it cannot be loaded.
     """
 
-    def __init__(self, path: Path, contract: Contract) -> None:
+    def __init__(self, module: Callable[[list[Float32]], list[Float32]], contract: Contract) -> None:
+        self._module = module
         self._contract = contract
-        try:
-            with warnings.catch_warnings():
-                # torch deprecates torch.jit in favour of torch.export; the artifact is TorchScript all the same.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                content = io.BytesIO(path.read_bytes())
-                self._module = torch.jit.load(content, map_location="cpu")  # type: ignore[no-untyped-call]  # torch's own
-        except RuntimeError as error:
-            raise ArtifactError(f"torch cannot load the module: {one_line(error)}") from error
-
-    def training_operators(self) -> list[str]:
-        """Return the operators that normalise by the batch at hand or drop values at random."""
-        flags = {"aten::batch_norm": 5, "aten::dropout": 2}
-        graph = self._module.inlined_graph
-        return [
-            kind
-            for kind, flag in flags.items()
-            for node in graph.findAllNodes(kind)
-            if list(node.inputs())[flag].toIValue() is not False
-        ]
 
     def __call__(self, observation: Float32) -> Outputs:
         """Return the outputs by role for flat observations (n, 6928).
@@ -228,18 +207,12 @@ class TorchScriptRunner:
 
     def _run(self, observation: Float32) -> Outputs:
         inputs = split_inputs(observation, self._contract)
-        tensors = [torch.from_numpy(inputs[spec.name]) for spec in self._contract.inputs]
-        try:
-            with torch.inference_mode():
-                values = self._module(*tensors)
-        except RuntimeError as error:
-            raise ArtifactError(f"torch cannot run the module: {one_line(error)}") from error
-        values = values if isinstance(values, tuple) else (values,)
+        values = self._module([inputs[spec.name] for spec in self._contract.inputs])
         if len(values) != len(self._contract.outputs):
             raise ArtifactError(
                 f"the module gives {len(values)} outputs, the contract names {len(self._contract.outputs)}"
             )
-        return {spec.role: value.numpy() for spec, value in zip(self._contract.outputs, values, strict=True)}
+        return {spec.role: value for spec, value in zip(self._contract.outputs, values, strict=True)}
 
 
 def split_inputs(observation: Float32, contract: Contract) -> dict[str, Float32]:

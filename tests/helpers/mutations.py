@@ -18,6 +18,7 @@ from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.files import file_sha256
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.policy.network import VisionActorCritic
+from deploy_kit.policy.run.vehicle import resolve_vehicle
 from deploy_kit.task.racing import TASK_ID
 from helpers.bundles import Run
 
@@ -68,7 +69,8 @@ def mutate_before_export(
     network = mutate(network) or network
     forged = replace(checkpoint, network=network.eval().requires_grad_(False))
     with monkeypatch.context() as patch:
-        patch.setattr(deploy_kit.export.exporter, "load_checkpoint", lambda *args, **options: forged)
+        vehicle = resolve_vehicle(checkpoint.params, TASK_ID)
+        patch.setattr(deploy_kit.export.exporter, "load_with_vehicle", lambda *args: (forged, vehicle))
         # A fault that the exporter's own judgement shares.
         patch.setattr(deploy_kit.export.exporter, "run_checks", lambda *args: ([], None))
         bundle = export_bundle(

@@ -1,0 +1,379 @@
+"""The proof for all inputs: what our exporter and others write passes, whatever else is refused by name."""
+
+import copy
+import re
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+
+from deploy_kit.bundle.contract_fields import GateOutput, InputLayout
+from deploy_kit.bundle.graph_options import GraphOptions
+from deploy_kit.bundle.reader import open_bundle
+from deploy_kit.export.graph import DeployedPolicy
+from deploy_kit.export.onnx_writer import build_onnx
+from deploy_kit.export.torchscript import write_torchscript
+from deploy_kit.policy.network import ACTIVATIONS
+from deploy_kit.task.interface import ActionTransform
+from deploy_kit.verify.structure.graph import onnx_graph
+from deploy_kit.verify.structure.onnx_file import graph_checks
+from deploy_kit.verify.structure.proof import prove
+from deploy_kit.verify.structure.torchscript_file import read_torchscript
+from helpers.networks import small_network
+
+TRANSFORM = ActionTransform((14.7, 6.0, 6.0, 6.0), (14.7, 0.0, 0.0, 0.0))
+
+
+@pytest.fixture(scope="module")
+def bundle(run):
+    return open_bundle(run.bundle)
+
+
+@pytest.fixture
+def model(bundle):
+    return onnx.load(bundle.onnx_path)
+
+
+def problems(model, bundle, run):
+    checks = graph_checks(model, bundle.contract, run.network, TRANSFORM)
+    return [problem for check in checks if check.name in ("onnx/operators", "onnx/proof") for problem in check.problems]
+
+
+def shaped(contract, options, names):
+    """The contract as it would be for these options."""
+    batch = options.batch_size or "batch"
+    inputs = tuple(replace(contract.inputs[0], name=name, shape=(batch,)) for name in names)
+    return replace(
+        contract,
+        inputs=inputs,
+        action=replace(contract.action, inside_graph=options.transform is not None),
+        gate=replace(contract.gate, output=options.gate_output),
+        observation=replace(contract.observation, layout=options.layout),
+    )
+
+
+KINDS = {
+    **{name: ({"activation": name}, {}) for name in ACTIVATIONS},
+    "no normaliser": ({"normalizer_eps": None}, {}),
+    "commands and probability": ({}, {"transform": TRANSFORM, "gate_output": GateOutput.PROBABILITY}),
+    "flat": ({}, {"layout": InputLayout.FLAT}),
+    "flat, batch 3": ({}, {"layout": InputLayout.FLAT, "batch_size": 3}),
+    "batch 1": ({}, {"batch_size": 1}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_export_writes_is_proven(bundle, kind, tmp_path):
+    network, asked = KINDS[kind]
+    network = small_network(3, **network)
+    options = GraphOptions(**{"gate_output": GateOutput.LOGIT, **asked})
+    policy = DeployedPolicy(network, options)
+    names = ("obs",) if options.layout is InputLayout.FLAT else ("state", "depth")
+    contract = shaped(bundle.contract, options, names)
+    write_torchscript(policy, tmp_path / "policy.pt")
+    graphs = [read_torchscript((tmp_path / "policy.pt").read_bytes()).graph]
+    graphs += [onnx_graph(build_onnx(policy, names, ("action", "gate"), opset)) for opset in (18, 21)]
+    for graph in graphs:
+        proven = prove(graph, contract, network, TRANSFORM)
+        assert proven.problems == ()
+        assert proven.weights >= 16
+    other = small_network(4, **KINDS[kind][0])
+    for graph in graphs:
+        # Every weight of another network is named, but for constants that both share.
+        assert len(prove(graph, contract, other, TRANSFORM).problems) >= 16
+
+
+# Harmless: other exporters' graphs
+
+
+def node_of(model, op, index=0):
+    return [node for node in model.graph.node if node.op_type == op][index]
+
+
+def initialiser(model, name):
+    return next(tensor for tensor in model.graph.initializer if tensor.name == name)
+
+
+def values(model, name):
+    return numpy_helper.to_array(initialiser(model, name)).copy()
+
+
+def set_values(model, name, array):
+    initialiser(model, name).CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), name))
+
+
+def insert_after(model, node, *new):
+    position = list(model.graph.node).index(node) + 1
+    for offset, item in enumerate(new):
+        model.graph.node.insert(position + offset, item)
+
+
+def rename_everything(model):
+    keep = {value.name for value in (*model.graph.input, *model.graph.output)} | {"features"}
+    for node in model.graph.node:
+        node.input[:] = [name if name in keep or not name else f"t/{name}" for name in node.input]
+        node.output[:] = [name if name in keep else f"t/{name}" for name in node.output]
+        node.name = "n" + node.name
+    for value in (*model.graph.initializer, *model.graph.value_info):
+        value.name = value.name if value.name in keep else f"t/{value.name}"
+
+
+def matmul_and_add(model):
+    for node in [node for node in model.graph.node if node.op_type == "Gemm"]:
+        source, weight, bias = node.input
+        set_values(model, weight, values(model, weight).T)
+        product = helper.make_node("MatMul", [source, weight], [f"{node.output[0]}_product"])
+        total = helper.make_node("Add", [bias, product.output[0]], [node.output[0]])
+        insert_after(model, node, product, total)
+        model.graph.node.remove(node)
+
+
+def transposed_weight(model):
+    node = node_of(model, "Gemm", 2)
+    set_values(model, node.input[1], values(model, node.input[1]).T)
+    next(entry for entry in node.attribute if entry.name == "transB").i = 0
+
+
+def transpose_node(model):
+    node = node_of(model, "Gemm", 2)
+    set_values(model, node.input[1], values(model, node.input[1]).T)
+    transpose = helper.make_node("Transpose", [node.input[1]], ["turned"], perm=[1, 0])
+    model.graph.node.insert(0, transpose)
+    node.input[1] = "turned"
+
+
+def default_attributes(model):
+    for node in model.graph.node:
+        kept = [entry for entry in node.attribute if entry.name in ("strides", "transB", "allowzero")]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+
+
+def flatten(model):
+    node = node_of(model, "Reshape")
+    model.graph.initializer.remove(initialiser(model, node.input[1]))
+    insert_after(model, node, helper.make_node("Flatten", [node.input[0]], [node.output[0]], axis=1))
+    model.graph.node.remove(node)
+
+
+def reshape_by_the_batch_size(model):
+    node = node_of(model, "Reshape")
+    set_values(model, node.input[1], np.array([0]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([48]), "rest"))
+    target = [
+        helper.make_node("Shape", [node.input[0]], ["shape"]),
+        helper.make_node("Gather", ["shape", node.input[1]], ["rows"], axis=0),
+        helper.make_node("Concat", ["rows", "rest"], ["target"], axis=0),
+    ]
+    position = list(model.graph.node).index(node)
+    for item in reversed(target):
+        model.graph.node.insert(position, item)
+    node.input[1] = "target"
+
+
+def unfolded_batch_norm(model, network):
+    for index in (0, 3):
+        node = next(item for item in model.graph.node if f"stem.{index}.weight" in item.input)
+        norm = network.stem[index + 1]
+        set_values(model, f"stem.{index}.weight", network.stem[index].weight.numpy())
+        model.graph.initializer.remove(initialiser(model, f"stem.{index}.bias"))
+        parts = {"g": norm.weight, "b": norm.bias, "m": norm.running_mean, "v": norm.running_var}
+        for key, tensor in parts.items():
+            model.graph.initializer.append(numpy_helper.from_array(tensor.detach().numpy(), f"{key}{index}"))
+        inputs = [f"raw{index}", *(f"{key}{index}" for key in parts)]
+        after = helper.make_node("BatchNormalization", inputs, [node.output[0]], epsilon=norm.eps)
+        del node.input[2:]
+        node.output[0] = f"raw{index}"
+        insert_after(model, node, after)
+
+
+def folded_in_float32(model, network):
+    for index in (0, 3):
+        norm = network.stem[index + 1]
+        fused = torch.nn.utils.fusion.fuse_conv_bn_eval(copy.deepcopy(network.stem[index]), copy.deepcopy(norm))
+        set_values(model, f"stem.{index}.weight", fused.weight.detach().numpy())
+        set_values(model, f"stem.{index}.bias", fused.bias.detach().numpy())
+
+
+def weights_in_constant_nodes(model):
+    for tensor in list(model.graph.initializer):
+        node = helper.make_node("Constant", [], [tensor.name], value=tensor)
+        model.graph.node.insert(0, node)
+        model.graph.initializer.remove(tensor)
+
+
+def identities(model):
+    node = node_of(model, "Gemm", 3)
+    copy_node = helper.make_node("Identity", [node.input[0]], ["copied"])
+    model.graph.node.insert(list(model.graph.node).index(node), copy_node)
+    node.input[0] = "copied"
+
+
+def foreign_metadata(model):
+    model.producer_name, model.doc_string = "another exporter", "notes"
+    model.metadata_props.add(key="author", value="someone")
+
+
+HARMLESS = [
+    rename_everything, matmul_and_add, transposed_weight, transpose_node, default_attributes, flatten,
+    reshape_by_the_batch_size, unfolded_batch_norm, folded_in_float32, weights_in_constant_nodes, identities,
+    foreign_metadata,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", HARMLESS, ids=lambda change: change.__name__)
+def test_equivalent_graph_is_proven(bundle, run, model, change):
+    network_too = change in (unfolded_batch_norm, folded_in_float32)
+    change(*((model, run.network) if network_too else (model,)))
+    onnx.checker.check_model(model, full_check=True)
+    assert problems(model, bundle, run) == []
+
+
+# Forged
+
+
+def next_float(model, name, ulps=1):
+    array = values(model, name)
+    flat = array.reshape(-1)
+    for _ in range(ulps):
+        flat[0] = np.nextafter(flat[0], np.float32(np.inf))
+    set_values(model, name, array)
+
+
+def attribute(model, op, name, value):
+    node = node_of(model, op)
+    for entry in [entry for entry in node.attribute if entry.name == name]:
+        node.attribute.remove(entry)
+    node.attribute.append(helper.make_attribute(name, value))
+
+
+def sub_graph(model):
+    body = helper.make_graph([helper.make_node("Identity", ["features"], ["i"])], "b", [], [])
+    node = node_of(model, "Gemm", 2)
+    node.attribute.append(helper.make_attribute("then_branch", body))
+
+
+def function_of_that_name(model):
+    model.functions.append(helper.make_function("", "Gemm", ["a", "b", "c"], ["y"], [], [helper.make_opsetid("", 18)]))
+
+
+def unknown_field(model):
+    model.MergeFromString(b"\xf2\x3f\x01x")
+
+
+def rare_input(model):
+    """Right but for inputs that no sample visits."""
+    for name, value in (("far", np.float32(39.0)), ("much", np.float32(1.0))):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    node = node_of(model, "Gemm", 4)
+    raw = f"{node.output[0]}_raw"
+    nodes = [
+        helper.make_node("ReduceMax", ["state"], ["most"], keepdims=1),
+        helper.make_node("Greater", ["most", "far"], ["rare"]),
+        helper.make_node("Where", ["rare", "much", raw], [node.output[0]]),
+    ]
+    node.output[0] = raw
+    insert_after(model, node, *nodes)
+
+
+def tiny_leak(model):
+    """Below every tolerance, and on operators of the list alone."""
+    model.graph.initializer.append(numpy_helper.from_array(np.array(1e-12, np.float32), "tiny"))
+    node = next(node for node in model.graph.node if "action" in node.output)
+    node.output[0] = "raw"
+    insert_after(
+        model,
+        node,
+        helper.make_node("Mul", ["raw", "tiny"], ["leak"]),
+        helper.make_node("Add", ["raw", "leak"], ["action"]),
+    )
+
+
+def second_tensor(model):
+    tensor = model.graph.initializer.add()
+    tensor.CopyFrom(initialiser(model, "actor.0.bias"))
+
+
+def values_twice(model):
+    initialiser(model, "actor.0.bias").float_data.extend([0.0] * 16)
+
+
+def constant_named_as_input(model):
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 16), np.float32), "state"))
+
+
+def dead_node(model):
+    model.graph.node.append(helper.make_node("Relu", ["features"], ["nowhere"]))
+
+
+def training_dropout(model):
+    for name, value in (("ratio", np.array(0.5, np.float32)), ("train", np.array(True))):
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    node = node_of(model, "Gemm", 4)
+    dropout = helper.make_node("Dropout", [node.input[0], "ratio", "train"], ["dropped"])
+    model.graph.node.insert(list(model.graph.node).index(node), dropout)
+    node.input[0] = "dropped"
+
+
+def bias_by_batch(model):
+    """A bias that differs from row to row: right for batches of one."""
+    node = node_of(model, "Gemm", 2)
+    bias = values(model, node.input[2])
+    set_values(model, node.input[2], np.stack([bias, bias + 1]))
+
+
+def turned_image(model):
+    """Rows for columns: as many numbers, another order."""
+    node = node_of(model, "Reshape")
+    source = node.input[0]
+    turn = helper.make_node("Transpose", [source], ["turned"], perm=[0, 1, 3, 2])
+    model.graph.node.insert(list(model.graph.node).index(node), turn)
+    node.input[0] = "turned"
+
+
+FORGED = {
+    "one ulp of a weight": (lambda m: next_float(m, "actor.2.weight"), r"actor\.2\.weight differs in 1 of 256 values"),
+    "one ulp of a bias": (lambda m: next_float(m, "aux_decoder.bias"), r"aux_decoder\.bias differs in 1 of 1"),
+    "ulps of a folded weight": (lambda m: next_float(m, "stem.0.weight", 8), r"stem\.0\.weight, .* differs in 1 of 36"),
+    "NaN": (lambda m: set_values(m, "actor.4.bias", np.full(4, np.nan, np.float32)), r"actor\.4\.bias differs in 4"),
+    "normaliser": (lambda m: next_float(m, "normalizer.scale_depth"), "normaliser scale of the depth differs in 1"),
+    "slope": (lambda m: attribute(m, "LeakyRelu", "alpha", 0.0100001), "has alpha"),
+    "other activation": (lambda m: setattr(node_of(m, "LeakyRelu", 3), "op_type", "Relu"), "Relu"),
+    "padding": (lambda m: attribute(m, "Conv", "pads", [0, 0, 1, 1]), "has pads"),
+    "stride": (lambda m: attribute(m, "Conv", "strides", [2, 2]), "has strides"),
+    "alpha of Gemm": (lambda m: attribute(m, "Gemm", "alpha", 1.0001), "has alpha"),
+    "unknown attribute": (lambda m: attribute(m, "Gemm", "precision", 1), "'precision', which is not on the list"),
+    "allowzero": (lambda m: set_values(m, node_of(m, "Reshape").input[1], np.array([2, 48])), "reshapes to"),
+    "sub-graph": (sub_graph, "it holds 2 graphs"),
+    "function": (function_of_that_name, "FunctionProto"),
+    "unknown field": (unknown_field, "does not know"),
+    "rare input": (rare_input, "ReduceMax .* is not on the list"),
+    "tiny leak": (tiny_leak, "reads 'leak', expected a constant"),
+    "name twice": (second_tensor, "is given twice"),
+    "values twice": (values_twice, "has its values twice"),
+    "constant for an input": (constant_named_as_input, "an input has the name of a constant"),
+    "dead node": (dead_node, "is no part of the policy"),
+    "dropout": (training_dropout, "drops values at random"),
+    "bias by row": (bias_by_batch, "does not fit data of shape"),
+    "turned image": (turned_image, "Transpose"),
+    "run configuration": (lambda m: m.metadata_props.add(key="ort_config", value="{}"), "ort_config"),
+    "external": (
+        lambda m: setattr(initialiser(m, "actor.0.bias"), "data_location", onnx.TensorProto.EXTERNAL),
+        "stored in another file",
+    ),
+    "random": (
+        lambda m: m.graph.node.append(helper.make_node("RandomNormal", [], ["noise"], shape=[1])),
+        "RandomNormal noise is not on the list",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_forged_graph_is_refused_by_name(bundle, run, model, name):
+    change, problem = FORGED[name]
+    change(model)
+    found = problems(model, bundle, run)
+    assert any(re.search(problem, line) for line in found), found

@@ -1,0 +1,172 @@
+"""The ONNX file as data: nothing hidden in it, operators on the list, names, shapes, opset, weights, contract."""
+
+from collections.abc import Iterator
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # carries no types
+from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]  # carries no types
+
+from deploy_kit.bundle.contract import CONTRACT_METADATA_KEY, FEATURES_TENSOR, Contract
+from deploy_kit.bundle.runners import ArtifactError
+from deploy_kit.errors import BundleError
+from deploy_kit.policy.network import VisionActorCritic
+from deploy_kit.task.interface import ActionTransform
+from deploy_kit.text import one_line
+from deploy_kit.verify.report import FactCheck
+from deploy_kit.verify.structure.graph import StructureError, messages, onnx_graph
+from deploy_kit.verify.structure.operators import PROVEN, RUNNABLE
+from deploy_kit.verify.structure.proof import Proven, prove
+from deploy_kit.verify.structure.walk import MAX_NODES
+
+ALLOWED_DOMAINS = ("", "ai.onnx")
+"""Operator sets that every ONNX runtime has."""
+
+Problems = Iterator[str]
+
+
+def load_graph(data: bytes, name: str) -> onnx.ModelProto:
+    """Return a model from the bytes of an ONNX file, without following references to other files.
+
+    Raises:
+        ArtifactError: it is not an ONNX file.
+    """
+    if data[4:8] == b"ORTM":
+        raise ArtifactError(f"{name} can be read as a file of onnxruntime's own format too")
+    try:
+        return onnx.load_model_from_string(data)
+    except (DecodeError, ValueError) as error:
+        raise ArtifactError(f"{name} is not a readable ONNX file: {one_line(error)}") from error
+
+
+def is_runnable(model: onnx.ModelProto) -> bool:
+    """Return whether a graph may be run: without state, control flow or growth, and nothing hidden."""
+    return not any(_hidden(model)) and all(node.op_type in RUNNABLE for node in model.graph.node)
+
+
+def graph_checks(
+    model: onnx.ModelProto, contract: Contract, network: VisionActorCritic, transform: ActionTransform
+) -> list[FactCheck]:
+    """Return all static checks of a graph.
+
+    Args:
+        model: the graph that ships.
+        contract: of `contract.json`.
+        network: the checkpoint's.
+        transform: of the vehicle.
+    """
+    nodes, specs = len(model.graph.node), len(contract.inputs) + len(contract.outputs) + 1
+    checks = [_facts("onnx/operators", "nothing hidden, operators on the list", nodes, _unlisted(model))]
+    if is_runnable(model):
+        checks.append(_facts("onnx/valid", "graph against the ONNX specification", nodes, _validity(model)))
+    checks += [
+        _facts("onnx/signature", "inputs, outputs, features against the contract", specs, _signature(model, contract)),
+        _facts("onnx/opset", "operator set against the contract", len(model.opset_import), _opset(model, contract)),
+        _facts("onnx/contract", "metadata against contract.json", 1, _metadata(model, contract)),
+    ]
+    try:
+        proven = prove(onnx_graph(model), contract, network, transform)
+    except StructureError as error:
+        proven = Proven(0, (str(error),))
+    described = "each operator and weight against the checkpoint, for all inputs"
+    checks.append(FactCheck("onnx/proof", described, proven.weights, proven.problems))
+    return checks
+
+
+def _unlisted(model: onnx.ModelProto) -> Problems:
+    yield from _hidden(model)
+    for node in model.graph.node:
+        if node.op_type not in PROVEN:
+            yield f"{node.op_type} {node.name or ', '.join(node.output)} is not on the list of operators"
+
+
+def _hidden(model: onnx.ModelProto) -> Problems:
+    """Yield what a runtime would act on besides the nodes of the one graph."""
+    graphs = 0
+    for message in messages(model):
+        kind = type(message).__name__
+        graphs += kind == "GraphProto"
+        if len(UnknownFieldSet(message)):
+            yield f"a {kind} has a field that the ONNX specification does not know"
+        if kind in ("FunctionProto", "TrainingInfoProto", "SparseTensorProto", "DeviceConfigurationProto"):
+            yield f"it holds a {kind}, which no policy needs"
+        if kind == "TensorProto" and (message.data_location == onnx.TensorProto.EXTERNAL or message.external_data):
+            yield f"{message.name or 'a constant'} is stored in another file"
+        if kind == "NodeProto" and message.domain not in ALLOWED_DOMAINS:
+            yield f"{message.op_type} is of domain {message.domain!r}, which other runtimes lack"
+        if kind == "NodeProto" and getattr(message, "overload", False):
+            yield f"{message.op_type} asks for the overload {message.overload!r}"
+    if graphs != 1:
+        yield f"it holds {graphs} graphs, expected one"
+    if len(model.graph.node) > MAX_NODES:
+        yield f"{len(model.graph.node)} operators, a policy has fewer than {MAX_NODES}"
+    if any(entry.key == "ort_config" for entry in model.metadata_props):
+        yield "its metadata tells onnxruntime how to run it (ort_config)"
+    domains = [entry.domain for entry in model.opset_import]
+    if len({"" if domain == "ai.onnx" else domain for domain in domains}) != len(domains):
+        yield f"an operator set is imported twice ({', '.join(map(repr, domains))})"
+
+
+def _facts(name: str, compared: str, count: int, problems: Problems) -> FactCheck:
+    return FactCheck(name, compared, count, tuple(problems))
+
+
+def _validity(model: onnx.ModelProto) -> Problems:
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        yield one_line(error)
+
+
+def _signature(model: onnx.ModelProto, contract: Contract) -> Problems:
+    for kind, specs, values in (
+        ("input", contract.inputs, model.graph.input),
+        ("output", contract.outputs, model.graph.output),
+    ):
+        expected = [spec.name for spec in specs]
+        found = [value.name for value in values]
+        if expected != found:
+            yield f"{kind}s are {', '.join(found)}, the contract names {', '.join(expected)}"
+            continue
+        for spec, value in zip(specs, values, strict=True):
+            if (shape := _shape(value)) != spec.shape:
+                yield f"{kind} {spec.name} has shape {shape}, the contract says {spec.shape}"
+            if (dtype := _dtype(value)) != spec.dtype:
+                yield f"{kind} {spec.name} is {dtype}, the contract says {spec.dtype}"
+    if not any(FEATURES_TENSOR in node.output for node in model.graph.node):
+        yield f"no tensor is named {FEATURES_TENSOR!r}, so features → outputs cannot be cut out"
+
+
+def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+    return tuple(
+        dimension.dim_value if dimension.HasField("dim_value") else dimension.dim_param or "?"
+        for dimension in value.type.tensor_type.shape.dim
+    )
+
+
+def _dtype(value: onnx.ValueInfoProto) -> str:
+    return str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+
+
+def _opset(model: onnx.ModelProto, contract: Contract) -> Problems:
+    for entry in model.opset_import:
+        if entry.domain not in ALLOWED_DOMAINS:
+            yield f"operators of domain {entry.domain!r} are used, which other runtimes lack"
+        elif entry.version != contract.versions.opset:
+            yield f"opset {entry.version}, the contract says {contract.versions.opset}"
+    if model.ir_version != contract.versions.ir_version:
+        yield f"IR version {model.ir_version}, the contract says {contract.versions.ir_version}"
+
+
+def _metadata(model: onnx.ModelProto, contract: Contract) -> Problems:
+    texts = [entry.value for entry in model.metadata_props if entry.key == CONTRACT_METADATA_KEY]
+    if len(texts) != 1:
+        yield f"{len(texts)} entries {CONTRACT_METADATA_KEY!r} in the metadata, expected one"
+        return
+    try:
+        embedded = Contract.from_json(texts[0], f"metadata {CONTRACT_METADATA_KEY!r}")
+    except BundleError as error:
+        yield one_line(error)
+        return
+    for name in contract.__dataclass_fields__:
+        if getattr(embedded, name) != getattr(contract, name):
+            yield f"{name} differs between the metadata and contract.json"

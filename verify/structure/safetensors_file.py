@@ -1,0 +1,63 @@
+"""The safetensors file as data: every stored tensor and the record beside them, against the checkpoint."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from deploy_kit.errors import CheckpointError
+from deploy_kit.policy.calibration import RECORD_KEY, record_text
+from deploy_kit.policy.checkpoint import Checkpoint
+from deploy_kit.policy.safetensors_file import read_safetensors
+from deploy_kit.policy.state_layout import CheckpointFormat, place_of
+from deploy_kit.text import one_line
+from deploy_kit.verify.report import FactCheck
+
+
+def tensors_check(data: bytes, checkpoint: Checkpoint) -> FactCheck:
+    """Return the comparison of all that a safetensors file holds with the checkpoint, bit by bit.
+
+    Args:
+        data: the file's bytes.
+        checkpoint: the truth; its critic and calibration are compared too.
+    """
+    name, compared = "safetensors/tensors", "every stored tensor and the record, bit by bit"
+    try:
+        stored = read_safetensors(data, Path("policy.safetensors"))
+    except CheckpointError as error:
+        return FactCheck(name, compared, 1, (one_line(error),))
+    state = checkpoint.network.state_dict()
+    expected = {place_of(key, CheckpointFormat.SAFETENSORS).name: tensor for key, tensor in state.items()}
+    record = json.loads(record_text(checkpoint.network.config, checkpoint.calibration, checkpoint.iteration))
+    problems = (*_tensors(stored["tensors"], expected), *_record(stored["metadata"], record))
+    return FactCheck(name, compared, len(expected) + len(record), problems)
+
+
+def _tensors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> Iterator[str]:
+    yield from (f"{name} is missing" for name in sorted(expected.keys() - found.keys()))
+    yield from (f"{name} is not in the checkpoint" for name in sorted(found.keys() - expected.keys()))
+    for name in sorted(expected.keys() & found.keys()):
+        ours, theirs = expected[name], found[name]
+        if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+            yield f"{name} is {theirs.dtype} {tuple(theirs.shape)}, expected {ours.dtype} {tuple(ours.shape)}"
+        elif not torch.equal(ours, theirs):
+            differs = (ours != theirs).flatten()
+            largest = float((ours.double() - theirs.double()).abs().nan_to_num(math.inf).max())
+            yield f"{name} differs in {int(differs.sum())} of {ours.numel()} values, by up to {largest:.3g}"
+
+
+def _record(metadata: dict[str, str], expected: dict[str, object]) -> Iterator[str]:
+    yield from (f"the metadata {name!r} is not on the list" for name in sorted(metadata.keys() - {RECORD_KEY}))
+    try:
+        found = json.loads(metadata.get(RECORD_KEY, "null"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        yield f"the metadata {RECORD_KEY!r} is missing, or no record"
+        return
+    for key in sorted(expected | found):
+        if found.get(key) != expected.get(key):
+            yield f"the record's {key} is {str(found.get(key))[:80]}, expected {str(expected.get(key))[:80]}"
