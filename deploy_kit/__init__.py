@@ -11,15 +11,15 @@ __version__ = "0.1.0"
 
 _HOME = {
     "collect": "collection.run",
-    "CollectOptions": "collection.run",
+    "CollectOptions": "collection.options",
     "CollectResult": "collection.run",
     "finetune": "finetuning.run",
     "FinetuneOptions": "finetuning.options",
     "FinetuneResult": "finetuning.run",
     "export_bundle": "export.exporter",
-    "ExportOptions": "export.exporter",
+    "ExportOptions": "export.options",
     "verify_bundle": "verify.verifier",
-    "VerifyOptions": "verify.verifier",
+    "VerifyOptions": "verify.options",
     "VerifyReport": "verify.report",
     "fly": "flight.fly",
     "FlyOptions": "flight.fly",

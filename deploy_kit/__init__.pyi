@@ -1,7 +1,7 @@
 from deploy_kit.bundle.reader import Bundle as Bundle
 from deploy_kit.bundle.reader import open_bundle as open_bundle
 from deploy_kit.bundle.thresholds import Thresholds as Thresholds
-from deploy_kit.collection.run import (
+from deploy_kit.collection.options import (
     CollectOptions as CollectOptions,
 )
 from deploy_kit.collection.run import (
@@ -24,8 +24,8 @@ from deploy_kit.errors import (
 from deploy_kit.errors import (
     InputError as InputError,
 )
-from deploy_kit.export.exporter import ExportOptions as ExportOptions
 from deploy_kit.export.exporter import export_bundle as export_bundle
+from deploy_kit.export.options import ExportOptions as ExportOptions
 from deploy_kit.finetuning.options import FinetuneOptions as FinetuneOptions
 from deploy_kit.finetuning.run import FinetuneResult as FinetuneResult
 from deploy_kit.finetuning.run import finetune as finetune
@@ -44,8 +44,8 @@ from deploy_kit.policy.checkpoint import (
 from deploy_kit.policy.network_hints import NetworkHints as NetworkHints
 from deploy_kit.sim.options import EnvOptions as EnvOptions
 from deploy_kit.sim.registry import make_env as make_env
+from deploy_kit.verify.options import VerifyOptions as VerifyOptions
 from deploy_kit.verify.report import VerifyReport as VerifyReport
-from deploy_kit.verify.verifier import VerifyOptions as VerifyOptions
 from deploy_kit.verify.verifier import verify_bundle as verify_bundle
 
 __version__: str

@@ -4,7 +4,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -31,70 +31,25 @@ from deploy_kit.data.reader import FeatureFile, open_feature_file
 from deploy_kit.errors import CheckFailedError, CheckpointError, OptionError
 from deploy_kit.export import onnx_writer
 from deploy_kit.export.graph import DeployedPolicy
+from deploy_kit.export.options import ExportOptions
 from deploy_kit.export.samples import choose_recorded, draw_synthetic, make_golden, write_golden
 from deploy_kit.export.torchscript import write_torchscript
 from deploy_kit.files import file_sha256
 from deploy_kit.policy.checkpoint import Checkpoint, save_safetensors
-from deploy_kit.policy.network_hints import NetworkHints
 from deploy_kit.policy.run.camera import CameraSpec, resolve_camera
 from deploy_kit.policy.run.vehicle import Vehicle
 from deploy_kit.policy.vehicle_checkpoint import load_with_vehicle
 from deploy_kit.progress import Progress, silent
 from deploy_kit.task.interface import ACTION_NAMES
 from deploy_kit.verify.bundle_and_checkpoint import NamedVehicle, pair_bundle
-from deploy_kit.verify.checks import ReplayOptions, run_checks
+from deploy_kit.verify.checks import run_checks
 from deploy_kit.verify.dataset import Dataset
+from deploy_kit.verify.options import ReplayOptions
 from deploy_kit.verify.report import Status, judge
 
+__all__ = ["ExportOptions", "export_bundle"]
+
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What to export, and how.
-
-    Attributes:
-        checkpoint: the checkpoint file.
-        output: the bundle's folder; `bundles/<checkpoint's stem>` if None.
-        use_auxiliary_head: give the gate head as second output.
-        feature_file: feature file of this policy, for golden samples and replay; None draws synthetic samples.
-        input_layout: one flat observation, or state and depth apart.
-        input_names: names of the inputs; defaults as in `GraphOptions`.
-        output_names: names of the outputs; defaults as in `GraphOptions`.
-        gate_output: whether the second output is a logit or a probability.
-        opset: of the ONNX graph.
-        batch_size: a fixed size, or "dynamic".
-        physical_actions: put tanh, scale and offset inside the graph.
-        vehicle_file: the vehicle's numbers.
-        task: task id, where it tells the vehicle's numbers.
-        hints: what the checkpoint's weights do not tell.
-        overwrite: replace a bundle that exists.
-        num_golden: how many golden samples.
-        seed: of the synthetic samples.
-    """
-
-    checkpoint: Path
-    output: Path | None = None
-    use_auxiliary_head: bool = False
-    feature_file: Path | None = None
-    input_layout: InputLayout = InputLayout.SPLIT
-    input_names: tuple[str, ...] | None = None
-    output_names: tuple[str, ...] | None = None
-    gate_output: GateOutput = GateOutput.LOGIT
-    opset: int = onnx_writer.NATIVE_OPSET
-    batch_size: int | str = "dynamic"
-    physical_actions: bool = False
-    vehicle_file: Path | None = None
-    task: str | None = None
-    hints: NetworkHints = field(default_factory=NetworkHints)
-    overwrite: bool = False
-    num_golden: int = 64
-    seed: int = 0
-
-    @property
-    def target(self) -> Path:
-        """The bundle's folder."""
-        return Path("bundles") / self.checkpoint.stem if self.output is None else self.output
 
 
 def export_bundle(options: ExportOptions, progress: Callable[[Progress], None] = silent) -> Path:
@@ -123,6 +78,7 @@ def export_bundle(options: ExportOptions, progress: Callable[[Progress], None] =
         progress(Progress(stage, 0))
 
     target = options.target
+    options.check()
     _require_free(target, options.overwrite)
     import_onnxruntime()
     report("reading the checkpoint")
@@ -152,9 +108,6 @@ class _Source:
 
 
 def _read(options: ExportOptions) -> _Source:
-    batch_size = _batch_size(options.batch_size)
-    if options.num_golden < 1:
-        raise OptionError(f"--num-golden {options.num_golden}: at least one sample is needed")
     checkpoint, vehicle = load_with_vehicle(options.checkpoint, options.hints, options.task, options.vehicle_file)
     num_actions = checkpoint.network.config.num_actions
     if num_actions != len(ACTION_NAMES):
@@ -172,20 +125,12 @@ def _read(options: ExportOptions) -> _Source:
         layout=InputLayout(options.input_layout),
         gate_output=GateOutput(options.gate_output) if options.use_auxiliary_head else None,
         transform=vehicle.action_transform if options.physical_actions else None,
-        batch_size=batch_size,
+        batch_size=options.fixed_batch,
         input_names=options.input_names,
         output_names=options.output_names,
     )
     camera = resolve_camera(checkpoint.params, options.task, checkpoint.network.config.layout)
     return _Source(checkpoint, vehicle, camera, graph)
-
-
-def _batch_size(batch_size: int | str) -> int | None:
-    if batch_size == "dynamic":
-        return None
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise OptionError(f'--batch-size {batch_size}: give "dynamic" or a whole number of at least 1')
-    return batch_size
 
 
 def _write(

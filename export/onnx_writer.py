@@ -15,15 +15,11 @@ import torch
 from onnx import version_converter
 
 from deploy_kit import __version__
-from deploy_kit.bundle.contract import CONTRACT_METADATA_KEY, FEATURES_TENSOR, Contract
+from deploy_kit.bundle.contract import CONTRACT_METADATA_KEY, Contract
+from deploy_kit.bundle.tensor_names import FEATURES_TENSOR
 from deploy_kit.errors import CheckFailedError, OptionError
 from deploy_kit.export.graph import DeployedPolicy
-
-NATIVE_OPSET = 18
-"""Opset that torch's exporter implements natively."""
-
-MIN_OPSET = 11
-MAX_OPSET = 24
+from deploy_kit.export.options import MAX_OPSET, MIN_OPSET, NATIVE_OPSET
 
 _OLDEST_CONVERTIBLE = 14
 """onnx's converter goes no lower: it has no adapter from Reshape 14."""

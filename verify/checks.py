@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from deploy_kit.bundle.parity import ParityCheck, ParityComparison
 from deploy_kit.bundle.runners import GATE_TERMS
@@ -12,27 +11,11 @@ from deploy_kit.progress import Progress
 from deploy_kit.verify.artifacts import ARTIFACTS, Artifacts, open_artifacts
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
 from deploy_kit.verify.dataset import Dataset
-from deploy_kit.verify.live import LIVE_MODES, LiveTest
+from deploy_kit.verify.live import LiveTest
+from deploy_kit.verify.options import LIVE_MODES, ReplayOptions
 from deploy_kit.verify.replay import Advance, reference_outputs, replay
 from deploy_kit.verify.report import Check, NotRun
 from deploy_kit.verify.samples import SampleSet, extreme_samples, golden_samples, random_samples
-
-
-@dataclass(frozen=True)
-class ReplayOptions:
-    """Which inputs to replay.
-
-    Attributes:
-        seed: of the random and extreme inputs.
-        random_rows: how many random inputs.
-        max_rows: most held-out rows, spread evenly; None for all.
-        max_observations: most kept observations, spread evenly; None for all.
-    """
-
-    seed: int = 0
-    random_rows: int = 512
-    max_rows: int | None = None
-    max_observations: int | None = 2000
 
 
 def run_checks(

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from deploy_kit.sim.options import EnvOptions
 
-LIVE_MODES: tuple[str, ...] = ("shadow", "driving")
-
 
 class LiveTest:
     """Flies the checkpoint, with onnxruntime in its shadow, then onnxruntime. Use it as a context manager.

@@ -19,6 +19,7 @@ from deploy_kit.bundle.contract_fields import (
     TimingSpec,
     Versions,
 )
+from deploy_kit.bundle.tensor_names import FEATURES_TENSOR as FEATURES_TENSOR
 from deploy_kit.errors import BundleError
 from deploy_kit.policy.run.camera import CameraSpec
 
@@ -27,9 +28,6 @@ SCHEMA_VERSION = 1
 
 CONTRACT_METADATA_KEY = "deploy_kit_contract"
 """Key of the contract's JSON text in the ONNX's `metadata_props`."""
-
-FEATURES_TENSOR = "features"
-"""Name of the fused features inside the ONNX graph."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from deploy_kit.bundle.contract import FEATURES_TENSOR, Contract
+from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.contract_fields import GateOutput, InputLayout, TensorSpec
-from deploy_kit.errors import OptionError
+from deploy_kit.bundle.tensor_names import check_tensor_names
 from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.task.interface import ActionTransform
 
@@ -99,15 +99,5 @@ def output_specs(network: VisionActorCritic, options: GraphOptions) -> tuple[Ten
 def _names(option: str, given: tuple[str, ...] | None, default: tuple[str, ...]) -> tuple[str, ...]:
     if given is None:
         return default
-    if len(given) != len(default):
-        raise OptionError(
-            f"{option}: {len(given)} given ({', '.join(given)}), the graph has {len(default)} ({', '.join(default)})"
-        )
-    for name in given:
-        if not name.replace(".", "_").replace("-", "_").replace("/", "_").isidentifier():
-            raise OptionError(f"{option}: {name!r} is no tensor name; use letters, digits and _ . - /")
-        if given.count(name) > 1:
-            raise OptionError(f"{option}: {name!r} is given twice")
-        if name == FEATURES_TENSOR:
-            raise OptionError(f"{option}: {name!r} names the features inside the graph; choose another name")
+    check_tensor_names(option, given, len(default))
     return given

@@ -12,7 +12,7 @@ from typing import Any
 
 import deploy_kit
 from deploy_kit.arrays import sigmoid
-from deploy_kit.bundle.contract import FEATURES_TENSOR, SCHEMA_VERSION, Contract
+from deploy_kit.bundle.contract import SCHEMA_VERSION, Contract
 from deploy_kit.bundle.contract_fields import (
     ActionSpec,
     DepthSpec,
@@ -29,6 +29,7 @@ from deploy_kit.bundle.contract_fields import (
 )
 from deploy_kit.bundle.graph_options import GraphOptions, input_specs, output_specs
 from deploy_kit.bundle.runners import import_onnxruntime
+from deploy_kit.bundle.tensor_names import FEATURES_TENSOR
 from deploy_kit.errors import BundleError
 from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.policy.fingerprint import feature_sha256, head_sha256

@@ -15,8 +15,9 @@ import numpy.typing as npt
 import onnx
 import torch
 
-from deploy_kit.bundle.contract import FEATURES_TENSOR, Contract
+from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.contract_fields import InputLayout
+from deploy_kit.bundle.tensor_names import FEATURES_TENSOR
 from deploy_kit.errors import CheckFailedError, MissingDependencyError
 from deploy_kit.policy.network import PolicyOutput, VisionActorCritic
 from deploy_kit.task.interface import ActionTransform

@@ -3,8 +3,8 @@
 import onnx
 from onnx.utils import Extractor
 
-from deploy_kit.bundle.contract import FEATURES_TENSOR
 from deploy_kit.bundle.runners import ArtifactError
+from deploy_kit.bundle.tensor_names import FEATURES_TENSOR
 
 
 def cut_head(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,144 +1,165 @@
-"""The terminal: one console, logging, errors and progress bars in one style."""
+"""What the user sees: results on the standard output, everything else on the error output, in one style.
 
+On a terminal, rich wraps and colours. What goes into a pipe or a file is neither wrapped nor cut, whatever ``COLUMNS``
+says, and characters that its encoding lacks are replaced by ones that it has.
+"""
+
+import codecs
+import copy
+import io
 import logging
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+import sys
+import unicodedata
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-import click
-import rich.progress
-from rich.console import Console
-from rich.logging import RichHandler
-from rich.progress import (
-    BarColumn,
-    SpinnerColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+if TYPE_CHECKING:
+    from rich.console import Console
 
-from deploy_kit.errors import CheckFailedError, DeployKitError
-from deploy_kit.progress import Progress
+UNWRAPPED = 1_000_000
+"""Width at which nothing is wrapped."""
 
-stdout = Console(highlight=False, soft_wrap=True)
+_REPLACEMENTS = {
+    **{"→": "->", "…": "...", "·": "*", "×": "x", "–": "-", "—": "-", "−": "-", "±": "+/-", "°": " deg", "∞": "inf"},
+    **{"≤": "<=", "≥": ">=", "≈": "~", "σ": "sigma", "µ": "u", "μ": "u", "‖": "|", "√": "sqrt", "•": "*"},
+    **{"“": '"', "”": '"', "„": '"', "‘": "'", "’": "'"},
+}
+
+
+class Output:
+    """One of the two output streams.
+
+    Args:
+        error: whether it is the error output.
+    """
+
+    def __init__(self, *, error: bool) -> None:
+        self._error = error
+
+    @property
+    def file(self) -> Any:
+        """The stream as it is now; tests and redirections exchange it."""
+        return sys.stderr if self._error else sys.stdout
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person looks at it, rather than a file or a pipe."""
+        return bool(self.file.isatty())
+
+    @cached_property
+    def console(self) -> "Console":
+        """Rich's console for a terminal; progress bars and log lines share it."""
+        from rich.console import Console
+
+        return Console(stderr=self._error, highlight=False, emoji=False)
+
+    def print(self, *contents: Any, style: str = "") -> None:
+        """Print lines of text as they stand (no markup), and what rich renders, one below the other."""
+        for content in contents or ("",):
+            self._print(content, style)
+
+    def _print(self, content: Any, style: str) -> None:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        shown = Text(content, style=style) if isinstance(content, str) else content
+        if self.is_terminal:
+            self.console.print(shown, soft_wrap=isinstance(content, str))
+            return
+        console = Console(file=self.file, width=UNWRAPPED, highlight=False, emoji=False)
+        with console.capture() as captured:
+            if isinstance(shown, Table) and shown.title:
+                # Rich wraps a title at its table's width.
+                console.print(Text(str(shown.title)), soft_wrap=True)
+                shown = copy.copy(shown)
+                shown.title = None
+            console.print(shown, soft_wrap=isinstance(content, str))
+        lines = captured.get().splitlines()
+        # Rich fills table rows up to the longest one.
+        self.file.write("".join(f"{line.rstrip()}\n" for line in lines))
+        self.file.flush()
+
+
+stdout = Output(error=False)
 """Results: what a script may want to read."""
 
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+stderr = Output(error=True)
 """Progress, logs and errors."""
 
 
+_LOG_STYLES = {logging.WARNING: "yellow", logging.ERROR: "bold red", logging.CRITICAL: "bold red"}
+
+
+class _LogHandler(logging.Handler):
+    """Prints a log record as one line on the error output."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            stderr.print(f"{record.levelname:8} {self.format(record)}", style=_LOG_STYLES.get(record.levelno, ""))
+        except Exception:  # noqa: BLE001 # logging's own rule: a record that cannot be printed ends nothing
+            self.handleError(record)
+
+
 def set_up_logging(verbose: bool) -> None:
-    """Send the library's log records to the terminal."""
-    handler = RichHandler(console=stderr, show_time=False, show_path=False, markup=False)
+    """Send the library's log records to the error output."""
     root = logging.getLogger("deploy_kit")
-    root.handlers = [handler]
+    root.handlers = [_LogHandler()]
     root.setLevel(logging.DEBUG if verbose else logging.INFO)
     root.propagate = False
 
 
-LAUNCHER_ARGUMENTS = "deploy_kit.launcher_arguments"
-"""Key of the arguments after ``--`` in a command's context."""
+# -- encodings -----------------------------------------------------------------------------------------------------
+
+_ERRORS = "deploy_kit.degrade"
+_ASCII = "deploy_kit_ascii"
 
 
-class _InputRejected(click.ClickException):
-    """What the user gave cannot be used: one line, exit code 2."""
-
-    exit_code = 2
-
-
-class _CheckFailed(click.ClickException):
-    """A check failed: one line, exit code 1."""
-
-    exit_code = 1
+def degraded(text: str) -> str:
+    """Return text in ASCII: ``→`` as ``->``, ``m/s²`` as ``m/s2``, what has no likeness as ``?``."""
+    return "".join(_likeness(character) for character in text)
 
 
-class Command(click.Command):
-    """A command that reports deploy-kit's errors as one line and takes hyphens and underscores alike."""
-
-    def __init__(self, name: str | None, **kwargs: Any) -> None:
-        settings = {
-            "token_normalize_func": _hyphenate,
-            "help_option_names": ["-h", "--help"],
-            "show_default": True,
-        }
-        super().__init__(name, context_settings=settings, **kwargs)
-
-    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments; what follows ``--`` is kept for the simulator's launcher where there is a simulator."""
-        if "--" in args and any(parameter.name == "backend" for parameter in self.params):
-            split = args.index("--")
-            args, context.meta[LAUNCHER_ARGUMENTS] = args[:split], tuple(args[split + 1 :])
-        return super().parse_args(context, args)
-
-    def invoke(self, context: click.Context) -> Any:
-        """Run the command; turn deliberate errors, refusals of the system and Ctrl-C into one line."""
-        try:
-            return super().invoke(context)
-        except CheckFailedError as error:
-            raise _CheckFailed(str(error)) from error
-        except DeployKitError as error:
-            raise _InputRejected(str(error)) from error
-        except KeyboardInterrupt as interrupt:
-            stderr.print("Interrupted")
-            raise click.exceptions.Exit(130) from interrupt
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            advice = "check the path, its permissions and the free space"
-            raise _InputRejected(f"{where}{error.strerror or error}; {advice}") from error
+def _likeness(character: str) -> str:
+    if character.isascii():
+        return character
+    if character in _REPLACEMENTS:
+        return _REPLACEMENTS[character]
+    return unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode() or "?"
 
 
-def _hyphenate(token: str) -> str:
-    return token.replace("_", "-")
+def _degrade(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    found = error.object[error.start : error.end]
+    # Bytes of a file's name that were never text are written back as they came.
+    if all("\udc80" <= character <= "\udcff" for character in found):
+        return bytes(ord(character) - 0xDC00 for character in found), error.end
+    return degraded(found), error.end
 
 
-@contextmanager
-def progress_bars() -> Iterator[Callable[[Progress], None]]:
-    """Draw progress on the error stream while the block runs, one bar at a time; plain lines where it is no terminal.
-
-    Yields:
-        The callback that the library's long work takes.
-    """
-    if not stderr.is_terminal:
-        yield _progress_lines()
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+def _find_codec(name: str) -> codecs.CodecInfo | None:
+    if name != _ASCII:
+        return None
+    ascii_ = codecs.lookup("ascii")
+    return codecs.CodecInfo(
+        name=_ASCII,
+        encode=ascii_.encode,
+        decode=ascii_.decode,
+        incrementalencoder=ascii_.incrementalencoder,
+        incrementaldecoder=ascii_.incrementaldecoder,
+        streamreader=ascii_.streamreader,
+        streamwriter=ascii_.streamwriter,
     )
-    with rich.progress.Progress(*columns, console=stderr, transient=True) as bars:
-        current: dict[str, rich.progress.TaskID] = {}
-
-        def show(progress: Progress) -> None:
-            if progress.phase not in current:
-                for task in current.values():
-                    bars.remove_task(task)
-                current.clear()
-                current[progress.phase] = bars.add_task(progress.phase, total=None, note="")
-            bars.update(current[progress.phase], completed=progress.completed, total=progress.total, note=progress.note)
-
-        yield show
 
 
-def _progress_lines() -> Callable[[Progress], None]:
-    """Return a callback that prints a line when a phase begins and every ten seconds."""
-    phase, last = "", 0.0
-
-    def show(progress: Progress) -> None:
-        nonlocal phase, last
-        now = time.monotonic()
-        finished = progress.completed == progress.total
-        if progress.phase == phase and now - last < 10 and not finished:
-            return
-        phase, last = progress.phase, now
-        share = f" {progress.completed / progress.total:.0%}" if progress.total else ""
-        stderr.print(f"{progress.phase}{share}{' · ' if progress.note else ''}{progress.note}", markup=False)
-
-    return show
+def set_up_encodings() -> None:
+    """Let both outputs replace characters that their encoding lacks, instead of ending the command."""
+    codecs.register_error(_ERRORS, _degrade)
+    codecs.register(_find_codec)
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        # click takes a stream of the codec "ascii" for a mistake and writes UTF-8 to it, under another name not.
+        is_ascii = codecs.lookup(stream.encoding).name == "ascii"
+        stream.reconfigure(encoding=_ASCII if is_ascii else stream.encoding, errors=_ERRORS)

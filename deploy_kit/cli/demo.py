@@ -5,34 +5,52 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy_kit.cli.console import Command, progress_bars, stdout
-from deploy_kit.cli.options import hints_from, network_options, num_envs_option, vehicle_option
-from deploy_kit.task.racing import TASK_ID
+from deploy_kit.cli.command import Command
+from deploy_kit.cli.console import stdout
+from deploy_kit.cli.options import (
+    checkpoint_path_from,
+    hints_from,
+    next_command,
+    num_envs_option,
+    run_options,
+    seed_option,
+    task_option,
+    vehicle_option,
+)
+from deploy_kit.cli.progress import progress_bars
+from deploy_kit.policy.shipped import DEMO_NAME
+from deploy_kit.sim.options import EnvOptions
 
 if TYPE_CHECKING:
     from deploy_kit.demo import DemoResult
 
 
-@click.command("demo", cls=Command)
-@click.argument("output", type=click.Path(path_type=Path), default=Path("outputs/demo"))
-@click.option(
-    "--checkpoint", default="demo", help="Checkpoint file or run directory; demo is the policy that comes along."
+@click.command(
+    "demo",
+    cls=Command,
+    examples={
+        "deploy-kit demo": "the policy that comes with deploy-kit, into outputs/demo",
+        "deploy-kit demo outputs/mine --checkpoint model_7998.pt": "a policy of yours",
+        "deploy-kit demo outputs/latest --experiment_name racing": "the latest run of an experiment",
+    },
 )
-@click.option("--task", default=TASK_ID, help="A registered task, or MODULE:FACTORY that builds an rsl_rl VecEnv.")
-@network_options
-@vehicle_option
+@click.argument("output", type=click.Path(path_type=Path), required=False)
+@run_options
+@task_option
 @num_envs_option
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Same seed, same flights, same head.")
-def demo_command(output: Path, checkpoint: str, num_envs: int, seed: int, **options: Any) -> None:
+@seed_option
+@vehicle_option
+def demo_command(output: Path | None, num_envs: int, seed: int, **options: Any) -> None:
     """Show the whole job in two minutes: collect, finetune, export, verify, and a flight with pictures.
 
-    Everything is written to OUTPUT, a new folder. Exits with 1 if the verification failed.
+    Everything is written to OUTPUT, a new folder, outputs/demo if none is named. Without --checkpoint or its companions
+    the policy is demo, which comes with deploy-kit. Exits with 1 if the verification failed.
     """
-    from deploy_kit.demo import DemoOptions, run_demo
-    from deploy_kit.policy.run.directory import CheckpointQuery, resolve_checkpoint
-    from deploy_kit.sim.options import EnvOptions
+    policy = checkpoint_path_from(options, default=DEMO_NAME)
 
-    policy = resolve_checkpoint(CheckpointQuery(checkpoint=checkpoint))
+    from deploy_kit.demo import DemoOptions, run_demo
+
+    output = DemoOptions.output if output is None else output
     env = EnvOptions(num_envs=num_envs, seed=seed)
     settings = DemoOptions(checkpoint=policy, output=output, env=env, hints=hints_from(options), **options)
     with progress_bars() as progress:
@@ -57,14 +75,16 @@ def _show(result: "DemoResult", output: Path) -> None:
         ("crashes", f"{statistics.crash_rate.mean:.0%} of {statistics.episodes} flights with the exported policy"),
         ("verification", verdict),
         ("largest error", "not measured" if worst is None else f"{worst[1]:.2f} of its limit, in {worst[0]}"),
-        ("for the drone", str(result.bundle)),
-        ("pictures", f"{output / 'pictures'}: {pictures}"),
+        ("for the drone", Text(str(result.bundle))),
+        ("pictures", Text(f"{output / 'pictures'}: {pictures}")),
     )
     table = Table(title=f"The whole job, in {result.seconds:.0f} s", show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for row in rows:
         table.add_row(*row)
-    stdout.print(table, soft_wrap=False)
-    if not report.passed:
+    stdout.print(table)
+    if report.passed:
+        stdout.print(next_command("inspect", result.bundle))
+    else:
         stdout.print(f"What failed: {result.bundle / 'report.json'}")

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy_kit.cli.console import Command, progress_bars, stdout
-from deploy_kit.cli.options import hints_from, network_options
+from deploy_kit.cli.command import Command, under
+from deploy_kit.cli.console import stdout
+from deploy_kit.cli.options import checkpoint_path_from, hints_from, refuse_given, run_options
+from deploy_kit.cli.progress import progress_bars
+from deploy_kit.finetuning.options import ADAM, LBFGS, LBFGS_ROWS, NORMS, AdamOptions, FinetuneOptions
 
 if TYPE_CHECKING:
     from deploy_kit.finetuning.comparison import Comparison
@@ -31,90 +34,143 @@ class ByteCount(click.ParamType[int]):
         return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
-@click.command("finetune", cls=Command)
-@click.option(
+_rows, _training, _perturbation = under("Rows and output"), under("Training"), under("Perturbation of the features")
+_threshold, _machine = under("Threshold and probability"), under("Machine")
+
+
+@click.command(
+    "finetune",
+    cls=Command,
+    examples={
+        "deploy-kit finetune --checkpoint model_7998.pt --feature-file datasets/features.h5": "the usual way",
+        "deploy-kit finetune --checkpoint demo --feature-file datasets/features.h5 --epochs 50 --patience 5": (
+            "with Adam, until the validation rows gain no more"
+        ),
+        "deploy-kit finetune --experiment_name racing --feature-file 'datasets/part-*.h5' --output outputs/head": (
+            "the latest run of an experiment, several files"
+        ),
+    },
+)
+@run_options
+@_rows(
     "--feature-file",
-    "--h5-path",
     "feature_files",
+    metavar="FILE",
     type=click.Path(path_type=Path),
     required=True,
     multiple=True,
     help="Feature file that collect wrote; give it several times, or a quoted pattern, for several files.",
 )
-@click.option(
-    "--checkpoint",
-    "--policy-path",
-    "checkpoint",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Checkpoint it was collected with, or demo.",
-)
-@click.option(
+@_rows(
     "--output",
-    "--save-path",
-    "output",
+    metavar="FOLDER",
     type=click.Path(path_type=Path),
-    default=Path("outputs/finetune"),
+    default=FinetuneOptions.output,
     help="Folder for checkpoints, metrics.json, report.html, plots and TensorBoard logs.",
 )
-@click.option("--epochs", type=click.IntRange(min=1), help="Adam's passes over the training rows. [default: 5]")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Rows of one of Adam's steps. [default: 256]")
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Adam's learning rate. [default: 3e-4]")
-@click.option("--pgd-steps", type=click.IntRange(min=0), default=3, help="Steps of the perturbation, 0 for none.")
-@click.option("--epsilon", type=click.FloatRange(min=0), default=0.1, help="Largest change of a feature.")
-@click.option("--alpha", type=click.FloatRange(min=0), default=0.01, help="Change of a feature in one step.")
-@click.option("--norm", type=click.Choice(["linf", "l2"]), default="linf", help="Norm of the perturbation.")
-@click.option(
+@_rows("--overwrite", is_flag=True, help="Replace the results of an earlier finetuning.")
+@_rows("--resume", is_flag=True, help="Go on with an interrupted finetuning in the folder.")
+@_training(
+    "--solver",
+    type=click.Choice([ADAM, LBFGS]),
+    help="Adam, or the optimum of the robust loss with a certificate. "
+    f"[default: lbfgs up to {LBFGS_ROWS:,} training rows, unless an option of Adam's is given]",
+)
+@_training(
+    "--epochs",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help=f"Adam's passes over the training rows. [default: {AdamOptions.epochs}]",
+)
+@_training(
+    "--batch-size",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help=f"Rows of one of Adam's steps. [default: {AdamOptions.batch_size}]",
+)
+@_training(
+    "--lr",
+    metavar="RATE",
+    type=click.FloatRange(min=0, min_open=True),
+    help=f"Adam's learning rate. [default: {AdamOptions.lr}]",
+)
+@_training(
+    "--patience",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Stop after N epochs without a better validation AUROC.",
+)
+@_training("--compare", is_flag=True, help="Train a second head as MasterRacing does, for the comparison.")
+@_training(
+    "--seed", metavar="N", type=click.IntRange(min=0), default=FinetuneOptions.seed, help="Same seed, same head."
+)
+@_perturbation(
+    "--pgd-steps",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=FinetuneOptions.pgd_steps,
+    help="Steps of the perturbation, 0 for none.",
+)
+@_perturbation(
+    "--epsilon",
+    metavar="E",
+    type=click.FloatRange(min=0),
+    default=FinetuneOptions.epsilon,
+    help="Largest change of a feature.",
+)
+@_perturbation(
+    "--alpha",
+    metavar="A",
+    type=click.FloatRange(min=0),
+    default=FinetuneOptions.alpha,
+    help="Change of a feature in one step.",
+)
+@_perturbation("--norm", type=click.Choice(NORMS), default=FinetuneOptions.norm, help="Norm of the perturbation.")
+@_perturbation(
     "--masterracing-compatible",
-    "--origin-compatible",
-    "masterracing_compatible",
     is_flag=True,
     help="Cut perturbed features to [0, 1] as MasterRacing does; slow, to compare.",
 )
-@click.option(
-    "--solver",
-    type=click.Choice(["adam", "lbfgs"]),
-    help="Adam, or the optimum of the robust loss with a certificate. [default: lbfgs up to 100,000 training rows, "
-    "unless an option of Adam's is given]",
-)
-@click.option(
-    "--memory",
-    type=ByteCount(),
-    help="Bytes the process may take, as in 1GiB; rows that do not fit are streamed. [default: half of what is free]",
-)
-@click.option(
+@_threshold(
     "--threshold-rule",
-    default="f1",
+    default=FinetuneOptions.threshold_rule,
     metavar="RULE",
     help="f1, precision=P or false-alarms-per-minute=R, on the validation episodes.",
 )
-@click.option(
+@_threshold(
     "--prior-correction/--no-prior-correction",
-    default=True,
+    default=FinetuneOptions.prior_correction,
     help="Make the probability right for flight's share of passes instead of training's.",
 )
-@click.option("--temperature/--no-temperature", default=True, help="Fit a temperature on the validation rows.")
-@click.option("--compare", is_flag=True, help="Train a second head as MasterRacing does, for the comparison.")
-@click.option("--patience", type=click.IntRange(min=1), help="Stop after N epochs without a better validation AUROC.")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted finetuning in the folder.")
-@click.option(
+@_threshold(
+    "--temperature/--no-temperature",
+    default=FinetuneOptions.temperature,
+    help="Fit a temperature on the validation rows.",
+)
+@_threshold(
     "--seconds-per-step",
+    metavar="S",
     type=click.FloatRange(min=0, min_open=True),
-    default=0.03,
+    default=FinetuneOptions.seconds_per_step,
     help="Period of the policy, for false alarms a minute.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Same seed, same head.")
-@click.option("--device", default="cpu", help="Torch device.")
-@click.option("--overwrite", is_flag=True, help="Replace the results of an earlier finetuning.")
-@network_options
+@_machine(
+    "--memory",
+    metavar="SIZE",
+    type=ByteCount(),
+    help="Bytes the process may take, as in 1GiB; rows that do not fit are streamed. [default: half of what is free]",
+)
+@_machine("--device", default=FinetuneOptions.device, help="Torch device.")
 def finetune_command(**options: Any) -> None:
     """Train the gate head (aux_decoder) on collected features; every other tensor stays bit-identical."""
-    from deploy_kit.finetuning.run import FinetuneOptions, finetune
-    from deploy_kit.policy.shipped import resolve_name
+    if options["pgd_steps"] == 0:
+        refuse_given("with --pgd-steps 0", "epsilon", "alpha", "norm", "masterracing_compatible")
+    settings = FinetuneOptions(checkpoint=checkpoint_path_from(options), hints=hints_from(options), **options)
 
-    options["checkpoint"] = resolve_name(options["checkpoint"])
+    from deploy_kit.finetuning.run import finetune
+
     with progress_bars() as progress:
-        result = finetune(FinetuneOptions(hints=hints_from(options), **options), progress)
+        result = finetune(settings, progress)
     _show(result)
     if result.interrupted:
         raise click.exceptions.Exit(130)

@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy_kit.cli.console import Command, progress_bars, stdout
+from deploy_kit.cli.command import Command, under
+from deploy_kit.cli.console import stdout
 from deploy_kit.cli.options import (
+    NETWORK_PARAMETERS,
+    RUN_PARAMETERS,
     checkpoint_path_from,
     env_from,
     hints_from,
     num_envs_option,
+    refuse_given,
     run_options,
     task_options,
     vehicle_option,
 )
+from deploy_kit.cli.progress import progress_bars
 
 if TYPE_CHECKING:
     from deploy_kit.flight.episodes import Estimate
@@ -25,28 +30,42 @@ if TYPE_CHECKING:
     from deploy_kit.flight.paired import PairedDifference
     from deploy_kit.flight.record import FlightComparison, PolicyFlight
 
-_RUN_OPTIONS = ("checkpoint", "load_run", "experiment_name", "log_root")
+_output = under("Output")
 
 
-@click.command("fly", cls=Command)
+@click.command(
+    "fly",
+    cls=Command,
+    examples={
+        "deploy-kit fly bundles/racer --num-envs 96 --tracks circular --pictures outputs/flight": (
+            "a bundle, with pictures"
+        ),
+        "deploy-kit fly demo model_7998.pt --num-envs 256 --json outputs/both.json": "two policies, same starts",
+        "deploy-kit fly --experiment_name racing": "the latest run of an experiment",
+    },
+)
 @click.argument("policies", nargs=-1, metavar="[POLICY [SECOND]]", type=click.Path(path_type=Path))
 @run_options
 @num_envs_option
 @task_options
 @vehicle_option
-@click.option(
+@_output(
     "--json",
     "json_path",
+    metavar="FILE",
     type=click.Path(path_type=Path),
     help="Write statistics, options, versions and one row an episode to this file.",
 )
-@click.option(
+@_output(
     "--pictures",
+    metavar="FOLDER",
     type=click.Path(path_type=Path),
     help="Folder for pictures and depth video of one environment; those of SECOND go to second/ in it.",
 )
-@click.option("--picture-env", type=click.IntRange(min=0), default=0, help="Environment that the pictures show.")
-@click.option("--overwrite", is_flag=True, help="Replace existing pictures and statistics.")
+@_output(
+    "--picture-env", metavar="N", type=click.IntRange(min=0), default=0, help="Environment that the pictures show."
+)
+@_output("--overwrite", is_flag=True, help="Replace existing pictures and statistics.")
 def fly_command(policies: tuple[Path, ...], **options: Any) -> None:
     """Fly POLICY, a checkpoint or a bundle, and report statistics over the first episode of each environment.
 
@@ -61,8 +80,16 @@ def fly_command(policies: tuple[Path, ...], **options: Any) -> None:
         raise OptionError(f"{len(policies)} policies are named; fly one, or two to compare them")
     if policies and options["checkpoint"] is not None:
         raise OptionError("give POLICY or --checkpoint, not both")
+    if policies:
+        refuse_given("with POLICY, which names it", "experiment_name", "load_run", "log_root")
+        if all(map(_is_bundle, policies)):
+            refuse_given("on a bundle, which says it itself", *NETWORK_PARAMETERS, "vehicle_file")
+    if options["pictures"] is None:
+        refuse_given("without --pictures", "picture_env")
+        if options["json_path"] is None:
+            refuse_given("without --json or --pictures", "overwrite")
     paths = [_resolve(policy, options) for policy in policies or (None,)]
-    for name in _RUN_OPTIONS:
+    for name in RUN_PARAMETERS:
         options.pop(name)
     second = paths[1] if len(paths) == 2 else None
     env, hints = env_from(options, options.pop("num_envs")), hints_from(options)
@@ -72,11 +99,15 @@ def fly_command(policies: tuple[Path, ...], **options: Any) -> None:
     _show(result, settings)
 
 
+def _is_bundle(policy: Path) -> bool:
+    return (policy / "manifest.json").is_file() or policy.name == "manifest.json"
+
+
 def _resolve(policy: Path | None, options: dict[str, Any]) -> Path:
     """Return a bundle's folder as it is, else the file of the checkpoint that is named."""
-    if policy is not None and ((policy / "manifest.json").is_file() or policy.name == "manifest.json"):
+    if policy is not None and _is_bundle(policy):
         return policy
-    named = {name: options[name] for name in _RUN_OPTIONS}
+    named = {name: options[name] for name in RUN_PARAMETERS}
     if policy is not None:
         named["checkpoint"] = str(policy)
     return checkpoint_path_from(named)
@@ -90,22 +121,21 @@ def _show(result: "FlyResult", options: "FlyOptions") -> None:
     stdout.print(
         f"Task {options.task} on {options.backend}, seed {env.seed}, stage {env.stage}, {env.num_envs} environments; "
         f"tracks: {tracks}",
-        markup=False,
     )
     for flight in result.flights:
         _show_flight(flight)
     if result.comparison is not None:
         _show_comparison(result.comparison)
     for path in (*result.pictures, *filter(None, [options.json_path])):
-        stdout.print(f"Wrote {path}", markup=False)
-    stdout.print(f"Next: {_next_command(result)}", markup=False)
+        stdout.print(f"Wrote {path}")
+    stdout.print(f"Next: {_next_command(result)}")
 
 
 def _show_flight(flight: "PolicyFlight") -> None:
     from rich.table import Table
 
     policy, statistics = flight.policy, flight.statistics
-    stdout.print(f"Flown: {policy.file} ({policy.kind}, sha256 {policy.sha256})", markup=False)
+    stdout.print(f"Flown: {policy.file} ({policy.kind}, sha256 {policy.sha256})")
     table = Table(title=f"{statistics.episodes} first episodes, {statistics.env_steps:,} env steps")
     table.add_column("figure")
     table.add_column("mean", justify="right")

@@ -7,29 +7,56 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy_kit.cli.console import Command, stdout
+from deploy_kit.cli.command import Command, under
+from deploy_kit.cli.console import stdout
 from deploy_kit.cli.file_kind import FileKind, kind_of
-from deploy_kit.cli.options import hints_from, network_options
+from deploy_kit.cli.options import (
+    NETWORK_PARAMETERS,
+    RUN_PARAMETERS,
+    checkpoint_path_from,
+    hints_from,
+    refuse_given,
+    run_options,
+)
 
 if TYPE_CHECKING:
     from deploy_kit.policy.network_hints import NetworkHints
 
 
-@click.command("inspect", cls=Command)
-@click.argument("file", type=click.Path(path_type=Path))
-@network_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def inspect_command(file: Path, as_json: bool, **options: Any) -> None:
+_NETWORKS = (FileKind.CHECKPOINT, FileKind.RUN, FileKind.FINETUNING)
+"""What holds a network whose parameters the user may have to give."""
+
+
+@click.command(
+    "inspect",
+    cls=Command,
+    examples={
+        "deploy-kit inspect bundles/racer": "a bundle",
+        "deploy-kit inspect datasets/features.h5 --json": "a feature file, for a script",
+        "deploy-kit inspect --experiment_name racing": "the latest checkpoint of an experiment",
+    },
+)
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@run_options
+@under("Output")("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect_command(file: Path | None, as_json: bool, **options: Any) -> None:
     """Show what FILE is and holds; nothing in it is executed.
 
     FILE is a checkpoint, a feature file, a vehicle file, the JSON file of fly, any file of a bundle (policy.onnx,
     policy.pt, contract.json, golden.npz, manifest.json, report.json), finetune's metrics.json, or a folder: a bundle,
-    a run, or what finetune wrote. demo is the policy that comes with deploy-kit.
+    a run, or what finetune wrote. demo is the policy that comes with deploy-kit. Instead of FILE, a checkpoint can be
+    named with --checkpoint and its companions.
     """
     from deploy_kit.policy.shipped import resolve_name
 
-    file = resolve_name(file)
+    if file is None:
+        file = checkpoint_path_from(options)
+    else:
+        refuse_given("with FILE, which names the policy", *RUN_PARAMETERS)
+        file = resolve_name(file)
     kind = kind_of(file)
+    if kind not in _NETWORKS:
+        refuse_given(f"on what is no checkpoint ({kind})", *NETWORK_PARAMETERS)
     content = _describe(kind, file, hints_from(options))
     if as_json:
         click.echo(json.dumps({"kind": kind, **content}, indent=2, allow_nan=True))
@@ -111,7 +138,7 @@ def _show(kind: str, path: Path, content: dict[str, Any]) -> None:
     from deploy_kit.text import printable
 
     lines = (f"{'  ' * depth}{printable(line)}" for depth, line in _lines(content, 1))
-    stdout.print(f"{kind} {path}", *lines, sep="\n", markup=False)
+    stdout.print("\n".join([f"{kind} {path}", *lines]))
 
 
 def _lines(content: dict[str, Any], depth: int) -> Iterator[tuple[int, str]]:

@@ -1,11 +1,12 @@
 """Entry point of the ``deploy-kit`` command."""
 
-import importlib
+from pathlib import Path
 from typing import Any
 
 import click
 
 from deploy_kit import __version__
+from deploy_kit.cli.command import Group
 
 _COMMANDS = {
     "demo": "See the whole job on the policy that comes with deploy-kit, in two minutes.",
@@ -17,44 +18,52 @@ _COMMANDS = {
     "inspect": "Show what a checkpoint, feature file or bundle holds.",
 }
 
-
-class _LazyGroup(click.Group):
-    """A group whose commands are imported when they are called: ``--help`` loads no torch."""
-
-    def list_commands(self, context: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name not in _COMMANDS:
-            return None
-        module = importlib.import_module(f"deploy_kit.cli.{name}")
-        command: click.Command = getattr(module, f"{name}_command")
-        return command
-
-    def resolve_command(
-        self, context: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(context, args)
-        except click.exceptions.NoSuchCommand as error:
-            # click looks for similar names among registered commands only, and ours are not imported yet.
-            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=_COMMANDS, ctx=context) from None
-
-    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands, in the order of the work"):
-            formatter.write_dl(list(_COMMANDS.items()))
+_SECTIONS = {
+    "Exit codes": ["0 done; 1 a check failed; 2 bad usage or input; 130 interrupted."],
+    "Completion of commands and options in the shell (zsh and fish alike)": [
+        'eval "$(_DEPLOY_KIT_COMPLETE=bash_source deploy-kit)"    # in ~/.bashrc'
+    ],
+    "Examples": [
+        "deploy-kit demo",
+        "deploy-kit collect --checkpoint model_7998.pt --feature-file features.h5 --num-envs 16",
+        "deploy-kit verify bundles/racer --checkpoint model_7998.pt --no-replay",
+    ],
+}
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+class _Main(Group):
+    """The command line, which says what is wrong with a checkout before it fails at it."""
+
+    def main(self, *arguments: Any, **settings: Any) -> Any:
+        """Run the command line."""
+        if problem := links_problem(Path(__file__).resolve().parents[1]):
+            click.echo(f"Error: {problem}", err=True)
+            raise SystemExit(2)
+        return super().main(*arguments, **settings)
+
+
+def links_problem(package: Path) -> str | None:
+    """Say what is wrong with a checkout whose symbolic links came out as text files, None if nothing is.
+
+    Args:
+        package: the folder ``deploy_kit``.
+    """
+    broken = [name for name in ("export", "verify") if not (package / name).is_dir()]
+    if not broken:
+        return None
+    paths = " and ".join(str(package / name) for name in broken)
+    return (
+        f"{paths} should be symbolic links to the folders beside deploy_kit, but this copy was made without links "
+        "(git with core.symlinks=false, or a zip unpacked on Windows): clone again with "
+        "git clone -c core.symlinks=true (Windows: in developer mode), or install a wheel"
+    )
+
+
+@click.group(cls=_Main, lazy=_COMMANDS, epilog_sections=_SECTIONS)
 @click.version_option(__version__, prog_name="deploy-kit")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def main(verbose: bool) -> Any:
     """Take a trained vision racing policy from the simulator onto the drone.
 
     collect → finetune → export → verify. Every step reads and writes files, so each can be run alone.
-
-    Exit codes: 0 done; 1 a check failed; 2 bad usage or input; 130 interrupted.
     """
-    from deploy_kit.cli.console import set_up_logging
-
-    set_up_logging(verbose)

@@ -1,22 +1,21 @@
-"""Options that several commands share."""
+"""Options that several commands share, and what becomes of them."""
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from deploy_kit.cli.console import LAUNCHER_ARGUMENTS
+from deploy_kit.cli.command import LAUNCHER_ARGUMENTS, compose, under
+from deploy_kit.errors import OptionError
+from deploy_kit.sim.options import EnvOptions
 from deploy_kit.task.racing import TASK_ID
 
 if TYPE_CHECKING:
     from deploy_kit.policy.network_hints import NetworkHints
-    from deploy_kit.sim.registry import EnvOptions
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-TRACKS = ("circular", "zigzag", "ellipse")
 
 
 class ImageShape(click.ParamType[tuple[int, int]]):
@@ -43,113 +42,165 @@ class Tracks(click.ParamType[tuple[str, ...]]):
         """Parse ``circular,ellipse`` into a tuple of known kinds."""
         if isinstance(value, tuple):
             return value
-        kinds = TRACKS if value == "all" else tuple(str(value).split(","))
-        unknown = [kind for kind in kinds if kind not in TRACKS]
+        known = EnvOptions.tracks
+        kinds = known if value == "all" else tuple(str(value).split(","))
+        unknown = [kind for kind in kinds if kind not in known]
         if unknown:
-            self.fail(f"unknown track kind {unknown[0]!r}; known: {', '.join(TRACKS)}, all", param, ctx)
+            self.fail(f"unknown track kind {unknown[0]!r}; known: {', '.join(known)}, all", param, ctx)
         return kinds
 
 
-def _compose(*decorators: Callable[[F], F]) -> Callable[[F], F]:
-    def decorate(function: F) -> F:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
+_policy, _network, _simulation = under("Policy"), under("Network, where its run does not tell"), under("Simulation")
 
-    return decorate
-
-
-network_options = _compose(
-    click.option("--activation", help="Activation of the network, where the run has no params/agent.yaml."),
-    click.option(
-        "--image-shape", type=ImageShape(), help="Shape of the depth image, where the run has no params/agent.yaml."
-    ),
-    click.option("--normalizer-eps", type=float, help="Epsilon of a stored observation normaliser (rsl_rl: 0.01)."),
-    click.option(
+network_options = compose(
+    _network(
         "--params",
+        metavar="FOLDER",
         type=click.Path(path_type=Path),
         help="Folder with the run's agent.yaml and env.yaml. [default: params/ beside the checkpoint]",
     ),
+    _network("--activation", metavar="NAME", help="Activation of the network."),
+    _network("--image-shape", metavar="ROWSxCOLUMNS", type=ImageShape(), help="Shape of the depth image."),
+    _network(
+        "--normalizer-eps", metavar="EPS", type=float, help="Epsilon of a stored observation normaliser (rsl_rl: 0.01)."
+    ),
 )
 
-run_options = _compose(
-    click.option(
+run_options = compose(
+    _policy(
         "--checkpoint",
-        help="Checkpoint file or run directory, or demo for deploy-kit's own policy; with the three options below, a "
-        "name or regular expression in the run.",
+        metavar="FILE|FOLDER|demo",
+        help="Checkpoint file, run folder (its latest checkpoint), or demo for deploy-kit's own policy; with the three "
+        "options below, a name or regular expression in the run.",
     ),
-    click.option("--experiment-name", help="Experiment folder under the log root."),
-    click.option("--load-run", help="Run in the experiment: a name or regular expression. [default: the latest]"),
-    click.option(
+    _policy("--experiment-name", metavar="NAME", help="Experiment folder under the log root."),
+    _policy(
+        "--load-run",
+        metavar="NAME",
+        help="Run in the experiment: a name or regular expression. [default: the latest]",
+    ),
+    _policy(
         "--log-root",
+        metavar="FOLDER",
         type=click.Path(path_type=Path),
         help="Where experiments are kept. [default: logs/rsl_rl, then checkpoints]",
     ),
     network_options,
 )
 
-vehicle_option = click.option(
-    "--vehicle", "vehicle_file", type=click.Path(path_type=Path), help="Vehicle numbers (YAML or JSON)."
+vehicle_option = under("Vehicle")(
+    "--vehicle",
+    "vehicle_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Vehicle numbers (YAML or JSON), where the run has no env.yaml.",
 )
 
-num_envs_option = click.option("--num-envs", type=click.IntRange(min=1), default=16, help="Environments side by side.")
+num_envs_option = _simulation(
+    "--num-envs",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=EnvOptions.num_envs,
+    help="Environments side by side.",
+)
 
-task_options = _compose(
-    click.option(
-        "--task",
-        default=TASK_ID,
-        help="A registered task, or MODULE:FACTORY that builds an rsl_rl VecEnv.",
-    ),
-    click.option(
+seed_option = _simulation(
+    "--seed",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=EnvOptions.seed,
+    help="Same seed, same tracks, noise and result.",
+)
+
+task_option = _simulation(
+    "--task",
+    default=TASK_ID,
+    metavar="ID|MODULE:FACTORY",
+    help="A registered task, or what builds an rsl_rl VecEnv.",
+)
+
+task_options = compose(
+    task_option,
+    _simulation(
         "--backend",
         type=click.Choice(["mujoco", "isaaclab"]),
         default="mujoco",
         help="Simulator. Arguments of Isaac Lab's launcher go after --.",
     ),
-    click.option(
+    _simulation(
         "--extension",
         "extensions",
         multiple=True,
         metavar="MODULE",
         help="Module to import first, since it registers the task. Repeatable.",
     ),
-    click.option("--seed", type=click.IntRange(min=0), default=0, help="Same seed, same tracks, noise and result."),
-    click.option(
+    seed_option,
+    _simulation(
         "--stage",
+        metavar="N",
         type=click.IntRange(0, 2),
-        default=2,
+        default=EnvOptions.stage,
         envvar="TRAINING_STAGE",
         show_envvar=True,
         help="Stage of the task: noise, terminations, episode length.",
     ),
-    click.option("--tracks", type=Tracks(), default=",".join(TRACKS), help="Kinds of track to draw from, or all."),
-    click.option("--difficulty", type=click.FloatRange(0, 1), help="Track difficulty. [default: drawn per track]"),
-    click.option(
+    _simulation(
+        "--tracks",
+        metavar="KIND[,KIND]",
+        type=Tracks(),
+        default=",".join(EnvOptions.tracks),
+        help="Kinds of track to draw from, or all.",
+    ),
+    _simulation(
+        "--difficulty",
+        metavar="D",
+        type=click.FloatRange(0, 1),
+        help="Track difficulty, 0 to 1. [default: drawn per track]",
+    ),
+    _simulation(
         "--finish",
         type=click.Choice(["end", "cyclic"]),
-        default="end",
-        help="After a zigzag's last gate: end the episode, or turn back to the first one, as MasterRacing does.",
+        default=EnvOptions.finish,
+        help="After a zigzag's last gate: end the episode, or turn back to the first gate as in MasterRacing.",
     ),
-    click.option("--no-obstacles", is_flag=True, help="Gates and ground only."),
-    click.option("--no-randomisation", is_flag=True, help="Nominal vehicle instead of a randomised one."),
-    click.option("--device", default="cpu", help="Device of the policy, and of the simulator where it has a choice."),
-    click.option("--headless", is_flag=True, help="Accepted for Isaac Lab's sake; nothing here opens a window."),
-    click.option("--threads", type=click.IntRange(min=1), help="Simulator threads. [default: one a core]"),
+    _simulation("--no-obstacles", is_flag=True, help="Gates and ground only."),
+    _simulation("--no-randomisation", is_flag=True, help="Nominal vehicle instead of a randomised one."),
+    _simulation(
+        "--device",
+        default=EnvOptions.device,
+        help="Device of the policy, and of the simulator where it has a choice.",
+    ),
+    _simulation("--headless", is_flag=True, help="Accepted for Isaac Lab's sake; nothing here opens a window."),
+    _simulation("--threads", metavar="N", type=click.IntRange(min=1), help="Simulator threads. [default: one a core]"),
 )
 
+RUN_PARAMETERS = ("checkpoint", "load_run", "experiment_name", "log_root")
+"""Names of the parameters that name a checkpoint."""
 
-def checkpoint_path_from(options: dict[str, Any]) -> Path:
-    """Take the run options out of a command's options and find the checkpoint they name."""
+NETWORK_PARAMETERS = ("params", "activation", "image_shape", "normalizer_eps")
+"""Names of the parameters that say what weights do not tell."""
+
+_RACING_ONLY = ("stage", "tracks", "difficulty", "finish", "no_obstacles", "no_randomisation")
+
+
+def checkpoint_path_from(options: dict[str, Any], default: str | None = None) -> Path:
+    """Take the run options out of a command's options and find the checkpoint they name.
+
+    Args:
+        options: of the command.
+        default: what ``--checkpoint`` is where no option names a policy.
+
+    Raises:
+        OptionError: nothing is named, or an option has no effect.
+        CheckpointError: there is no such checkpoint.
+    """
     from deploy_kit.policy.run.directory import CheckpointQuery, resolve_checkpoint
 
-    return resolve_checkpoint(
-        CheckpointQuery(
-            checkpoint=options.pop("checkpoint"),
-            load_run=options.pop("load_run"),
-            experiment_name=options.pop("experiment_name"),
-            log_root=options.pop("log_root"),
-        )
-    )
+    query = CheckpointQuery(**{name: options.pop(name) for name in RUN_PARAMETERS})
+    named = (query.checkpoint, query.load_run, query.experiment_name)
+    if query.experiment_name is None and query.load_run is None:
+        refuse_given("without --experiment_name or --load_run", "log_root")
+    return resolve_checkpoint(CheckpointQuery(checkpoint=default) if default and not any(named) else query)
 
 
 def hints_from(options: dict[str, Any]) -> "NetworkHints":
@@ -159,10 +210,18 @@ def hints_from(options: dict[str, Any]) -> "NetworkHints":
     return NetworkHints(**{field.name: options.pop(field.name) for field in fields(NetworkHints)})
 
 
-def env_from(options: dict[str, Any], num_envs: int) -> "EnvOptions":
-    """Take the simulator options out of a command's options; ``task`` and ``backend`` stay."""
-    from deploy_kit.sim.registry import EnvOptions
+def env_from(options: dict[str, Any], num_envs: int) -> EnvOptions:
+    """Take the simulator options out of a command's options; ``task`` and ``backend`` stay.
 
+    Raises:
+        OptionError: an option has no effect on the task or the simulator.
+    """
+    if options["backend"] == "isaaclab":
+        refuse_given("with --backend isaaclab", "threads")
+        if options["task"] != TASK_ID:
+            refuse_given(f"on a task other than {TASK_ID} with --backend isaaclab", *_RACING_ONLY)
+    if "zigzag" not in options["tracks"]:
+        refuse_given("without zigzag among --tracks", "finish")
     options.pop("headless")
     return EnvOptions(
         num_envs=num_envs,
@@ -178,3 +237,66 @@ def env_from(options: dict[str, Any], num_envs: int) -> "EnvOptions":
         extensions=options.pop("extensions"),
         launcher=click.get_current_context().meta.get(LAUNCHER_ARGUMENTS, ()),
     )
+
+
+def refuse_given(why: str, *names: str) -> None:
+    """Refuse options that the user gave and that have no effect.
+
+    Args:
+        why: under which condition they have none, as in "without --video".
+        names: names of the command's parameters.
+
+    Raises:
+        OptionError: one was given on the command line.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise OptionError(f"{parameter.opts[0]} has no effect {why}; leave it out")
+
+
+def command_line(changes: Mapping[str, object]) -> str:
+    """Return the command that was typed, with other values for some options, ready to paste.
+
+    Args:
+        changes: values by parameter name.
+    """
+    context = click.get_current_context()
+    words = ["deploy-kit", str(context.info_name)]
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in changes and context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        value = changes.get(name, context.params.get(name))
+        words += _typed(parameter, value)
+    if launcher := context.meta.get(LAUNCHER_ARGUMENTS):
+        words += ["--", *launcher]
+    return shlex.join(words)
+
+
+def _typed(parameter: click.Parameter, value: object) -> list[str]:
+    if isinstance(parameter, click.Argument):
+        return [str(value)]
+    if isinstance(parameter, click.Option) and parameter.is_flag:
+        return [parameter.opts[0]] if value else list(parameter.secondary_opts[:1])
+    if isinstance(parameter.type, ImageShape) and isinstance(value, tuple):
+        return [parameter.opts[0], "x".join(map(str, value))]
+    if isinstance(value, tuple) and not parameter.multiple:
+        return [parameter.opts[0], ",".join(map(str, value))]
+    values = value if isinstance(value, tuple) else (value,)
+    return [word for item in values for word in (parameter.opts[0], str(item))]
+
+
+def policy_words(hints: "NetworkHints", vehicle_file: Path | None = None) -> list[str]:
+    """Return the options that say of a policy what its file does not, for the next command on the same file."""
+    words = [] if hints.params is None else ["--params", str(hints.params)]
+    words += [] if hints.activation is None else ["--activation", hints.activation]
+    words += [] if hints.image_shape is None else ["--image-shape", "x".join(map(str, hints.image_shape))]
+    words += [] if hints.normalizer_eps is None else ["--normalizer-eps", str(hints.normalizer_eps)]
+    return words + ([] if vehicle_file is None else ["--vehicle", str(vehicle_file)])
+
+
+def next_command(*words: object) -> str:
+    """Return a line with the command to type next; words that are None are left out."""
+    return f"Next: {shlex.join(['deploy-kit', *(str(word) for word in words if word is not None)])}"

@@ -5,47 +5,100 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy_kit.cli.console import Command, progress_bars, stdout
-from deploy_kit.cli.options import checkpoint_path_from, env_from, hints_from, run_options, task_options
+from deploy_kit.cli.command import Command, under
+from deploy_kit.cli.console import stdout
+from deploy_kit.cli.options import (
+    checkpoint_path_from,
+    env_from,
+    hints_from,
+    next_command,
+    refuse_given,
+    run_options,
+    task_options,
+    vehicle_option,
+)
+from deploy_kit.cli.progress import progress_bars
+from deploy_kit.verify.options import LIVE_MODES, VerifyOptions
 
 if TYPE_CHECKING:
     from deploy_kit.verify.report import VerifyReport
 
-MODES = ("shadow", "driving")
+_FLIGHTS = (
+    *("episodes", "live_modes", "backend", "extensions", "stage", "tracks", "difficulty", "finish"),
+    *("no_obstacles", "no_randomisation", "device", "threads"),
+)
+"""Options that only flights need; the task also names the vehicle, the seed also random inputs."""
+
+_replay, _live, _result = under("Replay"), under("Flights"), under("Output")
 
 
-@click.command("verify", cls=Command)
+@click.command(
+    "verify",
+    cls=Command,
+    examples={
+        "deploy-kit verify bundles/racer --checkpoint outputs/finetune --feature-file datasets/features.h5": (
+            "everything"
+        ),
+        "deploy-kit verify bundles/racer --checkpoint model_7998.pt --no-replay --no-live": "without a simulator, in a "
+        "minute",
+        "deploy-kit verify bundles/racer --checkpoint model_7998.pt --no-replay --episodes 256 --tracks circular": (
+            "more flights, on one kind of track"
+        ),
+    },
+)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @run_options
-@click.option("--feature-file", "--h5", "feature_file", type=click.Path(path_type=Path), help="Feature file to replay.")
-@click.option("--no-replay", is_flag=True, help="Go without a feature file; the report says so.")
-@click.option("--no-live", is_flag=True, help="Go without live rollouts; the report says so.")
-@click.option("--episodes", type=click.IntRange(min=2), default=32, help="Live episodes in each mode, side by side.")
-@click.option(
+@_replay(
+    "--feature-file",
+    "feature_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Feature file to replay; needed unless --no-replay is given.",
+)
+@_replay("--no-replay", is_flag=True, help="Go without a feature file; the report says so.")
+@_replay(
+    "--max-rows",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Most held-out rows to replay. [default: all]",
+)
+@_live("--no-live", is_flag=True, help="Go without live rollouts; the report says so.")
+@_live(
+    "--episodes",
+    metavar="N",
+    type=click.IntRange(min=2),
+    default=VerifyOptions.episodes,
+    help="Live episodes in each mode, side by side.",
+)
+@_live(
     "--live-mode",
     "live_modes",
-    type=click.Choice(MODES),
+    type=click.Choice(LIVE_MODES),
     multiple=True,
-    default=MODES,
+    default=VerifyOptions.live_modes,
     help="shadow: PyTorch drives, onnxruntime sees the same. driving: onnxruntime drives. Repeatable.",
 )
 @task_options
-@click.option("--max-rows", type=click.IntRange(min=1), help="Most held-out rows to replay. [default: all]")
-@click.option("--vehicle", "vehicle_file", type=click.Path(path_type=Path), help="Vehicle numbers given to export.")
-@click.option("--no-vehicle", is_flag=True, help="Go without the vehicle's numbers; the report says so.")
-@click.option("--require-complete", is_flag=True, help="Exit with 1 if anything was not run.")
-@click.option(
-    "--report", type=click.Path(path_type=Path), help="Where to write the report. [default: BUNDLE/report.json]"
+@vehicle_option
+@under("Vehicle")("--no-vehicle", is_flag=True, help="Go without the vehicle's numbers; the report says so.")
+@_result("--require-complete", is_flag=True, help="Exit with 1 if anything was not run.")
+@_result(
+    "--report",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Where to write the report. [default: BUNDLE/report.json]",
 )
 def verify_command(bundle: Path, **options: Any) -> None:
     """Prove that BUNDLE does what the checkpoint does: static checks, replay, live rollouts.
 
     Exits with 0 if every check passed, with 1 if one failed.
     """
-    from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
-
     require_complete = options.pop("require_complete")
     replay, live = not options.pop("no_replay"), not options.pop("no_live")
+    if not replay:
+        refuse_given("with --no-replay", "max_rows")
+    if not live:
+        refuse_given("with --no-live", *_FLIGHTS)
     seed = options["seed"]
     env = env_from(options, options["episodes"])
     settings = VerifyOptions(
@@ -59,14 +112,20 @@ def verify_command(bundle: Path, **options: Any) -> None:
         seed=seed,
         **options,
     )
+    settings.check()
+
+    from deploy_kit.verify.verifier import REPORT_NAME, verify_bundle
+
     with progress_bars() as progress:
         report = verify_bundle(settings, progress)
-    _show(report)
     accepted = report.passed and (report.complete or not require_complete)
+    _show(report, settings.report or bundle / REPORT_NAME)
+    if accepted:
+        stdout.print(next_command("fly", bundle))
     raise click.exceptions.Exit(0 if accepted else 1)
 
 
-def _show(report: "VerifyReport") -> None:
+def _show(report: "VerifyReport", path: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -83,11 +142,12 @@ def _show(report: "VerifyReport") -> None:
         lines = [Text(line) for line in filter(None, [measured, row.flipped and f"decisions flipped: {row.flipped}"])]
         lines += [Text(reason, style=colour) for reason in row.reasons]
         table.add_row(Text(row.verdict, style=colour), row.check, row.count, Text("\n").join(lines))
-    stdout.print(table, soft_wrap=False)
+    stdout.print(table)
     for limit in dict.fromkeys(row.limit for row in rows if row.limit not in ("", "all hold")):
         checks = [row.check for row in rows if row.limit == limit]
         of = checks[0] if len(checks) == 1 else ", ".join(dict.fromkeys(check.split("/")[0] for check in checks))
         stdout.print(Text(f"limit of {of}: {limit}"))
+    stdout.print(f"Report: {path}")
     skipped = sum(row.verdict == "not run" for row in rows)
     note = f", {skipped} checks not run" if skipped else ""
     verdict = "VERIFIED" if report.passed else "FAILED"

@@ -16,17 +16,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from deploy_kit.collection.estimate import CollectEstimate, Forecast, silent_estimate
 from deploy_kit.collection.feed import TrainingFeed
+from deploy_kit.collection.options import CollectOptions
 from deploy_kit.collection.rows import ObservationSample, RowMaker
 from deploy_kit.data.schema import SUFFIX, FeatureFileInfo
 from deploy_kit.data.writer import FeatureFileWriter, check_target
 from deploy_kit.errors import DatasetError, InputError
 from deploy_kit.flight.meter import Meter
-from deploy_kit.flight.pictures.video import DepthVideo
+from deploy_kit.flight.pictures.video import DepthVideo, require_video
 from deploy_kit.flight.rollout import StepRecord, policy_period, require_checkpoint, rollout
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
 from deploy_kit.policy.fingerprint import feature_sha256
-from deploy_kit.policy.network_hints import NetworkHints
 from deploy_kit.progress import Progress, silent
 from deploy_kit.sim.registry import make_env
 from deploy_kit.task.racing import RACING_TASK, TASK_ID
@@ -34,7 +35,7 @@ from deploy_kit.task.racing import RACING_TASK, TASK_ID
 if TYPE_CHECKING:
     from rsl_rl.env import VecEnv
 
-    from deploy_kit.sim.options import EnvOptions
+__all__ = ["CollectOptions", "CollectResult", "collect", "feature_file_path"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,50 +47,6 @@ EPISODES_PER_TRACK = 1
 
 FIRST_TRAINING_ID = 1 << 40
 """Training episodes are numbered from here, held-out ones from 0, so that a number is unique in the file."""
-
-
-@dataclass(frozen=True)
-class CollectOptions:
-    """Options of `collect`.
-
-    Attributes:
-        checkpoint: the policy to fly.
-        feature_file: file to write, ``.h5``; a bare name goes to ``datasets/``.
-        env: the vector environment's options; its seed is the collection's seed.
-        task: task id, or ``module:factory``.
-        backend: simulator.
-        num_positive: training rows in which a gate is passed.
-        num_negative: training rows in which none is.
-        heldout_episodes: whole episodes on tracks of their own; half of the tracks are test tracks.
-        keep_observations: full observations to keep from held-out episodes, for replay and golden samples.
-        max_steps: stop collecting training rows after this many steps of all environments.
-        overwrite: replace an existing dataset once the new one is whole.
-        video: also write the depth view of environment 0 as an mp4 beside the dataset.
-        video_length: policy steps of video.
-        keep_collecting: go on after the video instead of stopping.
-        hints: what the checkpoint's weights do not tell.
-    """
-
-    checkpoint: Path
-    feature_file: Path
-    env: "EnvOptions"
-    task: str = TASK_ID
-    backend: str = "mujoco"
-    num_positive: int = 1_000_000
-    num_negative: int = 1_000_000
-    heldout_episodes: int = 128
-    keep_observations: int = 256
-    max_steps: int | None = None
-    overwrite: bool = False
-    video: bool = False
-    video_length: int = 200
-    keep_collecting: bool = False
-    hints: NetworkHints = field(default_factory=NetworkHints)
-
-    @property
-    def only_video(self) -> bool:
-        """Whether collecting ends with the video."""
-        return self.video and not self.keep_collecting
 
 
 @dataclass
@@ -132,7 +89,11 @@ def feature_file_path(name: Path) -> Path:
     return Path("datasets") / name if name.parent == Path() and not str(name).startswith("./") else name
 
 
-def collect(options: CollectOptions, progress: Callable[[Progress], None] = silent) -> CollectResult:
+def collect(
+    options: CollectOptions,
+    progress: Callable[[Progress], None] = silent,
+    tell_estimate: Callable[[CollectEstimate], None] = silent_estimate,
+) -> CollectResult:
     """Collect a feature file.
 
     Ctrl-C ends collecting as `max_steps` does: the file is trimmed, valid and in place.
@@ -140,6 +101,7 @@ def collect(options: CollectOptions, progress: Callable[[Progress], None] = sile
     Args:
         options: what to fly and how much to store.
         progress: called about ten times a second.
+        tell_estimate: told once, after the first seconds, how long the training rows will take.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -149,7 +111,9 @@ def collect(options: CollectOptions, progress: Callable[[Progress], None] = sile
     path = feature_file_path(options.feature_file)
     check_target(path, options.overwrite)
     checkpoint = load_checkpoint(options.checkpoint, options.hints)
-    result = CollectResult(path=path)
+    if options.video:
+        require_video()
+    result, forecast = CollectResult(path=path), Forecast(options, tell_estimate)
     started = time.monotonic()
     writer = FeatureFileWriter(
         path,
@@ -162,9 +126,9 @@ def collect(options: CollectOptions, progress: Callable[[Progress], None] = sile
     with writer:
         try:
             if not options.only_video:
-                _collect_heldout(options, checkpoint, writer, result, progress)
+                _collect_heldout(options, checkpoint, writer, result, forecast, progress)
             if not writer.full:
-                _collect_training(options, checkpoint, writer, result, progress)
+                _collect_training(options, checkpoint, writer, result, forecast, progress)
         except KeyboardInterrupt:
             result.stopped_by = "interrupt"
         result.complete = result.stopped_by == "full"
@@ -216,6 +180,7 @@ def _collect_heldout(
     checkpoint: Checkpoint,
     writer: FeatureFileWriter,
     result: CollectResult,
+    forecast: Forecast,
     progress: Callable[[Progress], None],
 ) -> None:
     """Store whole episodes.
@@ -236,6 +201,7 @@ def _collect_heldout(
     try:
         for record in rollout(env, checkpoint.network.to(env.device)):
             rows = maker.rows(record)
+            forecast.add(rows.label)
             active = np.flatnonzero(left > 0)
             sample.offer(rows, active)
             for i in active:
@@ -263,6 +229,7 @@ def _collect_training(
     checkpoint: Checkpoint,
     writer: FeatureFileWriter,
     result: CollectResult,
+    forecast: Forecast,
     progress: Callable[[Progress], None],
 ) -> None:
     """Store training rows until the file is full or something else ends it."""
@@ -276,6 +243,7 @@ def _collect_training(
         feed = stack.enter_context(TrainingFeed(writer, maker))
         for record in rollout(env, checkpoint.network.to(env.device), options.max_steps):
             feed.add(record)
+            forecast.add(record.label.cpu().numpy())
             result.env_steps += env.num_envs
             if video is not None and video.frames < options.video_length:
                 _add_frame(video, record, checkpoint)

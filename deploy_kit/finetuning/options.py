@@ -3,18 +3,22 @@
 import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from deploy_kit.errors import OptionError
-from deploy_kit.finetuning.learners.attack import Attack, Norm
-from deploy_kit.gate.threshold import ThresholdRule
 from deploy_kit.policy.network_hints import NetworkHints
-from deploy_kit.torch_device import require_device
+
+if TYPE_CHECKING:
+    import torch
+
+    from deploy_kit.finetuning.learners.attack import Attack
+    from deploy_kit.gate.threshold import ThresholdRule
 
 ADAM, LBFGS = "adam", "lbfgs"
 """Solvers."""
+
+NORMS = ("linf", "l2")
+"""Norms of the perturbation."""
 
 LBFGS_ROWS = 100_000
 """Up to so many training rows the optimum is found in a minute or two; Adam's defaults are made for more."""
@@ -69,7 +73,7 @@ class FinetuneOptions:
 
     feature_files: Path | tuple[Path, ...]
     checkpoint: Path
-    output: Path
+    output: Path = Path("outputs/finetune")
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
@@ -99,13 +103,17 @@ class FinetuneOptions:
         return AdamOptions(**given)
 
     @property
-    def attack(self) -> Attack:
+    def attack(self) -> "Attack":
         """The perturbation of the training."""
+        from deploy_kit.finetuning.learners.attack import Attack, Norm
+
         return Attack(self.pgd_steps, self.epsilon, self.alpha, Norm(self.norm), self.masterracing_compatible)
 
     @property
-    def rule(self) -> ThresholdRule:
+    def rule(self) -> "ThresholdRule":
         """The threshold's rule."""
+        from deploy_kit.gate.threshold import ThresholdRule
+
         return ThresholdRule.parse(self.threshold_rule)
 
     def paths(self) -> list[Path]:
@@ -128,12 +136,14 @@ class FinetuneOptions:
             raise OptionError("--feature-file is missing; give the feature file that collect wrote")
         return found
 
-    def check(self) -> torch.device:
+    def check(self) -> "torch.device":
         """Return the device after checking the options.
 
         Raises:
             OptionError: one makes no sense, two contradict each other, or the device is not there.
         """
+        from deploy_kit.torch_device import require_device
+
         for name, low in (("epochs", 1), ("batch_size", 1), ("pgd_steps", 0), ("patience", 1)):
             value = getattr(self, name)
             if value is not None and value < low:
@@ -144,7 +154,7 @@ class FinetuneOptions:
                 continue
             if not math.isfinite(value) or value < 0 or (name in ("lr", "seconds_per_step") and value == 0):
                 raise OptionError(f"--{name} {value} is not a positive number")
-        for name, known in (("norm", tuple(Norm)), ("solver", (ADAM, LBFGS, None))):
+        for name, known in (("norm", NORMS), ("solver", (ADAM, LBFGS, None))):
             if getattr(self, name) not in known:
                 raise OptionError(f"--{name} {getattr(self, name)!r} is not one of {', '.join(filter(None, known))}")
         self._check_combinations()

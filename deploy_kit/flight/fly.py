@@ -12,6 +12,7 @@ from deploy_kit.flight.first_episodes import Flight, fly_first_episodes
 from deploy_kit.flight.flown_policy import FlownPolicy, load_policy
 from deploy_kit.flight.paired import paired_differences
 from deploy_kit.flight.pictures.flight import draw_flight, picture_paths
+from deploy_kit.flight.pictures.video import require_video
 from deploy_kit.flight.record import FlightComparison, PolicyFlight, episode_rows, write_record
 from deploy_kit.flight.rollout import StepRecord, policy_period
 from deploy_kit.flight.trace import FlightTrace
@@ -122,6 +123,8 @@ def fly(options: FlyOptions, progress: Callable[[Progress], None] = silent) -> F
         OptionError: see `FlyOptions.check`; or a checkpoint's parameters are missing.
     """
     options.check()
+    if options.pictures is not None:
+        require_video()
     policies = [load_policy(path, options.hints, options.task, options.vehicle_file) for path in options.policies()]
     flown: list[tuple[Flight, PolicyFlight]] = []
     pictures: list[Path] = []

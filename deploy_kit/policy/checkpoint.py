@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deploy_kit.errors import CheckpointError
+from deploy_kit.errors import CheckpointError, OptionError
 from deploy_kit.files import copy_folder, replace_file
 from deploy_kit.policy import archive, safetensors_file
 from deploy_kit.policy.calibration import RECORD_KEY, GateCalibration, parse_record, record_text
@@ -105,6 +105,8 @@ def load_checkpoint(path: Path, hints: NetworkHints = NO_HINTS) -> Checkpoint:
         path=path,
     )
     require_promised_normalizer(config, params, path)
+    if hints.normalizer_eps is not None and config.normalizer_eps is None:
+        raise OptionError(f"--normalizer-eps has no effect: {path} holds no observation normaliser; leave it out")
     network = build_network(config, tensors, path)
     calibration = None if record.get("calibration") is None else GateCalibration.from_json(record["calibration"])
     iteration = entries.get("iter", record.get("iteration"))

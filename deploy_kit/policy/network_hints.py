@@ -3,11 +3,13 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy_kit.errors import CheckpointError, MissingParametersError, OptionError
-from deploy_kit.policy.network import ACTIVATIONS, NetworkConfig
-from deploy_kit.policy.run.params import RunParams
+
+if TYPE_CHECKING:
+    from deploy_kit.policy.network import NetworkConfig
+    from deploy_kit.policy.run.params import RunParams
 
 DEFAULT_NORMALIZER_EPS = 1e-2
 """Epsilon of rsl_rl's EmpiricalNormalization; checkpoints do not store it."""
@@ -50,7 +52,7 @@ class NetworkParameters:
 
 
 def resolve_network_parameters(
-    hints: NetworkHints, params: RunParams, record: dict[str, Any], path: Path
+    hints: NetworkHints, params: "RunParams", record: dict[str, Any], path: Path
 ) -> NetworkParameters:
     """Collect from hints, run and file what weights cannot tell.
 
@@ -64,6 +66,8 @@ def resolve_network_parameters(
         MissingParametersError: if nobody says activation, image shape or both.
         OptionError: if two contradict each other, or a value is not supported.
     """
+    from deploy_kit.policy.network import ACTIVATIONS  # torch; options are read without it
+
     activation = _activation(hints.activation, params, record, path)
     image_shape = _image_shape(hints.image_shape, params, record, path)
     eps = _eps(hints.normalizer_eps, record)
@@ -92,7 +96,9 @@ def _agree(what: str, candidates: list[tuple[str, Any]], path: Path) -> Any:
     return known[0][1] if known else None
 
 
-def _activation(option: str | None, params: RunParams, record: dict[str, Any], path: Path) -> str | None:
+def _activation(option: str | None, params: "RunParams", record: dict[str, Any], path: Path) -> str | None:
+    from deploy_kit.policy.network import ACTIVATIONS
+
     # A critic's activation may differ: nothing of the critic ships.
     candidates = [
         ("--activation", option),
@@ -115,7 +121,7 @@ def _activation(option: str | None, params: RunParams, record: dict[str, Any], p
 
 
 def _image_shape(
-    option: tuple[int, int] | None, params: RunParams, record: dict[str, Any], path: Path
+    option: tuple[int, int] | None, params: "RunParams", record: dict[str, Any], path: Path
 ) -> tuple[int, int] | None:
     sources = [
         ("--image-shape", option),
@@ -151,7 +157,7 @@ def _eps(option: float | None, record: dict[str, Any]) -> float:
     return float(eps)
 
 
-def require_promised_normalizer(config: NetworkConfig, params: RunParams, path: Path) -> None:
+def require_promised_normalizer(config: "NetworkConfig", params: "RunParams", path: Path) -> None:
     """Raise CheckpointError if the run trained with an observation normaliser that the checkpoint lacks."""
     switches = (("empirical_normalization",), ("policy", "actor_obs_normalization"), ("actor", "obs_normalization"))
     for keys in switches:

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deploy_kit.errors import CheckpointError
-from deploy_kit.policy.checkpoint import Checkpoint
-from deploy_kit.policy.run.vehicle import vehicle_record
 from deploy_kit.task.racing import TASK_ID
+
+if TYPE_CHECKING:
+    from deploy_kit.policy.checkpoint import Checkpoint
 
 DEMO_NAME = "demo"
 """Means the shipped policy, unless a file or folder of this name lies there."""
@@ -33,11 +35,13 @@ def resolve_name(path: Path) -> Path:
     return DEMO_POLICY
 
 
-def with_known_vehicle(checkpoint: Checkpoint) -> Checkpoint:
+def with_known_vehicle(checkpoint: "Checkpoint") -> "Checkpoint":
     """Return a checkpoint with the vehicle that it was trained for, if it is the shipped policy; any other as it is.
 
     What is saved from it carries the vehicle, so that its export needs no ``--task``.
     """
+    from deploy_kit.policy.run.vehicle import vehicle_record  # numpy; the name alone is known without it
+
     shipped = DEMO_POLICY.is_file() and checkpoint.path.samefile(DEMO_POLICY)
     if not shipped or checkpoint.params.recorded_vehicle is not None:
         return checkpoint

@@ -198,7 +198,7 @@ def test_gate_output_without_gate_head():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"input_names": ("state",)}, r"--input-names: 1 given \(state\), the graph has 2 \(state, depth\)"),
+        ({"input_names": ("state",)}, r"--input-names: 1 given \(state\), the graph has 2"),
         ({"output_names": ("action", "gate")}, "--output-names: 2 given"),
         ({"output_names": ("features",)}, "names the features inside the graph"),
         ({"output_names": ("a b",)}, "is no tensor name"),

@@ -23,6 +23,14 @@ TEXT, MUTED, LINE, PASSED = (235, 235, 235), (130, 130, 130), (255, 179, 71), (9
 DARK = (60, 60, 60)
 
 
+def require_video() -> None:
+    """Raise MissingDependencyError if PyAV is not installed; asked for before long work whose end is a video."""
+    try:
+        import av  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError("videos need PyAV; install it with: pip install 'deploy-kit[sim]'") from error
+
+
 class DepthVideo:
     """Writes an mp4 of depth images, one frame a policy step, with the gate probability beneath.
 
@@ -44,10 +52,9 @@ class DepthVideo:
     ) -> None:
         if path.suffix != ".mp4":
             raise OptionError(f"{path}: a video's name must end in .mp4")
-        try:
-            import av
-        except ImportError as error:
-            raise MissingDependencyError("videos need PyAV; install it with: pip install 'deploy-kit[sim]'") from error
+        require_video()
+        import av
+
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._rows, self._columns = image_shape

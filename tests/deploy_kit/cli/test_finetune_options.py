@@ -32,5 +32,6 @@ def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
     ],
 )
 def test_options_that_contradict_are_refused(refused, tmp_path, arguments, word) -> None:
+    (tmp_path / "x.pt").touch()
     paths = ("--h5-path", tmp_path / "x.h5", "--policy-path", tmp_path / "x.pt", "--save-path", tmp_path / "out")
     refused("finetune", *paths, *arguments, words=(word,))

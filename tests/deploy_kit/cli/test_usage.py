@@ -30,7 +30,8 @@ def test_help_lists_the_commands_in_the_order_of_the_work(cli):
     listed = result.stdout[result.stdout.index("Commands, in the order of the work:") :]
     positions = [listed.index(f"\n  {name} ") for name in COMMANDS]
     assert positions == sorted(positions)
-    assert "Exit codes: 0 done; 1 a check failed; 2 bad usage or input; 130 interrupted." in result.stdout
+    assert "Exit codes:\n  0 done; 1 a check failed; 2 bad usage or input; 130 interrupted." in result.stdout
+    assert "_DEPLOY_KIT_COMPLETE=bash_source deploy-kit" in result.stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)
