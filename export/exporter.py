@@ -36,7 +36,7 @@ from deploy_kit.export.samples import choose_recorded, draw_synthetic, make_gold
 from deploy_kit.export.torchscript import write_torchscript
 from deploy_kit.files import file_sha256
 from deploy_kit.policy.checkpoint import Checkpoint, save_safetensors
-from deploy_kit.policy.run.camera import CameraSpec, resolve_camera
+from deploy_kit.policy.run.observation import RunObservation, resolve_observation
 from deploy_kit.policy.run.vehicle import Vehicle
 from deploy_kit.policy.vehicle_checkpoint import load_with_vehicle
 from deploy_kit.progress import Progress, silent
@@ -99,11 +99,11 @@ def export_bundle(options: ExportOptions, progress: Callable[[Progress], None] =
 
 @dataclass(frozen=True)
 class _Source:
-    """What is exported: the checkpoint, the vehicle's numbers, its camera, and how the graph is to look."""
+    """What is exported: the checkpoint, the vehicle's numbers, what the policy observes, how the graph is to look."""
 
     checkpoint: Checkpoint
     vehicle: Vehicle
-    camera: CameraSpec | None
+    meaning: RunObservation
     graph: GraphOptions
 
 
@@ -117,9 +117,20 @@ def _read(options: ExportOptions) -> _Source:
         )
     if options.use_auxiliary_head and checkpoint.network.aux_decoder is not None and checkpoint.calibration is None:
         _logger.warning(
-            "%s: its gate head was not trained by deploy-kit, so the contract has no threshold; "
-            "run deploy-kit finetune first",
+            "%s: its gate head has no detector, so the contract has none; choose one with deploy-kit judge, or train "
+            "the head with deploy-kit finetune",
             checkpoint.path,
+        )
+    if vehicle.depth_range_m is None:
+        _logger.warning(
+            "%s: nothing tells the depth by which the image is divided, so the contract does not, and the onboard "
+            "runner refuses the bundle; give depth_range_m in --vehicle FILE",
+            checkpoint.path,
+        )
+    if options.physical_actions and vehicle.clip_actions is not None:
+        raise OptionError(
+            f"--physical-actions: this policy's actions are cut to ±{vehicle.clip_actions:g} "
+            f"({vehicle.sources['clip_actions']}), which the graph does not do; leave the option out"
         )
     graph = GraphOptions(
         layout=InputLayout(options.input_layout),
@@ -129,8 +140,8 @@ def _read(options: ExportOptions) -> _Source:
         input_names=options.input_names,
         output_names=options.output_names,
     )
-    camera = resolve_camera(checkpoint.params, options.task, checkpoint.network.config.layout)
-    return _Source(checkpoint, vehicle, camera, graph)
+    meaning = resolve_observation(checkpoint.params, options.task, checkpoint.network.config.layout)
+    return _Source(checkpoint, vehicle, meaning, graph)
 
 
 def _write(
@@ -151,7 +162,7 @@ def _write(
     contract = describe(
         checkpoint,
         source.vehicle,
-        source.camera,
+        source.meaning,
         graph,
         opset=options.opset,
         ir_version=model.ir_version,
@@ -193,7 +204,7 @@ def _check(
     Raises:
         CheckFailedError: a check failed; the message names it and the place.
     """
-    named = NamedVehicle(source.vehicle, source.camera)
+    named = NamedVehicle(source.vehicle, source.meaning)
     subject = pair_bundle(open_bundle(folder), source.checkpoint, named)
     dataset = None if samples is None else Dataset(samples)
     checks, _ = run_checks(subject, dataset, None, ReplayOptions(seed=seed), progress)

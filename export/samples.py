@@ -7,13 +7,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from deploy_kit.bundle.contract_fields import TermSpec
 from deploy_kit.bundle.reader import GoldenSamples
+from deploy_kit.bundle.sampling_range import term_range
 from deploy_kit.data.reader import FeatureFile
 from deploy_kit.data.rows import Matrix
 from deploy_kit.data.schema import KeepReason
 from deploy_kit.errors import DatasetError
 from deploy_kit.policy.network import VisionActorCritic
+from deploy_kit.policy.run.observation import StateTerm
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -106,7 +107,7 @@ def _reason_text(bits: int) -> str:
 
 
 def draw_synthetic(
-    terms: Sequence[TermSpec], image_shape: tuple[int, int], count: int, seed: int
+    terms: Sequence[StateTerm], image_shape: tuple[int, int], count: int, seed: int
 ) -> tuple[FloatArray, list[str]]:
     """Draw observations within the contract's ranges: uniform states, images of noise and of flat patches by turns.
 
@@ -123,8 +124,8 @@ def draw_synthetic(
     columns = []
     for term in terms:
         size = term.stop - term.start
-        values = rng.uniform(term.low, term.high, (count, size))
-        if term.name == "base_orientation":
+        values = rng.uniform(*term_range(term), (count, size))
+        if term.quantity == "base_orientation" and term.scale is None:
             direction = rng.normal(size=(count, size))
             values = direction / np.linalg.norm(direction, axis=1, keepdims=True)
         columns.append(values)

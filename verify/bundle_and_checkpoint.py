@@ -10,7 +10,7 @@ from deploy_kit.bundle.runners import Reference
 from deploy_kit.errors import InputError
 from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.policy.network import VisionActorCritic
-from deploy_kit.policy.run.camera import CameraSpec, resolve_camera
+from deploy_kit.policy.run.observation import RunObservation, resolve_observation
 from deploy_kit.policy.run.vehicle import Vehicle, resolve_vehicle
 from deploy_kit.task.interface import ActionTransform
 
@@ -23,13 +23,13 @@ class NamedVehicle:
 
     Attributes:
         vehicle: its numbers, None if they are not known.
-        camera: its camera, None if unknown.
+        meaning: what the policy observes, None if it is not known.
         problem: why the numbers are not known.
         wanted: whether the user wants the contract held against them.
     """
 
     vehicle: Vehicle | None
-    camera: CameraSpec | None = None
+    meaning: RunObservation | None = None
     problem: str = ""
     wanted: bool = True
 
@@ -78,7 +78,9 @@ def pair_bundle(bundle: Bundle, checkpoint: Checkpoint, named: NamedVehicle) -> 
     contract = bundle.contract
     action = contract.action
     transform = (
-        ActionTransform(action.scale, action.offset) if named.vehicle is None else named.vehicle.action_transform
+        ActionTransform(action.scale, action.offset, action.clip)
+        if named.vehicle is None
+        else named.vehicle.action_transform
     )
     threshold, note = _threshold(contract, checkpoint)
     return BundleAndCheckpoint(
@@ -104,12 +106,13 @@ def find_vehicle(checkpoint: Checkpoint, task: str, vehicle_file: Path | None) -
     for known in (task, None):
         try:
             vehicle = resolve_vehicle(checkpoint.params, known, vehicle_file)
+            meaning = resolve_observation(checkpoint.params, known, checkpoint.network.config.layout)
         except InputError as error:
             problem = problem or str(error)
             if vehicle_file is not None and known is None:
                 raise
             continue
-        return NamedVehicle(vehicle, resolve_camera(checkpoint.params, known, checkpoint.network.config.layout))
+        return NamedVehicle(vehicle, meaning)
     return NamedVehicle(None, problem=problem)
 
 

@@ -12,11 +12,19 @@ from typing import Any
 from deploy_kit.bundle.codec import encode
 from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.graph_options import graph_options_of
-from deploy_kit.bundle.implied import EXEMPT, FROM_VEHICLE, OPTIONAL, base_source, claimed_vehicle, describe
+from deploy_kit.bundle.implied import (
+    EXEMPT,
+    FROM_VEHICLE,
+    OPTIONAL,
+    base_source,
+    claimed_meaning,
+    claimed_vehicle,
+    describe,
+)
 from deploy_kit.bundle.reader import SAFETENSORS_NAME, Bundle
 from deploy_kit.errors import InputError
 from deploy_kit.policy.checkpoint import Checkpoint
-from deploy_kit.policy.run.vehicle_env import ENV_FILE
+from deploy_kit.policy.run.env_file import ENV_FILE
 from deploy_kit.text import one_line
 from deploy_kit.verify.bundle_and_checkpoint import NamedVehicle
 from deploy_kit.verify.report import Check, FactCheck, NotRun
@@ -40,7 +48,7 @@ def contract_checks(bundle: Bundle, checkpoint: Checkpoint, named: NamedVehicle)
         expected = describe(
             checkpoint,
             used,
-            named.camera,
+            named.meaning or claimed_meaning(found),
             graph_options_of(found, checkpoint.network, used.action_transform),
             opset=found.versions.opset,
             ir_version=found.versions.ir_version,

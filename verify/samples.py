@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.reader import Bundle
+from deploy_kit.bundle.sampling_range import pixel_range, term_range
 
 Float32 = npt.NDArray[np.float32]
 
@@ -64,7 +65,8 @@ def random_samples(contract: Contract, rows: int, seed: int) -> SampleSet:
     y, x = np.linspace(-1, 1, depth.rows)[:, None], np.linspace(-1, 1, depth.columns)[None, :]
     base, slope_x, slope_y, noise = rng.uniform((0, -1, -1, 0), (1, 1, 1, 0.5), (rows, 4)).T[..., None, None]
     image = base + slope_x * x + slope_y * y + noise * rng.standard_normal((rows, depth.rows, depth.columns))
-    image = depth.low + (depth.high - depth.low) * np.clip(image, 0.0, 1.0)
+    nearest, farthest = pixel_range(depth)
+    image = nearest + (farthest - nearest) * np.clip(image, 0.0, 1.0)
     return SampleSet(
         "random",
         f"random inputs within the contract's ranges, seed {seed}",
@@ -83,7 +85,8 @@ def extreme_samples(contract: Contract, seed: int) -> SampleSet:
     low, high = state_range(contract)
     spec, depth = contract.observation, contract.observation.depth
     rng = np.random.default_rng(seed)
-    middle = np.full((depth.rows, depth.columns), 0.5 * (depth.low + depth.high))
+    nearest, farthest = pixel_range(depth)
+    middle = np.full((depth.rows, depth.columns), 0.5 * (nearest + farthest))
     named: list[tuple[str, npt.NDArray[np.float64]]] = []
 
     def add(name: str, state: npt.ArrayLike, image: npt.ArrayLike) -> None:
@@ -95,7 +98,7 @@ def extreme_samples(contract: Contract, seed: int) -> SampleSet:
     for value in (0.0, -0.0, 1.0, -1.0, DENORMAL, -DENORMAL):
         add(f"all {value:g}", value, value)
     for state_name, state in (("lowest", low), ("highest", high)):
-        for image_name, value in (("nearest", depth.low), ("farthest", depth.high)):
+        for image_name, value in (("nearest", nearest), ("farthest", farthest)):
             add(f"{state_name} state, {image_name} depth", state, value)
     for index in range(spec.state_size):
         for name, bound in (("low", low), ("high", high)):
@@ -103,7 +106,7 @@ def extreme_samples(contract: Contract, seed: int) -> SampleSet:
     for axis, count in enumerate(middle.shape):
         for index in range(count):
             image = middle.copy()
-            image[(index, slice(None)) if axis == 0 else (slice(None), index)] = depth.high
+            image[(index, slice(None)) if axis == 0 else (slice(None), index)] = farthest
             add(f"depth {('row', 'column')[axis]} {index} farthest", 0.0, image)
     for scale in HUGE:
         for name, sign in (("", 1.0), ("-", -1.0)):
@@ -122,18 +125,15 @@ def extreme_samples(contract: Contract, seed: int) -> SampleSet:
 
 def state_range(contract: Contract) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the lowest and highest expected state (16,)."""
-    terms = contract.observation.terms
-    return (
-        np.array([value for term in terms for value in term.low]),
-        np.array([value for term in terms for value in term.high]),
-    )
+    low, high = zip(*map(term_range, contract.observation.terms), strict=True)
+    return np.concatenate(low), np.concatenate(high)
 
 
 def _beyond_range(observation: Float32, contract: Contract) -> Float32:
     """Return by which factor each row exceeds the contract's ranges, at least 1, as (n, 1)."""
     low, high = state_range(contract)
     depth = contract.observation.depth
-    usual = np.full(contract.observation.size, max(abs(depth.low), abs(depth.high)))
+    usual = np.full(contract.observation.size, max(map(abs, pixel_range(depth))))
     usual[: low.size] = np.maximum(np.abs(low), np.abs(high))
     usual = np.maximum(usual, np.finfo(np.float32).tiny)
     factor: Float32 = np.maximum(1.0, np.abs(observation) / usual).max(axis=1, keepdims=True).astype(np.float32)

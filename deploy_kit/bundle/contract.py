@@ -22,8 +22,9 @@ from deploy_kit.bundle.contract_fields import (
 from deploy_kit.bundle.tensor_names import FEATURES_TENSOR as FEATURES_TENSOR
 from deploy_kit.errors import BundleError
 from deploy_kit.policy.run.camera import CameraSpec
+from deploy_kit.policy.run.observation import StateTerm
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of the contract's JSON; raised whenever a field changes its meaning, appears or goes."""
 
 CONTRACT_METADATA_KEY = "deploy_kit_contract"
@@ -32,7 +33,23 @@ CONTRACT_METADATA_KEY = "deploy_kit_contract"
 
 @dataclass(frozen=True)
 class Contract:
-    """Everything that the weights alone cannot say; `contract_fields` describes the parts."""
+    """Everything that the weights alone cannot say; `contract_fields` describes the parts.
+
+    Attributes:
+        schema_version: of this layout; readers refuse any other.
+        created_utc: when the bundle was written, ISO 8601.
+        inputs: tensors that the graph takes, in order.
+        outputs: tensors that the graph gives, in order.
+        observation: what the input's numbers mean.
+        action: from the graph's output to the command.
+        gate: the gate head; null without the gate output.
+        timing: clock of policy and camera.
+        camera: the depth camera; null where nothing tells it.
+        vehicle: numbers of the vehicle by name, among them those that scale the action.
+        network: shape of the network.
+        provenance: where the weights came from.
+        versions: software that wrote the bundle.
+    """
 
     schema_version: int
     created_utc: str
@@ -71,7 +88,8 @@ class Contract:
         if found != SCHEMA_VERSION:
             raise BundleError(
                 f"{where}: contract schema version {found!r}, this deploy-kit reads version {SCHEMA_VERSION}; "
-                "export the checkpoint again with this version, or install the one that wrote the bundle"
+                "make the bundle anew: deploy-kit export --checkpoint CHECKPOINT --overwrite, with the options it was "
+                "exported with"
             )
         try:
             contract = decode(cls, data, "contract")
@@ -105,22 +123,45 @@ class Contract:
             and depth.start == observation.state_size,
             "observation.terms do not tile the state": [term.start for term in observation.terms] == stops[:-1]
             and stops[-1] == observation.state_size,
-            "observation.terms: low and high do not fit the term": all(
-                len(term.low) == len(term.high) == term.stop - term.start
-                and all(low <= high for low, high in zip(term.low, term.high, strict=True))
-                for term in observation.terms
-            ),
+            "observation.terms: low, high or scale do not fit the term": all(map(_fits_its_size, observation.terms)),
             "timing: periods must be positive and the latency whole": self.timing.is_valid(),
             "action: names, units, scale and offset differ in length": len(action.names)
             == len(action.units)
             == len(action.scale)
             == len(action.offset)
             == self.network.num_actions,
-            "observation.depth: clip_m and divisor_m must be positive": depth.clip_m > 0 and depth.divisor_m > 0,
+            "observation.depth: clip_m and divisor_m must be positive, or both null": (
+                depth.clip_m is None and depth.divisor_m is None
+            )
+            or (min(depth.clip_m or 0.0, depth.divisor_m or 0.0) > 0),
+            "gate: a threshold needs a detector, whose release lies at or below its threshold": self.gate is None
+            or _detector_fits(self.gate),
         }
         for message, passed in checks.items():
             if not passed:
                 raise BundleError(f"{where}: {message}; export the bundle again")
+
+
+def _fits_its_size(term: StateTerm) -> bool:
+    size = term.stop - term.start
+    if (term.low is None) != (term.high is None) or (term.scale is not None and len(term.scale) != size):
+        return False
+    return term.low is None or (
+        len(term.low) == len(term.high or ()) == size
+        and all(low <= high for low, high in zip(term.low, term.high or (), strict=True))
+    )
+
+
+def _detector_fits(gate: GateSpec) -> bool:
+    detector = gate.detector
+    if detector is None:
+        return gate.threshold_logit is None
+    return (
+        gate.threshold_logit is not None
+        and detector.release_logit <= detector.threshold_logit
+        and detector.release_probability <= detector.threshold_probability
+        and min(detector.refractory_steps, detector.tolerance_steps) >= 0
+    )
 
 
 def _by_role(specs: tuple[TensorSpec, ...], role: str) -> TensorSpec:

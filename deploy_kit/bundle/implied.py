@@ -3,8 +3,10 @@
 `describe` is the only place where a contract's fields come from.
 """
 
+import math
 import platform
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +18,7 @@ from deploy_kit.bundle.contract import SCHEMA_VERSION, Contract
 from deploy_kit.bundle.contract_fields import (
     ActionSpec,
     DepthSpec,
+    DetectorSpec,
     GateOutput,
     GateSpec,
     NetworkSpec,
@@ -23,7 +26,6 @@ from deploy_kit.bundle.contract_fields import (
     ObservationSpec,
     Provenance,
     SourcedValue,
-    TermSpec,
     TimingSpec,
     Versions,
 )
@@ -31,13 +33,12 @@ from deploy_kit.bundle.graph_options import GraphOptions, input_specs, output_sp
 from deploy_kit.bundle.runners import import_onnxruntime
 from deploy_kit.bundle.tensor_names import FEATURES_TENSOR
 from deploy_kit.errors import BundleError
-from deploy_kit.policy.checkpoint import Checkpoint
+from deploy_kit.policy.checkpoint import Checkpoint, GateDetector
 from deploy_kit.policy.fingerprint import feature_sha256, head_sha256
 from deploy_kit.policy.network import NetworkConfig
-from deploy_kit.policy.run.camera import CameraSpec
+from deploy_kit.policy.run.observation import DepthMeasure, RunObservation, StateTerm
 from deploy_kit.policy.run.vehicle import KEYS, REQUIRED, Vehicle
 from deploy_kit.task.interface import ACTION_NAMES, ACTION_UNITS, ActionTransform
-from deploy_kit.task.racing import DEPTH_RANGE_M
 
 EXEMPT: dict[str, str] = {
     "created_utc": "time of the export",
@@ -58,13 +59,27 @@ OPTIONAL: dict[str, str] = {
 FROM_VEHICLE = ("action", "timing", "vehicle")
 """Fields that depend on the vehicle's numbers."""
 
+FORMULA = "tanh(action) * scale + offset"
+CLIPPED_FORMULA = "tanh(clamp(action, -clip, clip)) * scale + offset"
+
+LAST_ACTION = "last_action"
+"""Quantity of the term that holds the command now acting."""
+
+_SCALING = ("max_thrust_to_weight", "max_body_rate", "gravity")
+"""Numbers of the vehicle that scale and offset are computed from."""
+
+DETECTOR_RULE = (
+    "at each step: a logit below release_logit arms it (armed at the start of an episode); armed, it fires where the "
+    "logit is at or above threshold_logit, unless it fired within the last refractory_steps steps; firing disarms it"
+)
+
 NOT_CALIBRATED = "not calibrated: the checkpoint has no record of a trained gate head"
 
 
 def describe(
     checkpoint: Checkpoint,
     vehicle: Vehicle,
-    camera: CameraSpec | None,
+    meaning: RunObservation,
     graph: GraphOptions,
     *,
     opset: int,
@@ -77,7 +92,7 @@ def describe(
     Args:
         checkpoint: what is exported.
         vehicle: the vehicle's numbers.
-        camera: the depth camera, if known.
+        meaning: what the observation holds, and the camera, as far as they are known.
         graph: how the graph looks from outside.
         opset: of the ONNX graph.
         ir_version: of the ONNX file.
@@ -95,19 +110,22 @@ def describe(
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         inputs=input_specs(network, graph),
         outputs=output_specs(network, graph),
-        observation=_observation(config, graph, transform),
+        observation=_observation(config, graph, vehicle, meaning),
         action=ActionSpec(
             names=ACTION_NAMES,
             units=ACTION_UNITS,
-            formula="tanh(action) * scale + offset",
+            formula=FORMULA if transform.clip is None else CLIPPED_FORMULA,
             scale=transform.scale,
             offset=transform.offset,
             inside_graph=graph.transform is not None,
             frame="body: x forward, y left, z up; thrust over mass along z",
+            clip=transform.clip,
+            clip_source=vehicle.sources.get("clip_actions"),
+            source=" + ".join(dict.fromkeys(vehicle.sources[name] for name in _SCALING)),
         ),
-        gate=None if graph.gate_output is None else _gate(checkpoint, graph.gate_output),
-        timing=_timing(vehicle),
-        camera=camera,
+        gate=None if graph.gate_output is None else _gate(checkpoint, graph.gate_output, vehicle.policy_period_s),
+        timing=_timing(vehicle, meaning),
+        camera=meaning.camera,
         vehicle={
             "max_thrust_to_weight": _sourced(vehicle, "max_thrust_to_weight", "1"),
             "max_body_rate": _sourced(vehicle, "max_body_rate", "rad/s"),
@@ -165,7 +183,13 @@ def claimed_vehicle(contract: Contract) -> Vehicle:
     if missing := [name for name in REQUIRED if name not in values] + vectors:
         raise BundleError(f"vehicle: the contract has no usable {missing[0]}; export the bundle again")
     values["action_latency_steps"] = int(values["action_latency_steps"])
-    return Vehicle(**values, sources={name: base_source(stated[name].source) for name in values})
+    sources = {name: base_source(stated[name].source) for name in values}
+    depth, action = contract.observation.depth, contract.action
+    if depth.clip_m is not None:
+        values["depth_range_m"], sources["depth_range_m"] = depth.clip_m, depth.range_source or ""
+    if action.clip_source is not None:
+        values["clip_actions"], sources["clip_actions"] = action.clip, action.clip_source
+    return Vehicle(**values, sources=sources)
 
 
 def base_source(source: str) -> str:
@@ -173,58 +197,71 @@ def base_source(source: str) -> str:
     return source.partition(" (")[0]
 
 
-def _observation(config: NetworkConfig, graph: GraphOptions, transform: ActionTransform) -> ObservationSpec:
+def claimed_meaning(contract: Contract) -> RunObservation:
+    """Return what a contract claims of the observation, to check the rest of it where nothing else tells."""
+    observation = contract.observation
+    depth = DepthMeasure(observation.depth.measure, observation.depth.measure_source)
+    return RunObservation(observation.terms, depth, contract.camera)
+
+
+def _observation(
+    config: NetworkConfig, graph: GraphOptions, vehicle: Vehicle, meaning: RunObservation
+) -> ObservationSpec:
     layout = config.layout
     rows, columns = layout.image_shape
-    eps = config.normalizer_eps
+    eps, depth_range = config.normalizer_eps, vehicle.depth_range_m
     return ObservationSpec(
         size=layout.size,
         state_size=layout.state_size,
         layout=graph.layout,
-        terms=_terms(config, transform),
+        terms=tuple(_with_range(term, vehicle.action_transform) for term in meaning.terms),
         depth=DepthSpec(
             start=layout.state_size,
             rows=rows,
             columns=columns,
             order="row-major, top row first, left column first",
-            measure="distance to the image plane along the optical axis, m",
-            clip_m=DEPTH_RANGE_M,
-            divisor_m=DEPTH_RANGE_M,
-            low=0.0,
-            high=1.0,
-            no_return=f"{DEPTH_RANGE_M} m, also for +inf: clip before dividing",
+            measure=meaning.depth.measure,
+            measure_source=meaning.depth.source,
+            clip_m=depth_range,
+            divisor_m=depth_range,
+            range_source=None if depth_range is None else _source(vehicle, "depth_range_m"),
+            low=None if depth_range is None else 0.0,
+            high=None if depth_range is None else 1.0,
+            no_return=None if depth_range is None else f"{depth_range} m, also for +inf: clip before dividing",
         ),
         normalizer=None if eps is None else NormalizerSpec("(x - mean) / (std + eps)", eps, inside_graph=True),
     )
 
 
-def _terms(config: NetworkConfig, transform: ActionTransform) -> tuple[TermSpec, ...]:
-    size = config.layout.state_size
-    if not config.layout.terms:
-        description = "not the racing task's state: its terms are unknown to the exporter, and so is its range"
-        return (TermSpec("state", 0, size, "unknown", "unknown", (-1.0,) * size, (1.0,) * size, description),)
-    terms = []
-    for term in config.layout.terms:
-        low, high = term.low, term.high
-        if term.name == "last_action":
-            low = tuple(offset - scale for scale, offset in zip(transform.scale, transform.offset, strict=True))
-            high = tuple(offset + scale for scale, offset in zip(transform.scale, transform.offset, strict=True))
-        terms.append(TermSpec(term.name, term.start, term.stop, term.unit, term.frame, low, high, term.description))
-    return tuple(terms)
+def _with_range(term: StateTerm, transform: ActionTransform) -> StateTerm:
+    """Return the term, the acting command's with the range of the vehicle's commands."""
+    if term.quantity != LAST_ACTION:
+        return term
+    pairs = list(zip(transform.scale, transform.offset, strict=True))
+    share = 1.0 if transform.clip is None else math.tanh(transform.clip)
+    return replace(
+        term,
+        low=tuple(offset - share * scale for scale, offset in pairs),
+        high=tuple(offset + share * scale for scale, offset in pairs),
+    )
 
 
-def _gate(checkpoint: Checkpoint, output: GateOutput) -> GateSpec:
+def _gate(checkpoint: Checkpoint, output: GateOutput, period: float) -> GateSpec:
     calibration = checkpoint.calibration
     if calibration is None:
-        return GateSpec(output, None, None, NOT_CALIBRATED, None, None, None, None, {}, {}, None)
+        return GateSpec(output, None, None, None, NOT_CALIBRATED, *(None,) * 7, {}, {}, None)
     logit = float(calibration.threshold_logit)
     return GateSpec(
         output=output,
         threshold_logit=logit,
         threshold_probability=float(sigmoid(logit)),
+        detector=_detector(calibration.detector, period),
         rule=calibration.rule,
         label_rule=calibration.label_rule,
+        label_distance_m=_float(calibration.label_distance_m),
         label_offset_steps=calibration.label_offset_steps,
+        policy_period_s=_float(calibration.policy_period_s),
+        clip_actions=_float(calibration.clip_actions),
         base_rate=float(calibration.base_rate),
         dataset_sha256=calibration.dataset_sha256,
         metrics={name: float(value) for name, value in calibration.metrics.items()},
@@ -233,8 +270,27 @@ def _gate(checkpoint: Checkpoint, output: GateOutput) -> GateSpec:
     )
 
 
-def _timing(vehicle: Vehicle) -> TimingSpec:
+def _float(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _detector(detector: GateDetector, period: float) -> DetectorSpec:
+    return DetectorSpec(
+        rule=DETECTOR_RULE,
+        threshold_logit=float(detector.threshold_logit),
+        threshold_probability=float(sigmoid(float(detector.threshold_logit))),
+        release_logit=float(detector.release_logit),
+        release_probability=float(sigmoid(float(detector.release_logit))),
+        refractory_steps=detector.refractory_steps,
+        refractory_s=detector.refractory_steps * period,
+        tolerance_steps=detector.tolerance_steps,
+        tolerance_s=detector.tolerance_steps * period,
+    )
+
+
+def _timing(vehicle: Vehicle, meaning: RunObservation) -> TimingSpec:
     steps = vehicle.action_latency_steps
+    known = any(term.quantity == LAST_ACTION for term in meaning.terms)
     return TimingSpec(
         policy_period_s=_sourced(vehicle, "policy_period_s", "s"),
         depth_period_s=_sourced(vehicle, "depth_period_s", "s"),
@@ -242,16 +298,21 @@ def _timing(vehicle: Vehicle) -> TimingSpec:
         last_action=(
             f"at step k: the command computed at step k - {steps + 1}, which acted during step k - 1; "
             "the command of a zero action before that"
-        ),
+        )
+        if known
+        else None,
     )
 
 
 def _sourced(vehicle: Vehicle, name: str, unit: str) -> SourcedValue:
-    source = vehicle.sources[name]
-    if name in vehicle.overridden:
-        source = f"{source} ({vehicle.overridden[name]})"
     value = getattr(vehicle, name)
-    return SourcedValue(tuple(map(float, value)) if isinstance(value, tuple) else float(value), unit, source)
+    number = tuple(map(float, value)) if isinstance(value, tuple) else float(value)
+    return SourcedValue(number, unit, _source(vehicle, name))
+
+
+def _source(vehicle: Vehicle, name: str) -> str:
+    source = vehicle.sources[name]
+    return f"{source} ({vehicle.overridden[name]})" if name in vehicle.overridden else source
 
 
 def git_commit(folder: Path) -> str | None:

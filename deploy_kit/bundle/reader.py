@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploy_kit.bundle.contract import Contract
+from deploy_kit.bundle.schema import schema_problem
 from deploy_kit.errors import BundleError
 from deploy_kit.files import file_sha256
 
@@ -125,7 +126,10 @@ def open_bundle(path: Path) -> Bundle:
     manifest = _read_manifest(path / MANIFEST_NAME)
     for name, entry in manifest.items():
         _check_file(path, name, entry)
-    contract = Contract.from_json(_read_json_text(path / CONTRACT_NAME), str(path / CONTRACT_NAME))
+    text = _read_json_text(path / CONTRACT_NAME)
+    contract = Contract.from_json(text, str(path / CONTRACT_NAME))
+    if (problem := schema_problem(json.loads(text))) is not None:
+        raise BundleError(f"{path / CONTRACT_NAME}: {problem}; export the bundle again")
     return Bundle(path, contract, {name: entry["sha256"] for name, entry in manifest.items()})
 
 

@@ -151,8 +151,7 @@ _threshold, _machine = under("Threshold and probability"), under("Machine")
     "--seconds-per-step",
     metavar="S",
     type=click.FloatRange(min=0, min_open=True),
-    default=FinetuneOptions.seconds_per_step,
-    help="Period of the policy, for false alarms a minute.",
+    help="Period of the policy, where the feature file does not say. [default: the racing task's]",
 )
 @_machine(
     "--memory",

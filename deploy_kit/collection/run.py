@@ -162,6 +162,12 @@ def _label_rule(task: str) -> str:
     return f"observation group 'auxiliary' of task {task}"
 
 
+def _period(env: "VecEnv", task: str) -> float | None:
+    """Return the duration of a step, None where the environment does not say."""
+    known = task == TASK_ID or hasattr(getattr(env, "unwrapped", None), "step_dt")
+    return policy_period(env) if known else None
+
+
 def _make_env(options: CollectOptions, checkpoint: Checkpoint, purpose: int) -> "VecEnv":
     """Build the environment of one purpose (0 held-out, 1 training), with tracks of its own, new each episode."""
     seed = int(np.random.SeedSequence([options.env.seed, purpose]).generate_state(1)[0])
@@ -193,6 +199,7 @@ def _collect_heldout(
     num_envs = min(options.env.num_envs, options.heldout_episodes)
     env_options = replace(options, env=replace(options.env, num_envs=num_envs))
     env = _make_env(env_options, checkpoint, purpose=0)
+    writer.record_steps(_period(env, options.task), getattr(env, "clip_actions", None))
     quota, rest = divmod(options.heldout_episodes, num_envs)
     left = quota + (np.arange(num_envs) < rest)
     steps: list[list[tuple[npt.NDArray[np.float32], np.int8]]] = [[] for _ in range(num_envs)]
@@ -234,6 +241,7 @@ def _collect_training(
 ) -> None:
     """Store training rows until the file is full or something else ends it."""
     env = _make_env(options, checkpoint, purpose=1)
+    writer.record_steps(_period(env, options.task), getattr(env, "clip_actions", None))
     maker, meter = RowMaker(env.num_envs, FIRST_TRAINING_ID), Meter(env.num_envs)
     total = options.num_positive + options.num_negative
     with ExitStack() as stack:

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from deploy_kit.data.schema import SCHEMA_VERSION, Array, Column, Columns, FeatureFileInfo
+from deploy_kit.data.schema import ADDED_LATER, SCHEMA_VERSION, Array, Column, Columns, FeatureFileInfo
 from deploy_kit.errors import DatasetError
 
 
@@ -125,7 +125,11 @@ def read_info(path: Path, file: h5py.File) -> FeatureFileInfo | None:
             "read it with the deploy-kit that wrote it, or collect again"
         )
     return FeatureFileInfo(
-        **{item.name: _attribute(path, file, item.name, item.type) for item in fields(FeatureFileInfo)}
+        **{
+            item.name: _attribute(path, file, item.name, item.type)
+            for item in fields(FeatureFileInfo)
+            if item.name in file.attrs or item.name not in ADDED_LATER
+        }
     )
 
 

@@ -16,6 +16,9 @@ import numpy.typing as npt
 from deploy_kit import __version__
 
 SCHEMA_VERSION = 1
+ADDED_LATER = ("policy_period_s", "clip_actions")
+"""Attributes that files of this schema may lack."""
+
 SUFFIX = ".h5"
 HELDOUT = "heldout"
 OBSERVATIONS = "observations"
@@ -109,6 +112,8 @@ class FeatureFileInfo:
         label_rule: in words, when `supervision` is 1.
         label_threshold_m: distance that the rule speaks of, m.
         label_offset_steps: steps between the observation of a row and the state that its label was judged on.
+        policy_period_s: duration of a step, s; NaN in files of earlier versions, which do not say.
+        clip_actions: limit of the actions' size that the task applied; NaN for none, and in files of earlier versions.
         seed: seed of the collection.
         stage: training stage of the environment.
         backend: simulator back end.
@@ -136,6 +141,8 @@ class FeatureFileInfo:
     stage: int
     backend: str
     env_config: dict[str, Any] = field(default_factory=dict)
+    policy_period_s: float = float("nan")
+    clip_actions: float = float("nan")
     feature_layer: str = "act(stem(depth) + state_enc(state))"
     tool_version: str = __version__
     created_utc: str = field(default_factory=utc_now)

@@ -148,6 +148,16 @@ class FeatureFileWriter:
         """Whether all training rows wanted are there."""
         return self._sampler.full
 
+    def record_steps(self, policy_period_s: float | None, clip_actions: float | None) -> None:
+        """Record how the rows were flown, which is known once there is an environment.
+
+        Args:
+            policy_period_s: duration of a step, s; None where the environment does not say.
+            clip_actions: limit of the actions' size, None for none.
+        """
+        period, clip = (float("nan") if value is None else float(value) for value in (policy_period_s, clip_actions))
+        self._info = replace(self._info, policy_period_s=period, clip_actions=clip)
+
     def hold_rate(self, rows: int) -> None:
         """Leave the negatives' rate open until so many training rows have been offered.
 

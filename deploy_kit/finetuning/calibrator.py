@@ -11,8 +11,9 @@ from deploy_kit.finetuning.comparison import evaluate_under_attack
 from deploy_kit.finetuning.options import FinetuneOptions
 from deploy_kit.finetuning.rows import FinetuneRows
 from deploy_kit.gate.correction import Correction, fit_temperature
-from deploy_kit.gate.metrics import best_f1_threshold
+from deploy_kit.gate.evaluation import EvaluationRows
 from deploy_kit.gate.threshold import RuleNotKeptError, ThresholdRule
+from deploy_kit.policy.calibration import GateDetector
 
 logger = logging.getLogger(__name__)
 
@@ -24,15 +25,15 @@ class CalibratedHead:
     Attributes:
         vector: (F + 1,) weights and bias, corrected.
         correction: what was done to the trained weights and bias, None for nothing.
-        threshold_logit: logit at and above which a step counts as a pass.
-        rule: how the threshold was chosen, in words.
-        rule_kept: whether the threshold keeps the rule that was asked for; if none does, it is that of best F1.
+        detector: announces passages.
+        rule: how it was chosen, in words.
+        rule_kept: whether it keeps the rule that was asked for; if none does, it is that of best F1.
         figures: on the test rows, as in metrics.json.
     """
 
     vector: FloatArray
     correction: Correction | None
-    threshold_logit: float
+    detector: GateDetector
     rule: str
     rule_kept: bool
     figures: dict[str, float]
@@ -86,24 +87,32 @@ class Calibrator:
             temperature = fit_temperature(rows.validation.score(trained), rows.validation.label, training, flight)
         return Correction(temperature, training, flight)
 
-    def choose_threshold(self, head: FloatArray) -> tuple[float, bool]:
-        """Return the threshold and whether it keeps the rule; that of best F1 where none does."""
-        rows = self._rows.validation
-        logit = rows.score(head)
-        try:
-            return self._options.rule.choose(logit, rows.label, rows.timeline, self._options.seconds_per_step), True
-        except RuleNotKeptError:
-            return best_f1_threshold(logit, rows.label), False
+    def choose_detector(self, head: FloatArray) -> tuple[GateDetector, bool]:
+        """Return the detector and whether it keeps the rule; that of best F1 where none does."""
+        return choose_detector(self._options.rule, head, self._rows.validation)
 
     def _judge(self, head: FloatArray, correction: Correction | None) -> CalibratedHead:
-        threshold, kept = self.choose_threshold(head)
-        figures = evaluate_under_attack(head, self._rows.test, threshold, self._attack)
-        return CalibratedHead(head, correction, threshold, self._rule(kept), kept, figures)
+        detector, kept = self.choose_detector(head)
+        figures = evaluate_under_attack(head, self._rows.test, detector, self._attack)
+        return CalibratedHead(head, correction, detector, self._rule(kept), kept, figures)
 
     def _rule(self, kept: bool) -> str:
         rule = str(self._options.rule if kept else ThresholdRule())
         rows = self._rows
-        return f"{rule} on {'validation episodes' if rows.natural_prevalence else f'{rows.source}, {_BALANCED}'}"
+        return f"{rule} on {VALIDATION if rows.natural_prevalence else f'{rows.source}, {_BALANCED}'}"
+
+
+def choose_detector(rule: ThresholdRule, head: FloatArray, rows: EvaluationRows) -> tuple[GateDetector, bool]:
+    """Return a head's detector on validation rows and whether it keeps the rule; that of best F1 where none does."""
+    logit = rows.score(head)
+    try:
+        return rule.choose(logit, rows.label, rows.timeline, rows.seconds_per_step), True
+    except RuleNotKeptError:
+        return ThresholdRule().choose(logit, rows.label, rows.timeline, rows.seconds_per_step), False
+
+
+VALIDATION = "validation episodes"
+"""What a rule is kept on, in words."""
 
 
 _BALANCED = "not at natural prevalence"

@@ -12,6 +12,8 @@ from deploy_kit.finetuning.learners.attack import Attack, worst_case_logits
 from deploy_kit.gate.correction import log_odds
 from deploy_kit.gate.evaluation import EvaluationRows, FigureIntervals, Scores, evaluate, evaluate_with_intervals
 from deploy_kit.gate.metrics import auroc
+from deploy_kit.gate.threshold import plain_detector
+from deploy_kit.policy.calibration import GateDetector
 
 BEFORE, AFTER = "before", "after"
 """Names of the head as it was read and as it was trained."""
@@ -36,7 +38,7 @@ class ComparedHead:
     pgd: FigureIntervals | None = None
     worst_case: FigureIntervals | None = None
 
-    def to_json(self) -> dict[str, dict[str, dict[str, float]]]:
+    def to_json(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """Return plain data for JSON: attack, figure, interval."""
         attacks = {"clean": self.clean, "pgd": self.pgd, "worst_case": self.worst_case}
         return {name: figures.to_json() for name, figures in attacks.items() if figures is not None}
@@ -52,21 +54,21 @@ class Comparison:
 
     heads: tuple[ComparedHead, ...] = ()
 
-    def to_json(self) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    def to_json(self) -> dict[str, dict[str, dict[str, dict[str, float | None]]]]:
         """Return plain data for JSON: head, attack, figure, interval."""
         return {head.name: head.to_json() for head in self.heads}
 
 
 class DecidingHead(NamedTuple):
-    """A head and its threshold.
+    """A head and its detector.
 
     Attributes:
         vector: (F + 1,) weights and bias.
-        threshold_logit: logit at and above which a step counts as a pass.
+        detector: announces passages.
     """
 
     vector: FloatArray
-    threshold_logit: float
+    detector: GateDetector
 
 
 class AttackedScores(NamedTuple):
@@ -98,13 +100,15 @@ def compare_heads(
     found = [_compare(name, head, rows, attack, seed) for name, head in heads.items()]
     constant = log_odds(prior)
     scores = np.full(len(rows.label), constant)
-    majority = ComparedHead(MAJORITY, evaluate_with_intervals(scores, rows, constant + 1.0, seed))
+    majority = ComparedHead(
+        MAJORITY, evaluate_with_intervals(scores, rows, plain_detector(constant + 1.0, rows.seconds_per_step), seed)
+    )
     return Comparison((*found[:1], majority, *found[1:]))
 
 
 def _compare(name: str, head: DecidingHead, rows: EvaluationRows, attack: Attack, seed: int) -> ComparedHead:
     scores = attacked_scores(head.vector, rows.score(head.vector), rows.label, attack)
-    return ComparedHead(name, *(evaluate_with_intervals(s, rows, head.threshold_logit, seed) for s in scores))
+    return ComparedHead(name, *(evaluate_with_intervals(s, rows, head.detector, seed) for s in scores))
 
 
 def attacked_scores(vector: FloatArray, logit: Scores, label: npt.NDArray[np.bool_], attack: Attack) -> AttackedScores:
@@ -121,12 +125,12 @@ def attacked_scores(vector: FloatArray, logit: Scores, label: npt.NDArray[np.boo
 
 
 def evaluate_under_attack(
-    vector: FloatArray, rows: EvaluationRows, threshold: float, attack: Attack
+    vector: FloatArray, rows: EvaluationRows, detector: GateDetector, attack: Attack
 ) -> dict[str, float]:
     """Return `evaluate` with the AUROC under both attacks."""
     scores = attacked_scores(vector, rows.score(vector), rows.label, attack)
     return {
-        **evaluate(scores.clean, rows, threshold),
+        **evaluate(scores.clean, rows, detector),
         "auroc_pgd": auroc(scores.pgd, rows.label),
         "auroc_worst_case": auroc(scores.worst_case, rows.label),
     }

@@ -1,8 +1,10 @@
 """What a finetuning reads: the checkpoint with its gate head, and the feature files."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,6 +87,34 @@ def with_head(network: VisionActorCritic, vector: FloatArray) -> None:
     head.bias.copy_(torch.from_numpy(np.ascontiguousarray(vector[-1:])))
 
 
+def label_facts(info: FeatureFileInfo | None) -> dict[str, Any]:
+    """Return what a calibration says of the labels and of the flights that they were taken on.
+
+    Args:
+        info: of the feature file; None for MasterRacing's files, which do not say. They pair an observation with the
+            label of the step it led to.
+    """
+    if info is None:
+        return {
+            "label_rule": "not recorded in the feature file",
+            "label_distance_m": None,
+            "label_offset_steps": 1,
+            "policy_period_s": None,
+            "clip_actions": None,
+        }
+    return {
+        "label_rule": info.label_rule,
+        "label_distance_m": _known(info.label_threshold_m),
+        "label_offset_steps": info.label_offset_steps,
+        "policy_period_s": _known(info.policy_period_s),
+        "clip_actions": _known(info.clip_actions),
+    }
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
 def load_source(options: FinetuneOptions) -> Checkpoint:
     """Read the checkpoint.
 
@@ -92,12 +122,23 @@ def load_source(options: FinetuneOptions) -> Checkpoint:
         CheckpointError: it cannot be read, or has no gate head.
     """
     source = load_checkpoint(options.checkpoint, options.hints)
+    require_gate_head(source)
+    return with_known_vehicle(source)
+
+
+def require_gate_head(source: Checkpoint) -> None:
+    """Raise CheckpointError if a checkpoint has no gate head."""
     if source.network.aux_decoder is None:
         raise CheckpointError(
-            f"{options.checkpoint}: aux_decoder.weight is missing, so this policy was trained without the gate head "
-            "and there is none to finetune; train the policy with its auxiliary head"
+            f"{source.path}: aux_decoder.weight is missing, so this policy was trained without the gate head and "
+            "there is none; train the policy with its auxiliary head"
         )
-    return with_known_vehicle(source)
+
+
+def dataset_sha256(files: Sequence[FeatureFile]) -> str:
+    """Return the hash of a feature file; of several, the hash of their hashes in their order."""
+    hashes = [file.sha256 for file in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def read_inputs(source: Checkpoint, files: Sequence[FeatureFile], options: FinetuneOptions) -> FinetuneInputs:
@@ -113,10 +154,9 @@ def read_inputs(source: Checkpoint, files: Sequence[FeatureFile], options: Finet
 
 
 def _dataset(files: Sequence[FeatureFile], rows: FinetuneRows) -> DatasetRecord:
-    hashes = [file.sha256 for file in files]
     return DatasetRecord(
         path=", ".join(str(file.path) for file in files),
-        sha256=hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest(),
+        sha256=dataset_sha256(files),
         complete=all(file.attrs.complete for file in files if file.attrs) if files[0].attrs else None,
         training_rows=rows.train.rows,
         training_positives=rows.train.positives,

@@ -21,7 +21,7 @@ from deploy_kit.finetuning.options import ADAM, FinetuneOptions
 from deploy_kit.gate.evaluation import EvaluationRows
 from deploy_kit.policy.summary import describe_gate_head
 
-METRICS_VERSION = 3
+METRICS_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def write_metrics(path: Path, options: FinetuneOptions, inputs: FinetuneInputs, 
         outcome: what it found.
     """
     kept = kept_epoch(outcome.epochs, options.patience)
-    threshold, correction = kept.head.threshold_logit, kept.head.correction
+    detector, correction = kept.head.detector, kept.head.correction
     content = {
         "schema_version": METRICS_VERSION,
         "tool_version": __version__,
@@ -70,11 +70,12 @@ def write_metrics(path: Path, options: FinetuneOptions, inputs: FinetuneInputs, 
             "test": _counts(inputs.rows.test),
         },
         "threshold": {
-            "logit": threshold,
-            "probability": float(sigmoid(np.array(threshold))),
+            "logit": detector.threshold_logit,
+            "probability": float(sigmoid(np.array(detector.threshold_logit))),
             "rule": kept.head.rule,
             "rule_kept": kept.head.rule_kept,
         },
+        "detector": asdict(detector),
         "correction": None if correction is None else correction.to_json(),
         "certificate": None if outcome.optimum is None else outcome.optimum.certificate.to_json(),
         "losses": None if outcome.optimum is None else list(outcome.optimum.losses),

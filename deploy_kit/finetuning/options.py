@@ -64,7 +64,7 @@ class FinetuneOptions:
         compare: train a second head as MasterRacing does, for the comparison.
         patience: stop after so many epochs without a better validation AUROC and keep the best one; None for never.
         resume: go on with an interrupted finetuning in `output`.
-        seconds_per_step: the policy's period, s, for false alarms a minute.
+        seconds_per_step: the policy's period, s, where the feature files do not say; the racing task's if None.
         seed: of the order of the rows and of the resampling.
         device: torch device.
         overwrite: replace the results of an earlier finetuning in the folder.
@@ -90,7 +90,7 @@ class FinetuneOptions:
     compare: bool = False
     patience: int | None = None
     resume: bool = False
-    seconds_per_step: float = 0.03
+    seconds_per_step: float | None = None
     seed: int = 0
     device: str = "cpu"
     overwrite: bool = False
@@ -122,19 +122,7 @@ class FinetuneOptions:
         Raises:
             OptionError: a pattern matches nothing, or no file is given.
         """
-        given = (self.feature_files,) if isinstance(self.feature_files, Path) else tuple(self.feature_files)
-        found: list[Path] = []
-        for path in given:
-            if not path.exists() and any(sign in path.name for sign in "*?["):
-                matches = sorted(path.parent.glob(path.name))
-                if not matches:
-                    raise OptionError(f"--feature-file {path} matches no file")
-                found += matches
-            else:
-                found.append(path)
-        if not found:
-            raise OptionError("--feature-file is missing; give the feature file that collect wrote")
-        return found
+        return feature_paths(self.feature_files)
 
     def check(self) -> "torch.device":
         """Return the device after checking the options.
@@ -206,3 +194,23 @@ class FinetuneOptions:
 
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def feature_paths(given: Path | tuple[Path, ...]) -> list[Path]:
+    """Return the feature files, patterns resolved.
+
+    Raises:
+        OptionError: a pattern matches nothing, or no file is given.
+    """
+    found: list[Path] = []
+    for path in (given,) if isinstance(given, Path) else given:
+        if not path.exists() and any(sign in path.name for sign in "*?["):
+            matches = sorted(path.parent.glob(path.name))
+            if not matches:
+                raise OptionError(f"--feature-file {path} matches no file")
+            found += matches
+        else:
+            found.append(path)
+    if not found:
+        raise OptionError("--feature-file is missing; give the feature file that collect wrote")
+    return found

@@ -14,7 +14,7 @@ from deploy_kit import __version__
 from deploy_kit.errors import OptionError
 from deploy_kit.files import require_same_or_absent
 from deploy_kit.finetuning.epoch import Epoch
-from deploy_kit.finetuning.inputs import FinetuneInputs, with_head
+from deploy_kit.finetuning.inputs import FinetuneInputs, label_facts, with_head
 from deploy_kit.finetuning.options import ADAM, FinetuneOptions
 from deploy_kit.policy.checkpoint import Checkpoint, CheckpointFormat, GateCalibration, save_checkpoint
 from deploy_kit.policy.run.directory import FINETUNED_STEM, METRICS_NAME
@@ -143,12 +143,10 @@ class ResultFolder:
     def _calibration(self, epoch: Epoch) -> GateCalibration:
         options, inputs, head = self._options, self._inputs, epoch.head
         return GateCalibration(
-            threshold_logit=head.threshold_logit,
+            detector=head.detector,
             rule=head.rule,
             base_rate=float(inputs.rows.validation.label.mean()),
-            # MasterRacing's files do not say; they pair an observation with the label of the step it led to.
-            label_rule="not recorded in the feature file" if inputs.info is None else inputs.info.label_rule,
-            label_offset_steps=1 if inputs.info is None else inputs.info.label_offset_steps,
+            **label_facts(inputs.info),
             dataset_sha256=inputs.dataset.sha256,
             metrics=head.figures,
             tool_version=__version__,

@@ -1,6 +1,7 @@
 """What finetuning trains on, chooses the threshold on, and is judged on."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,8 +12,9 @@ import torch
 from deploy_kit.data.blocks import ShuffledRows
 from deploy_kit.data.reader import FeatureFile, Split
 from deploy_kit.data.rows import Rows
-from deploy_kit.errors import DatasetError
+from deploy_kit.errors import DatasetError, OptionError
 from deploy_kit.gate.evaluation import EvaluationRows
+from deploy_kit.task.racing import RACING_TASK
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class FinetuneRows:
         return self.train.positives / self.train.rows
 
 
-def load_rows(files: Sequence[FeatureFile], seed: int, memory: int | None, seconds_per_step: float) -> FinetuneRows:
+def load_rows(files: Sequence[FeatureFile], seed: int, memory: int | None, seconds: float | None) -> FinetuneRows:
     """Read the rows of one or several feature files.
 
     Files without held-out episodes give a tenth of their training rows to validation and another to test, with a
@@ -56,13 +58,14 @@ def load_rows(files: Sequence[FeatureFile], seed: int, memory: int | None, secon
         files: of one policy; see `require_one_origin`. Their training rows' ids are dropped.
         seed: of that split.
         memory: bytes that the process may take, None for half of what is free.
-        seconds_per_step: duration of a step, s.
+        seconds: duration of a step, s, where the files do not say; see `step_duration`.
 
     Raises:
         DatasetError: there are no training rows, some part holds one class only, or memory is short.
         OptionError: the bound of memory is too small to work with.
     """
     require_one_origin(files)
+    seconds_per_step = step_duration(files, seconds)
     names = ", ".join(str(file.path) for file in files)
     for file in files:
         file.drop_training_ids()
@@ -96,6 +99,53 @@ def load_rows(files: Sequence[FeatureFile], seed: int, memory: int | None, secon
         natural_prevalence=heldout,
         flight_prior=_flight_prior(files, judged[0] if heldout else None),
     )
+
+
+def load_heldout(files: Sequence[FeatureFile], seconds: float | None) -> tuple[EvaluationRows, EvaluationRows]:
+    """Read the held-out episodes of feature files, validation and test.
+
+    Args:
+        files: of one policy; see `require_one_origin`.
+        seconds: duration of a step, s, where the files do not say; see `step_duration`.
+
+    Raises:
+        DatasetError: there are none of either, or they hold one class only.
+    """
+    require_one_origin(files)
+    seconds_per_step = step_duration(files, seconds)
+    names = ", ".join(str(file.path) for file in files)
+    judged = []
+    for split in ("validation", "test"):
+        parts = _heldout(files, split)
+        _require_both(names, np.concatenate([part.label for part in parts]), f"{split} rows")
+        judged.append(_judged(parts, True, seconds_per_step))
+    return judged[0], judged[1]
+
+
+def step_duration(files: Sequence[FeatureFile], given: float | None) -> float:
+    """Return the duration of a step, s: what the files say, else what is given, else the racing task's, with a warning.
+
+    Raises:
+        DatasetError: files contradict each other.
+        OptionError: the files contradict what is given.
+    """
+    stored = {file.attrs.policy_period_s: file for file in files if file.attrs and file.attrs.policy_period_s > 0}
+    if len(stored) > 1:
+        found = ", ".join(f"{seconds:g} s in {file.path}" for seconds, file in stored.items())
+        raise DatasetError(f"the files have steps of {found}; use files of one policy period")
+    for seconds, file in stored.items():
+        if given is not None and not math.isclose(given, seconds, rel_tol=1e-6):
+            raise OptionError(f"--seconds-per-step {given:g}, but {file.path} says {seconds:g}; leave the option out")
+        return seconds
+    if given is None:
+        period = RACING_TASK.clock.policy_dt
+        logger.warning(
+            "%s does not say how long a step is; %g s are assumed, the racing task's, or give --seconds-per-step",
+            ", ".join(str(file.path) for file in files),
+            period,
+        )
+        return period
+    return given
 
 
 def require_one_origin(files: Sequence[FeatureFile]) -> None:

@@ -29,6 +29,7 @@ from deploy_kit.finetuning.report.plots import HeadScores, write_plots
 from deploy_kit.finetuning.state import TrainingState
 from deploy_kit.finetuning.training import AdamTraining, TrainedHead, train_to_optimum
 from deploy_kit.gate.metrics import auroc, average_precision, mean_loss
+from deploy_kit.gate.threshold import plain_detector
 from deploy_kit.policy.run.directory import METRICS_NAME
 from deploy_kit.policy.summary import describe_gate_head
 from deploy_kit.progress import Progress, silent
@@ -77,7 +78,7 @@ class FinetuneResult:
 def finetune(options: FinetuneOptions, progress: Callable[[Progress], None] = silent) -> FinetuneResult:
     """Train the gate head of a checkpoint on feature files; every other tensor stays as it is.
 
-    Each epoch writes a checkpoint with its threshold and an updated metrics.json, so that Ctrl-C loses at most the
+    Each epoch writes a checkpoint with its detector and an updated metrics.json, so that Ctrl-C loses at most the
     epoch it falls into, and `resume` goes on from there.
 
     Args:
@@ -88,7 +89,7 @@ def finetune(options: FinetuneOptions, progress: Callable[[Progress], None] = si
         OptionError: an option makes no sense, the folder holds earlier results, or the loss diverged.
         CheckpointError: the checkpoint cannot be read or has no gate head, or the folder cannot be written.
         DatasetError: a feature file cannot be read, is another policy's, or lacks rows of a class.
-        CheckFailedError: no threshold keeps the rule in the end; everything is written, with the one of best F1.
+        CheckFailedError: no detector keeps the rule in the end; everything is written, with the one of best F1.
     """
     options.check()
     earlier = earlier_results(options)
@@ -153,7 +154,7 @@ class _Run:
             validation_loss=mean_loss(logit, validation.label),
             validation_auroc=auroc(logit, validation.label),
             validation_average_precision=average_precision(logit, validation.label),
-            threshold_logit=head.threshold_logit,
+            threshold_logit=head.detector.threshold_logit,
             rows_per_second=trained.rows_per_second,
             rule_kept=head.rule_kept,
         )
@@ -182,7 +183,7 @@ class _Run:
         metrics = write_metrics(metrics_path, options, self.inputs, replace(self._outcome(), comparison=comparison))
         progress(Progress("plots", 0, None, self._note()))
         scores = [
-            HeadScores(name, rows.test.score(head.vector), head.threshold_logit)
+            HeadScores(name, rows.test.score(head.vector), head.detector)
             for name, head in ((BEFORE, self.before), (AFTER, kept.head))
         ]
         records = [epoch.record for epoch in self.epochs]
@@ -192,7 +193,7 @@ class _Run:
         if not kept.head.rule_kept:
             raise CheckFailedError(
                 f"--threshold-rule {options.threshold_rule} cannot be kept on the validation rows; "
-                f"{checkpoint} has the threshold of best F1: ask for less, or train longer"
+                f"{checkpoint} has the detector of best F1: ask for less, or train longer"
             )
         return FinetuneResult(
             output=options.output,
@@ -224,10 +225,10 @@ class _Run:
         training = AdamTraining(self.options, self.inputs, replace(self.options.attack, unit_interval=True))
         for number in range(1, self.options.adam.epochs + 1):
             training.epoch(number, progress, "MasterRacing's training, to compare")
-        vector = training.learner.vector
+        vector, rows = training.learner.vector, self.inputs.rows.test
         return {
             # MasterRacing decided where the probability exceeded one half.
-            "MasterRacing": DecidingHead(vector, 0.0),
+            "MasterRacing": DecidingHead(vector, plain_detector(0.0, rows.seconds_per_step)),
             "MasterRacing, corrected": _deciding(self.calibrator.calibrate(vector)),
         }
 
@@ -239,4 +240,4 @@ class _Run:
 
 
 def _deciding(head: CalibratedHead) -> DecidingHead:
-    return DecidingHead(head.vector, head.threshold_logit)
+    return DecidingHead(head.vector, head.detector)

@@ -92,7 +92,7 @@ class TrainingState:
             CalibratedHead(
                 vector=head_vector(checkpoint.network),
                 correction=Correction.from_json(calibration.training.get("correction")),
-                threshold_logit=calibration.threshold_logit,
+                detector=calibration.detector,
                 rule=calibration.rule,
                 rule_kept=record.rule_kept,
                 figures=calibration.metrics,

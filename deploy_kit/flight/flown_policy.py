@@ -113,7 +113,7 @@ def _load_bundle(folder: Path) -> FlownPolicy:
     bundle = open_bundle(folder)
     contract = bundle.contract
     spec = contract.observation
-    transform = ActionTransform(contract.action.scale, contract.action.offset)
+    transform = ActionTransform(contract.action.scale, contract.action.offset, contract.action.clip)
     threshold = None if contract.gate is None else contract.gate.threshold_logit
     return FlownPolicy(
         identity=PolicyIdentity(

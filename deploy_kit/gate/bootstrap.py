@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from deploy_kit.arrays import sigmoid
 from deploy_kit.gate.detector import Timeline
-from deploy_kit.gate.metrics import CALIBRATION_BINS
+from deploy_kit.policy.calibration import GateDetector
 
 _WEIGHTS_AT_ONCE = 2_000_000
 """Row weights held in memory together."""
@@ -22,7 +22,7 @@ class EpisodeBootstrap:
         logit: (n,).
         label: (n,).
         episode: (n,) index of the row's episode, from 0 without gaps.
-        threshold: of the decisions.
+        detector: of the events, its threshold of the decisions.
         timeline: episodes for events, None for none.
         seconds_per_step: duration of a step, s.
     """
@@ -32,7 +32,7 @@ class EpisodeBootstrap:
         logit: Array,
         label: npt.NDArray[np.bool_],
         episode: npt.NDArray[np.int64],
-        threshold: float,
+        detector: GateDetector,
         timeline: Timeline | None,
         seconds_per_step: float,
     ) -> None:
@@ -41,7 +41,7 @@ class EpisodeBootstrap:
         self._episode, self._label = episode[order], label[order]
         ordered = logit[order]
         self._first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-        probability, decided = sigmoid(logit), logit >= threshold
+        probability, decided = sigmoid(logit), logit >= detector.threshold_logit
         self._sums = {
             "rows": self._sum(episode, np.ones(len(label))),
             "square": self._sum(episode, (probability - label) ** 2),
@@ -49,12 +49,8 @@ class EpisodeBootstrap:
             "hits": self._sum(episode, decided & label),
             "passes": self._sum(episode, label),
         }
-        bins = np.minimum((probability * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
-        cell = episode * CALIBRATION_BINS + bins
-        gap = np.bincount(cell, probability - label, self._episodes * CALIBRATION_BINS)
-        self._gap = gap.reshape(self._episodes, CALIBRATION_BINS)
         self._minutes = seconds_per_step / 60
-        self._events = None if timeline is None else timeline.count(logit, np.array([threshold]))
+        self._events = None if timeline is None else timeline.count(logit, [detector])
 
     def figures(self, resamples: int, seed: int) -> dict[str, Array]:
         """Return each figure on every resample (B,), NaN where a resample has none."""
@@ -71,7 +67,6 @@ class EpisodeBootstrap:
         with np.errstate(divide="ignore", invalid="ignore"):
             found = {
                 **self._ranking(weight),
-                "expected_calibration_error": np.abs(weight @ self._gap).sum(axis=1) / total["rows"],
                 "brier": total["square"] / total["rows"],
                 "precision": np.where(total["decided"] > 0, total["hits"] / total["decided"], 0.0),
                 "recall": total["hits"] / total["passes"],

@@ -1,31 +1,43 @@
-"""Gate passages as events: what a detector that fires once a passage would do on whole episodes.
+"""Gate passages as events: what the detector that flies would announce on whole episodes.
 
-The detector is causal and as simple as on board: it fires at a step whose logit reaches the threshold, unless it fired
-within the last `REFRACTORY_STEPS` steps. A firing within `TOLERANCE_STEPS` steps of a labelled passage is a hit, any
-other one a false alarm. The latency of a hit is its step minus the passage's, negative where it fires early.
+The detector is `policy.calibration.GateDetector`, run here on many episodes at once; `onboard.detector` runs the same
+rule step by step. A firing within the tolerance of a passage that was not hit yet is a hit, any other a false alarm. A
+passage is a run of consecutive labelled steps. The latency of a hit is its step minus the passage's first one,
+negative where it fires early.
+
+Only logits up to the present step count, and none of a later one: the steps after a passage would give it away, since
+the task moves the target on as soon as the gate is truly passed, and a drone does so when its detector fires.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-TOLERANCE_STEPS = 5
-"""0.15 s at 0.03 s a step; the reference policy passed gates at least 23 steps apart."""
+from deploy_kit.policy.calibration import GateDetector
 
-REFRACTORY_STEPS = 2 * TOLERANCE_STEPS
-"""So that no passage can be hit twice."""
+TOLERANCE_S = 0.15
+"""Farthest distance in time between a passage and the firing that announces it."""
+
+REFRACTORY_S = 0.3
+"""Shortest time between two firings. The reference policy passes gates at least 0.69 s apart."""
+
+
+def steps_of(seconds: float, seconds_per_step: float) -> int:
+    """Return a duration in whole steps, at least one."""
+    return max(1, round(seconds / seconds_per_step))
 
 
 @dataclass(frozen=True)
 class EventCounts:
-    """What happened in each episode, at one or several thresholds (K).
+    """What happened in each episode, with one or several detectors (K).
 
     Attributes:
         steps: (E,) steps.
-        passes: (E,) labelled passages.
+        passes: (E,) passages.
         hits: (K, E) passages that the detector fired at.
-        false_alarms: (K, E) firings away from any passage.
+        false_alarms: (K, E) other firings.
         latency: (K, E) sum of the hits' latencies, steps.
     """
 
@@ -38,11 +50,11 @@ class EventCounts:
 
 @dataclass(frozen=True)
 class Firing:
-    """When the detector fired.
+    """When a detector fired.
 
     Attributes:
         row: (f,) row numbers.
-        hit: (f,) whether a passage was near.
+        hit: (f,) whether it announced a passage.
     """
 
     row: npt.NDArray[np.int64]
@@ -55,61 +67,85 @@ class Timeline:
     Args:
         episode: (n,) number of each row's episode; rows of an episode are consecutive and in order.
         label: (n,) whether the step passed a gate.
+        tolerance_steps: farthest distance between a passage and its hit.
     """
 
-    def __init__(self, episode: npt.NDArray[np.int64], label: npt.NDArray[np.bool_]) -> None:
+    def __init__(self, episode: npt.NDArray[np.int64], label: npt.NDArray[np.bool_], tolerance_steps: int) -> None:
         first = np.flatnonzero(np.concatenate([[True], episode[1:] != episode[:-1]]))
+        self.tolerance_steps = tolerance_steps
         self.length = np.diff(np.append(first, episode.size))
         self.row = np.repeat(np.arange(first.size), self.length)
         """(n,) index of each row's episode, from 0."""
         self.step = np.arange(episode.size) - np.repeat(first, self.length)
         """(n,) step within the episode."""
-        self._passage = self._nearest_passage(label)
-        self._passes = np.bincount(self.row, label, first.size).astype(np.int64)
+        begins = label & np.concatenate([[True], ~label[:-1] | (episode[1:] != episode[:-1])])
+        self._begin = np.flatnonzero(begins)
+        """(P,) row of each passage's first step."""
+        self._passes = np.bincount(self.row[self._begin], minlength=first.size).astype(np.int64)
+        self._passage = self._nearest_passage(label, np.cumsum(begins) - 1)
 
     @property
     def episodes(self) -> int:
         """Number of episodes."""
         return self.length.size
 
-    def count(self, logit: npt.NDArray[np.float64], thresholds: npt.NDArray[np.float64]) -> EventCounts:
-        """Let the detector run over all episodes at several thresholds (K,)."""
-        scores = self._grid(logit, -np.inf)
-        shape = (thresholds.size, self.episodes)
+    @property
+    def passages(self) -> int:
+        """Number of passages."""
+        return self._begin.size
+
+    def count(self, logit: npt.NDArray[np.float64], detectors: Sequence[GateDetector]) -> EventCounts:
+        """Let several detectors run over all episodes."""
+        shape = (len(detectors), self.episodes)
         hits, alarms, latency = (np.zeros(shape, np.int64) for _ in range(3))
-        last = np.full(shape, -REFRACTORY_STEPS - 1)
-        for step in range(scores.shape[1]):
-            fires = (scores[:, step] >= thresholds[:, None]) & (step - last > REFRACTORY_STEPS)
-            last[fires] = step
-            near = self._passage[:, step] >= 0
-            hits += fires & near
-            alarms += fires & ~near
-            latency += np.where(fires & near, step - self._passage[:, step], 0)
+        last_hit = np.full(shape, -1)
+        for step, fires in self._run(logit, detectors):
+            passage = self._passage[:, step]
+            hit = fires & (passage > last_hit)
+            last_hit[hit] = np.broadcast_to(passage, shape)[hit]
+            hits += hit
+            alarms += fires & ~hit
+            # Outside of hits the passage may be -1, whose latency is not used.
+            latency += np.where(hit, step - self.step[self._begin[passage]], 0) if self.passages else 0
         return EventCounts(self.length, self._passes, hits, alarms, latency)
 
-    def firings(self, logit: npt.NDArray[np.float64], threshold: float) -> Firing:
-        """Return the rows at which the detector fires."""
-        rows: list[int] = []
-        last, episode = 0, -1
-        for row in np.flatnonzero(logit >= threshold).tolist():
-            if self.row[row] != episode or row - last > REFRACTORY_STEPS:
-                rows.append(row)
-                last, episode = row, self.row[row]
-        index = np.array(rows, np.int64)
-        return Firing(index, self._passage[self.row[index], self.step[index]] >= 0)
+    def firings(self, logit: npt.NDArray[np.float64], detector: GateDetector) -> Firing:
+        """Return the rows at which a detector fires."""
+        start = np.cumsum(self.length) - self.length
+        rows = [start[fires[0]] + step for step, fires in self._run(logit, [detector])]
+        row = np.sort(np.concatenate(rows)) if rows else np.empty(0, np.int64)
+        passage = self._passage[self.row[row], self.step[row]]
+        # Only the first firing at a passage is its hit.
+        repeated = np.concatenate([[False], passage[1:] == passage[:-1]]) if row.size else np.empty(0, np.bool_)
+        return Firing(row, (passage >= 0) & ~repeated)
 
-    def _grid(self, values: npt.NDArray[np.float64], rest: float) -> npt.NDArray[np.float64]:
-        grid = np.full((self.episodes, int(self.length.max())), rest)
-        grid[self.row, self.step] = values
-        return grid
+    def _run(
+        self, logit: npt.NDArray[np.float64], detectors: Sequence[GateDetector]
+    ) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
+        """Yield each step with where the detectors fire (K, E); padding after an episode's end never fires."""
+        scores = np.full((int(self.length.max(initial=0)), self.episodes), -np.inf)
+        scores[self.step, self.row] = logit
+        threshold, release, refractory = (
+            np.array([getattr(detector, name) for detector in detectors])[:, None]
+            for name in ("threshold_logit", "release_logit", "refractory_steps")
+        )
+        shape = (len(detectors), self.episodes)
+        armed, ready_at = np.ones(shape, np.bool_), np.zeros(shape, np.int64)
+        for step, score in enumerate(scores):
+            armed |= score < release
+            fires = armed & (score >= threshold) & (step >= ready_at)
+            armed &= ~fires
+            ready_at = np.where(fires, step + refractory + 1, ready_at)
+            yield step, fires
 
-    def _nearest_passage(self, label: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        """Return (E, T) the step of the nearest passage within the tolerance, −1 where there is none."""
-        passage = np.full((self.episodes, int(self.length.max())), -1)
+    def _nearest_passage(self, label: npt.NDArray[np.bool_], number: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return (E, T) the number of the nearest passage within the tolerance, −1 where there is none."""
+        passage = np.full((self.episodes, int(self.length.max(initial=0))), -1)
+        rows = np.flatnonzero(label)
         # From far to near, so that the nearest one stays.
-        for distance in range(TOLERANCE_STEPS, -1, -1):
-            for offset in {-distance, distance}:
-                at = self.step[label] + offset
-                inside = (at >= 0) & (at < self.length[self.row[label]])
-                passage[self.row[label][inside], at[inside]] = self.step[label][inside]
+        for distance in range(self.tolerance_steps, -1, -1):
+            for offset in {distance, -distance}:
+                at = self.step[rows] + offset
+                inside = (at >= 0) & (at < self.length[self.row[rows]])
+                passage[self.row[rows][inside], at[inside]] = number[rows][inside]
         return passage

@@ -11,8 +11,9 @@ from torch.nn.functional import linear
 
 from deploy_kit.arrays import FloatArray
 from deploy_kit.gate.bootstrap import EpisodeBootstrap
-from deploy_kit.gate.detector import Timeline
+from deploy_kit.gate.detector import TOLERANCE_S, Timeline, steps_of
 from deploy_kit.gate.metrics import gate_metrics
+from deploy_kit.policy.calibration import GateDetector
 
 BOOTSTRAPS = 1000
 """Resamples behind an interval."""
@@ -39,7 +40,9 @@ class EvaluationRows:
     @cached_property
     def timeline(self) -> Timeline | None:
         """The rows' episodes."""
-        return None if self.episode is None else Timeline(self.episode, self.label)
+        if self.episode is None:
+            return None
+        return Timeline(self.episode, self.label, steps_of(TOLERANCE_S, self.seconds_per_step))
 
     def score(self, vector: FloatArray) -> Scores:
         """Return the logits (n,) of a head given as weights and bias (F + 1,), by the operation that ships."""
@@ -55,26 +58,26 @@ class Interval:
 
     Attributes:
         value: on the rows as they are.
-        low: 2.5 % quantile over resampled episodes.
+        low: 2.5 % quantile over resampled episodes; None where resampling gives no interval that covers.
         high: 97.5 % quantile.
     """
 
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
 
-def evaluate(logit: Scores, rows: EvaluationRows, threshold: float) -> dict[str, float]:
+def evaluate(logit: Scores, rows: EvaluationRows, detector: GateDetector) -> dict[str, float]:
     """Return all figures of one head on one set of rows; those of events only where there are whole episodes.
 
     Args:
         logit: (n,).
         rows: what was scored.
-        threshold: logit at and above which a step counts as a pass.
+        detector: announces passages; a step counts as a pass at and above its threshold.
     """
-    found: dict[str, float] = gate_metrics(logit, rows.label, threshold).to_json()
+    found: dict[str, float] = gate_metrics(logit, rows.label, detector.threshold_logit).to_json()
     if rows.timeline is not None:
-        counts = rows.timeline.count(logit, np.array([threshold]))
+        counts = rows.timeline.count(logit, [detector])
         hits, passes = int(counts.hits.sum()), int(counts.passes.sum())
         minutes = len(rows.label) * rows.seconds_per_step / 60
         found["event_hit_rate"] = hits / passes
@@ -91,7 +94,8 @@ class FigureIntervals:
     Attributes:
         auroc: of steps.
         average_precision: of steps.
-        expected_calibration_error: of the probabilities.
+        expected_calibration_error: of the probabilities; without an interval, since the bins of a resample are noisier
+            than the rows' own, and the errors of all resamples lie above the true one.
         brier: of the probabilities.
         precision: of steps at the threshold.
         recall: of steps at the threshold.
@@ -110,26 +114,28 @@ class FigureIntervals:
     event_false_alarms_per_minute: Interval | None = None
     event_latency_steps: Interval | None = None
 
-    def to_json(self) -> dict[str, dict[str, float]]:
+    def to_json(self) -> dict[str, dict[str, float | None]]:
         """Return plain data for JSON, without the figures that there are none of."""
         return {name: interval for name, interval in asdict(self).items() if interval is not None}
 
 
-def evaluate_with_intervals(logit: Scores, rows: EvaluationRows, threshold: float, seed: int) -> FigureIntervals:
+def evaluate_with_intervals(logit: Scores, rows: EvaluationRows, detector: GateDetector, seed: int) -> FigureIntervals:
     """Return the figures of one head, each with its interval over resampled episodes.
 
     Args:
         logit: (n,).
         rows: what was scored; without episodes, rows are resampled one by one.
-        threshold: of the head.
+        detector: of the head.
         seed: of the resampling; with the same seed, heads are compared on the same episodes.
     """
     episode = np.arange(len(rows.label)) if rows.timeline is None else rows.timeline.row
-    values = evaluate(logit, rows, threshold)
-    bootstrap = EpisodeBootstrap(logit, rows.label, episode, threshold, rows.timeline, rows.seconds_per_step)
+    values = evaluate(logit, rows, detector)
+    bootstrap = EpisodeBootstrap(logit, rows.label, episode, detector, rows.timeline, rows.seconds_per_step)
     spread = bootstrap.figures(BOOTSTRAPS, seed)
     names = [field.name for field in fields(FigureIntervals) if field.name in values]
-    return FigureIntervals(**{name: Interval(values[name], *_quantiles(spread[name])) for name in names})
+    # A figure that is not resampled has no interval.
+    bounds = {name: _quantiles(spread[name]) for name in names if name in spread}
+    return FigureIntervals(**{name: Interval(values[name], *bounds.get(name, ())) for name in names})
 
 
 def _quantiles(values: npt.NDArray[np.float64]) -> tuple[float, float]:

@@ -1,5 +1,6 @@
-"""How the gate threshold is chosen on validation rows."""
+"""How the gate's detector is chosen on validation rows: its threshold by a rule, its release by what finds most."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -7,17 +8,24 @@ import numpy as np
 import numpy.typing as npt
 
 from deploy_kit.errors import OptionError
-from deploy_kit.gate.detector import Timeline
+from deploy_kit.gate.detector import REFRACTORY_S, TOLERANCE_S, EventCounts, Timeline, steps_of
 from deploy_kit.gate.metrics import best_f1_threshold
+from deploy_kit.policy.calibration import GateDetector
 
-CANDIDATES = 512
-"""Thresholds that are tried where the whole detector has to run for each."""
+RELEASE_DROPS = (0.0, 1.0, 2.0, 3.0)
+"""How far below the threshold the release may lie, logits. Farther away, some passages pass unreleased."""
+
+UNJUDGED_DROP = 2.0
+"""How far below where there are no whole episodes to choose it on; best of the above for the reference policy."""
+
+COARSE_CANDIDATES = 48
+"""Thresholds that are tried first; as many again are tried between the best one's neighbours."""
 
 _PRECISION, _ALARMS = "precision", "false-alarms-per-minute"
 
 
 class RuleNotKeptError(OptionError):
-    """No threshold keeps a rule, for the head as it is."""
+    """No detector keeps a rule, for the head as it is."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +70,10 @@ class ThresholdRule:
         label: npt.NDArray[np.bool_],
         timeline: Timeline | None,
         seconds_per_step: float,
-    ) -> float:
-        """Return the threshold on validation rows; of those that keep the rule, the one that finds most passages.
+    ) -> GateDetector:
+        """Return the detector on validation rows; of those that keep the rule, the one that finds most passages.
+
+        With whole episodes, precision and F1 are those of passages; without, of single steps.
 
         Args:
             logit: (n,).
@@ -72,21 +82,85 @@ class ThresholdRule:
             seconds_per_step: duration of a step, s.
 
         Raises:
-            RuleNotKeptError: no threshold keeps the rule.
+            RuleNotKeptError: no detector keeps the rule.
             OptionError: the rule needs whole episodes and there are none.
         """
-        if self.kind == "f1":
-            return best_f1_threshold(logit, label)
-        if self.kind == _PRECISION:
-            return _lowest_precise(logit, label, self.value)
-        if timeline is None:
+        if timeline is not None:
+            return _Search(self, logit, timeline, seconds_per_step).best()
+        if self.kind == _ALARMS:
             raise OptionError(
                 "--threshold-rule false-alarms-per-minute needs held-out episodes; choose f1 or precision"
             )
-        return _lowest_quiet(logit, timeline, self.value * timeline.row.size * seconds_per_step / 60, self.value)
+        threshold = best_f1_threshold(logit, label) if self.kind == "f1" else _precise(logit, label, self.value)
+        return plain_detector(threshold, seconds_per_step)
 
 
-def _lowest_precise(logit: npt.NDArray[np.float64], label: npt.NDArray[np.bool_], wanted: float) -> float:
+def plain_detector(threshold_logit: float, seconds_per_step: float) -> GateDetector:
+    """Return a detector with a threshold and otherwise usual numbers, for a head without episodes to choose them on."""
+    refractory, tolerance = (steps_of(seconds, seconds_per_step) for seconds in (REFRACTORY_S, TOLERANCE_S))
+    return GateDetector(threshold_logit, threshold_logit - UNJUDGED_DROP, refractory, tolerance)
+
+
+class _Search:
+    """Tries detectors on whole episodes."""
+
+    def __init__(
+        self,
+        rule: ThresholdRule,
+        logit: npt.NDArray[np.float64],
+        timeline: Timeline,
+        seconds_per_step: float,
+    ) -> None:
+        self._rule, self._logit, self._timeline = rule, logit, timeline
+        self._minutes = logit.size * seconds_per_step / 60
+        self._refractory = steps_of(REFRACTORY_S, seconds_per_step)
+        self._values = np.unique(logit)
+
+    def best(self) -> GateDetector:
+        """Return the best detector: first on a coarse row of thresholds, then between the best one's neighbours."""
+        last = self._values.size - 1
+        # Denser towards the highest logits, where the answer lies.
+        coarse = np.unique((last * (1 - np.linspace(0, 1, COARSE_CANDIDATES) ** 3)).astype(np.int64))
+        number = self._best_number(coarse, RELEASE_DROPS)
+        place = int(np.searchsorted(coarse, number[0]))
+        low, high = coarse[max(place - 1, 0)], coarse[min(place + 1, coarse.size - 1)]
+        fine = np.unique(np.linspace(low, high, COARSE_CANDIDATES).astype(np.int64))
+        number = self._best_number(np.union1d(fine, [number[0]]), (number[1],))
+        return self._detector(*number)
+
+    def _best_number(self, numbers: npt.NDArray[np.int64], drops: Sequence[float]) -> tuple[int, float]:
+        """Return which value the threshold accepts from on, and how far below it the release lies."""
+        tried = [(int(number), drop) for drop in drops for number in numbers]
+        counts = self._timeline.count(self._logit, [self._detector(*item) for item in tried])
+        score = self._score(counts)
+        # Of equally good ones the highest threshold, then the nearest release.
+        order = sorted(range(len(tried)), key=lambda index: (score[index], tried[index][0], -tried[index][1]))
+        if not np.isfinite(score[order[-1]]) or score[order[-1]] <= 0:
+            rule = f"{self._rule.kind}={self._rule.value:g}" if self._rule.value else self._rule.kind
+            raise RuleNotKeptError(
+                f"--threshold-rule {rule} cannot be kept on the validation episodes with a single passage found; "
+                "ask for less, or train longer"
+            )
+        return tried[order[-1]]
+
+    def _score(self, counts: EventCounts) -> npt.NDArray[np.float64]:
+        """Return what is to be largest, −∞ where the rule is not kept."""
+        hits, alarms = (array.sum(axis=1).astype(np.float64) for array in (counts.hits, counts.false_alarms))
+        if self._rule.kind == "f1":
+            return np.asarray(2 * hits / (hits + alarms + counts.passes.sum()))
+        if self._rule.kind == _PRECISION:
+            kept = hits >= self._rule.value * (hits + alarms)
+        else:
+            kept = alarms <= self._rule.value * self._minutes
+        return np.where(kept, hits, -np.inf)
+
+    def _detector(self, number: int, drop: float) -> GateDetector:
+        values = self._values
+        threshold = float(values[number] if number == 0 else 0.5 * (values[number - 1] + values[number]))
+        return GateDetector(threshold, threshold - drop, self._refractory, self._timeline.tolerance_steps)
+
+
+def _precise(logit: npt.NDArray[np.float64], label: npt.NDArray[np.bool_], wanted: float) -> float:
     """Return the lowest threshold whose decisions are as precise as wanted."""
     values, inverse = np.unique(logit, return_inverse=True)
     alarms = np.cumsum(np.bincount(inverse)[::-1])[::-1]
@@ -98,26 +172,5 @@ def _lowest_precise(logit: npt.NDArray[np.float64], label: npt.NDArray[np.bool_]
             f"--threshold-rule precision={wanted:g} cannot be kept: the best precision on the validation rows is "
             f"{precision.max():.3f}; ask for less, or train longer"
         )
-    return _midpoint_below(values, int(fit[0]))
-
-
-def _lowest_quiet(logit: npt.NDArray[np.float64], timeline: Timeline, allowed: float, rate: float) -> float:
-    """Return the lowest threshold down to which false alarms stay within their number."""
-    values = np.unique(logit)
-    share = np.linspace(0, 1, CANDIDATES) ** 2  # denser towards the highest logits, where the answer lies
-    index = np.unique(((values.size - 1) * (1 - share)).astype(np.int64))[::-1]
-    candidates = np.array([_midpoint_below(values, number) for number in index.tolist()])
-    counts = timeline.count(logit, candidates)
-    too_many = np.flatnonzero(counts.false_alarms.sum(axis=1) > allowed)
-    quiet = int(too_many[0]) if too_many.size else candidates.size
-    if not quiet or not counts.hits[:quiet].any():
-        raise RuleNotKeptError(
-            f"--threshold-rule false-alarms-per-minute={rate:g} cannot be kept on the validation episodes with "
-            "a single passage found; allow more, or train longer"
-        )
-    return float(candidates[quiet - 1])
-
-
-def _midpoint_below(values: npt.NDArray[np.float64], number: int) -> float:
-    """Return the threshold that accepts the values from a number on: half-way to the one before."""
+    number = int(fit[0])
     return float(values[number] if number == 0 else 0.5 * (values[number - 1] + values[number]))

@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
 def measure(policy: OnboardPolicy, steps: int) -> list[float]:
     """Return the duration of each step in µs, guards and transforms included, after a short warm-up."""
     contract = policy.contract
-    state = 0.5 * (contract.state_low + contract.state_high)
+    middle = 0.5 * (contract.state_low + contract.state_high)
+    state = np.where(np.isfinite(middle), middle, 0.0)
     depth = np.random.default_rng(0).uniform(0.5, contract.clip_m, contract.image_shape).astype(np.float32)
     durations = []
     for _ in range(steps + 100):

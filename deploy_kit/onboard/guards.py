@@ -12,12 +12,12 @@ from .faults import Fault, OnboardFault
 def check_state(
     contract: OnboardContract, margin: float, state: npt.NDArray[Any], acting: npt.NDArray[np.float64]
 ) -> FloatArray:
-    """Return the whole state (16,) float32.
+    """Return the whole state (16,) float32, as the network takes it.
 
     Args:
         contract: gives sizes and ranges.
         margin: by which share of its range a number may leave it.
-        state: (12,) without `last_action`, or (16,) whole.
+        state: (12,) without `last_action`, or (16,) whole, in SI units.
         acting: (4,) the command now acting, put in where the state comes without it.
 
     Raises:
@@ -35,7 +35,8 @@ def check_state(
     if not np.isfinite(state).all():
         index = int(np.argmin(np.isfinite(state)))
         raise OnboardFault(Fault.STATE_NOT_FINITE, f"state[{index}] is {state[index]}")
-    slack = margin * (contract.state_high - contract.state_low)
+    span = contract.state_high - contract.state_low
+    slack = margin * np.where(np.isfinite(span), span, 0.0)
     outside = (state < contract.state_low - slack) | (state > contract.state_high + slack)
     if outside.any():
         index = int(np.argmax(outside))
@@ -43,6 +44,10 @@ def check_state(
         raise OnboardFault(
             Fault.STATE_OUT_OF_RANGE, f"state[{index}] is {state[index]:g}, expected {low:g} to {high:g}"
         )
+    if contract.state_clip is not None:
+        state = np.clip(state, *contract.state_clip)
+    if contract.state_scale is not None:
+        state = state * contract.state_scale
     return state.astype(np.float32)
 
 

@@ -13,6 +13,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from .bundle import CONTRACT_METADATA_KEY, FloatArray, OnboardContract, load_bundle
+from .detector import GateDetector
 from .faults import Fault, OnboardFault
 from .guards import Clock, check_depth, check_state
 
@@ -57,12 +58,15 @@ class OnboardOutput(NamedTuple):
     Attributes:
         command: (4,) collective thrust over mass in m/s², body rates x, y, z in rad/s.
         gate_probability: that this step passes the gate, None without a gate output.
-        gate_passed: the decision by the contract's threshold, None without a gate output or threshold.
+        gate_passed: whether this step's output is at or above the contract's threshold; true for several steps of one
+            passage. None without a gate output or threshold.
+        gate_event: whether the contract's detector announces a passage with this step: once a passage. None likewise.
     """
 
     command: npt.NDArray[np.float64]
     gate_probability: float | None
     gate_passed: bool | None
+    gate_event: bool | None
 
 
 class OnboardPolicy:
@@ -94,6 +98,7 @@ class OnboardPolicy:
         self._clock = Clock(
             2 * period if state_age is None else state_age, period + frame if depth_age is None else depth_age
         )
+        self._detector = None if self.contract.detector is None else GateDetector(self.contract.detector)
         self.self_check = self._replay(loaded.golden)
         self.reset()
 
@@ -102,6 +107,8 @@ class OnboardPolicy:
         # A zero action acts until the first computed one does.
         self._acting = deque([self.contract.offset] * (self.contract.latency_steps + 1))
         self._clock.reset()
+        if self._detector is not None:
+            self._detector.reset()
 
     def step(
         self,
@@ -128,13 +135,16 @@ class OnboardPolicy:
         whole = check_state(self.contract, self.options.range_margin, state, self._acting[0])
         image = check_depth(self.contract, self.options.zero_is_no_return, depth)
         first, gate = self._infer(whole, image)
-        command = first if self.contract.physical else np.tanh(first) * self.contract.scale + self.contract.offset
+        command = first if self.contract.physical else self.contract.command(first)
         if not np.isfinite(command).all() or (gate is not None and not math.isfinite(gate)):
             raise OnboardFault(Fault.OUTPUT_NOT_FINITE, f"the graph gave {first.tolist()} and {gate}")
         self._acting.popleft()
         self._acting.append(command)
         self._clock.accept(now, state_time, depth_time)
-        return OnboardOutput(command, self._probability(gate), self._decision(gate))
+        if gate is None or self._detector is None:
+            return OnboardOutput(command, self._probability(gate), None, None)
+        passed = gate >= self._detector.rule.threshold
+        return OnboardOutput(command, self._probability(gate), passed, self._detector.step(gate))
 
     def _infer(self, state: FloatArray, image: FloatArray) -> tuple[npt.NDArray[np.float64], float | None]:
         """Return first output (4,) and gate output for a state (16,) and a normalised image (72, 96)."""
@@ -148,10 +158,6 @@ class OnboardPolicy:
 
     def _probability(self, gate: float | None) -> float | None:
         return gate if gate is None or self.contract.gate_probability else _sigmoid(gate)
-
-    def _decision(self, gate: float | None) -> bool | None:
-        threshold = self.contract.gate_threshold
-        return None if gate is None or threshold is None else gate >= threshold
 
     def _replay(self, golden: dict[str, FloatArray]) -> float:
         """Return the worst golden sample as a share of the tolerance; raise if one is out of it."""
@@ -197,7 +203,7 @@ def golden_share(
     """
     expected, scale = action.astype(np.float64), np.ones(len(contract.scale))
     if contract.physical:
-        expected, scale = np.tanh(expected) * contract.scale + contract.offset, contract.scale
+        expected, scale = contract.command(expected), contract.scale
     if gate is not None and logit_and_terms is not None:
         wanted, terms = logit_and_terms
         if contract.gate_probability:

@@ -1,6 +1,7 @@
 """What deploy-kit adds to a checkpoint: one JSON record with the gate's calibration and what weights cannot tell."""
 
 import json
+import logging
 import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,40 +13,89 @@ from deploy_kit.policy.network import NetworkConfig
 RECORD_KEY = "deploy_kit"
 """Name of the entry, or of the metadata field in safetensors."""
 
-_RECORD_SCHEMA = 1
+_RECORD_SCHEMA = 2
+
+_EARLIER_SCHEMA = 1
+"""Schema whose calibration had no detector; the rest of its record is the same."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class GateDetector:
+    """When the gate head announces a passage: one firing a passage, by a causal rule that runs on board as it is.
+
+    At each step, in this order: a logit below `release_logit` arms the detector (it is armed at the start of an
+    episode); an armed detector fires where the logit reaches `threshold_logit`, unless it fired within the last
+    `refractory_steps` steps; firing disarms it.
+
+    Attributes:
+        threshold_logit: logit at and above which an armed detector fires.
+        release_logit: logit below which it is armed again; at most the threshold.
+        refractory_steps: steps after a firing in which it does not fire.
+        tolerance_steps: how many steps a firing may be away from a passage to count as its hit, where it is judged.
+    """
+
+    threshold_logit: float
+    release_logit: float
+    refractory_steps: int
+    tolerance_steps: int
+
+    def __post_init__(self) -> None:
+        for name in ("threshold_logit", "release_logit"):
+            _require_number(name, getattr(self, name))
+        for name in ("refractory_steps", "tolerance_steps"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise CheckpointError(f"gate calibration: {name} is {value!r}, not a whole number of at least 0")
+        if self.release_logit > self.threshold_logit:
+            raise CheckpointError(
+                f"gate calibration: release_logit {self.release_logit} is above threshold_logit {self.threshold_logit}"
+            )
 
 
 @dataclass(frozen=True)
 class GateCalibration:
-    """How the gate head was trained and how its threshold was chosen.
+    """How the gate head was trained and how its detector was chosen.
 
     Attributes:
-        threshold_logit: logit at and above which the step counts as a gate pass.
-        rule: how the threshold was chosen, for example "best F1 on validation episodes".
-        base_rate: share of positive steps in the rows the threshold was chosen on.
+        detector: when a passage is announced; `metrics` was measured with it.
+        rule: how it was chosen, for example "best F1 on validation episodes".
+        base_rate: share of positive steps in the rows it was chosen on.
         label_rule: what a positive label means.
+        label_distance_m: distance that the rule speaks of, m; None where it speaks of none, or it is unknown.
         label_offset_steps: steps from the observation to its label.
+        policy_period_s: duration of a step in the feature file, s; None where unknown.
+        clip_actions: limit of the actions' size with which the rows were flown; None for none, and where unknown.
         dataset_sha256: hash of the feature file.
         metrics: named figures on held-out rows.
         tool_version: version of deploy-kit.
         training: epochs, learning rate, perturbation and the like.
     """
 
-    threshold_logit: float
+    detector: GateDetector
     rule: str
     base_rate: float
     label_rule: str
+    label_distance_m: float | None
     label_offset_steps: int
+    policy_period_s: float | None
+    clip_actions: float | None
     dataset_sha256: str
     metrics: dict[str, float]
     tool_version: str
     training: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        numbers = {"threshold_logit": self.threshold_logit, "base_rate": self.base_rate, **self.metrics}
-        for name, value in numbers.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise CheckpointError(f"gate calibration: {name} is {value!r}, not a finite number")
+        optional = {name: getattr(self, name) for name in ("label_distance_m", "policy_period_s", "clip_actions")}
+        known = {name: value for name, value in optional.items() if value is not None}
+        for name, value in {"base_rate": self.base_rate, **known, **self.metrics}.items():
+            _require_number(name, value)
+
+    @property
+    def threshold_logit(self) -> float:
+        """Logit at and above which a step counts as a gate pass."""
+        return self.detector.threshold_logit
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -67,7 +117,15 @@ class GateCalibration:
         for name, kind in kinds.items():
             if not isinstance(data[name], kind):
                 raise CheckpointError(f"gate calibration: {name} should be a {kind.__name__}, found {data[name]!r}")
-        return cls(**data)
+        detector, expected = data["detector"], {f.name for f in fields(GateDetector)}
+        if not isinstance(detector, dict) or set(detector) != expected:
+            raise CheckpointError(f"gate calibration: detector should have the fields {sorted(expected)}")
+        return cls(**{**data, "detector": GateDetector(**detector)})
+
+
+def _require_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise CheckpointError(f"gate calibration: {name} is {value!r}, not a finite number")
 
 
 def record_text(
@@ -105,6 +163,15 @@ def parse_record(text: Any, path: Path) -> dict[str, Any]:
             f"{path}: its entry {RECORD_KEY} is not JSON text; take the checkpoint as it was before finetuning"
         ) from error
     schema = record.get("schema") if isinstance(record, dict) else None
+    if schema == _EARLIER_SCHEMA:
+        if record.get("calibration") is not None:
+            logger.warning(
+                "%s: its gate calibration is of an earlier version, without a detector, and is not used; choose one "
+                "with: deploy-kit judge %s --feature-file FILE",
+                path,
+                path,
+            )
+        return {**record, "calibration": None}
     if schema != _RECORD_SCHEMA:
         raise CheckpointError(
             f"{path}: its entry {RECORD_KEY} has schema {schema!r}, this version reads {_RECORD_SCHEMA}: "

@@ -13,7 +13,7 @@ from torch import Tensor
 from deploy_kit.errors import CheckpointError, OptionError
 from deploy_kit.files import copy_folder, replace_file
 from deploy_kit.policy import archive, safetensors_file
-from deploy_kit.policy.calibration import RECORD_KEY, GateCalibration, parse_record, record_text
+from deploy_kit.policy.calibration import RECORD_KEY, GateCalibration, GateDetector, parse_record, record_text
 from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.policy.network_hints import (
     NO_HINTS,
@@ -35,6 +35,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointFormat",
     "GateCalibration",
+    "GateDetector",
     "load_checkpoint",
     "save_checkpoint",
     "save_safetensors",

@@ -23,9 +23,12 @@ class ObservationTerm:
         stop: one past the last index.
         unit: SI unit, "1" where dimensionless.
         frame: coordinate frame the numbers are expressed in.
-        low: smallest value to be expected in flight, per component (for synthetic samples and range guards).
+        low: smallest value to be expected in flight, per component (for synthetic samples and range guards); None
+            where nothing tells it.
         high: largest value to be expected in flight, per component.
         description: one line for a human.
+        range_source: "definition" where the quantity cannot be larger, "action transform" where the range is that of
+            the commands, "assumed" for deploy-kit's assumption, None without a range.
     """
 
     name: str
@@ -33,9 +36,10 @@ class ObservationTerm:
     stop: int
     unit: str
     frame: str
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    low: tuple[float, ...] | None
+    high: tuple[float, ...] | None
     description: str
+    range_source: str | None = "assumed"
 
     @property
     def size(self) -> int:
@@ -63,6 +67,7 @@ STATE_TERMS: tuple[ObservationTerm, ...] = (
         (-1.0,) * 3,
         (1.0,) * 3,
         "world z axis seen in body axes: third row of the body-to-world rotation matrix",
+        "definition",
     ),
     ObservationTerm(
         "target_position",
@@ -93,6 +98,7 @@ STATE_TERMS: tuple[ObservationTerm, ...] = (
         (0.0, -6.0, -6.0, -6.0),
         (3.0 * GRAVITY, 6.0, 6.0, 6.0),
         "command now acting, after latency: collective thrust over mass, then body rates x, y, z",
+        "action transform",
     ),
 )
 """The 16 numbers before the depth image, in order."""
@@ -135,19 +141,26 @@ ACTION_UNITS: tuple[str, ...] = ("m/s²", "rad/s", "rad/s", "rad/s")
 
 @dataclass(frozen=True)
 class ActionTransform:
-    """From the network's unbounded action to a physical command: ``tanh(action) * scale + offset``.
+    """From the network's unbounded action to a physical command: ``tanh(clip(action)) * scale + offset``.
 
     Attributes:
         scale: per action, in `ACTION_UNITS`.
         offset: per action, in `ACTION_UNITS`.
+        clip: largest size of an action, to which larger ones are cut first (Isaac Lab's ``clip_actions``); None for
+            no limit.
     """
 
     scale: tuple[float, ...]
     offset: tuple[float, ...]
+    clip: float | None = None
 
     @classmethod
     def from_limits(
-        cls, max_thrust_to_weight: float, max_body_rate: float | tuple[float, float, float], gravity: float = GRAVITY
+        cls,
+        max_thrust_to_weight: float,
+        max_body_rate: float | tuple[float, float, float],
+        gravity: float = GRAVITY,
+        clip: float | None = None,
     ) -> "ActionTransform":
         """Return the transform whose thrust spans [0, max_thrust_to_weight · g] and whose rates span ± max_body_rate.
 
@@ -155,12 +168,15 @@ class ActionTransform:
             max_thrust_to_weight: largest collective thrust over weight, dimensionless.
             max_body_rate: largest body rate, rad/s, one for all axes or one each.
             gravity: m/s².
+            clip: largest size of an action, None for no limit.
         """
         half_thrust = 0.5 * max_thrust_to_weight * gravity
         rates = (max_body_rate,) * 3 if isinstance(max_body_rate, (int, float)) else max_body_rate
-        return cls(scale=(half_thrust, *map(float, rates)), offset=(half_thrust, 0.0, 0.0, 0.0))
+        return cls(scale=(half_thrust, *map(float, rates)), offset=(half_thrust, 0.0, 0.0, 0.0), clip=clip)
 
     def apply(self, action: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
         """Return the physical command of shape (..., 4) for network actions of shape (..., 4)."""
+        if self.clip is not None:
+            action = np.clip(action, -self.clip, self.clip)
         command: npt.NDArray[np.floating] = np.tanh(action) * np.asarray(self.scale, action.dtype)
         return command + np.asarray(self.offset, action.dtype)

@@ -14,10 +14,11 @@ from deploy_kit.bundle.reader import open_bundle
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.demo import EPOCHS, STEPS, DemoOptions, run_demo
 from deploy_kit.errors import CheckpointError, OptionError, TaskError
-from deploy_kit.policy.checkpoint import GateCalibration, load_checkpoint, save_checkpoint, save_safetensors
+from deploy_kit.policy.checkpoint import load_checkpoint, save_checkpoint, save_safetensors
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.task.racing import TASK_ID
 from helpers import scripted_racing
+from helpers.checkpoints import CALIBRATION
 from helpers.networks import make_network
 
 
@@ -49,7 +50,7 @@ def calibrated(options):
     source = load_checkpoint(options.checkpoint)
     source.network.aux_decoder.weight.fill_(0.25)
     trained = options.checkpoint.with_name("trained.pt")
-    save_checkpoint(trained, source, source.network, GateCalibration(0.5, "f1", 0.02, "label", 1, "0" * 64, {}, "0"))
+    save_checkpoint(trained, source, source.network, replace(CALIBRATION, metrics={}))
     return replace(options, checkpoint=trained)
 
 

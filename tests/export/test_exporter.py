@@ -18,8 +18,9 @@ from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.files import file_sha256
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
 from deploy_kit.policy.fingerprint import feature_sha256, head_sha256
+from deploy_kit.policy.run.observation import resolve_observation
 from deploy_kit.policy.run.vehicle import resolve_vehicle
-from deploy_kit.task.interface import ObservationLayout
+from deploy_kit.task.interface import STATE_TERMS, ObservationLayout
 from deploy_kit.task.racing import TASK_ID
 from helpers.feature_files import write_policy_file
 from helpers.networks import SMALL_OBSERVATION, small_network
@@ -126,7 +127,7 @@ def test_a_head_that_was_not_calibrated(tmp_path, caplog):
         gate = open_bundle(export_bundle(options)).contract.gate
     assert (gate.threshold_logit, gate.threshold_probability) == (None, None)
     assert gate.rule.startswith("not calibrated")
-    assert "run deploy-kit finetune first" in caplog.text
+    assert "choose one with deploy-kit judge" in caplog.text
 
 
 def test_no_gate_head_to_export(tmp_path):
@@ -266,6 +267,11 @@ def test_reference_run(reference_run, tmp_path):
     assert {value.source for value in contract.vehicle.values()} == {"params/env.yaml"}
     assert contract.action.scale == (pytest.approx(14.715), 6.0, 6.0, 6.0)
     assert contract.camera.fx == pytest.approx(58.344, abs=1e-3)
+    assert contract.camera.mount.link == "camera"
+    assert (contract.action.clip, contract.action.clip_source) == (None, "params/agent.yaml")
+    assert (contract.observation.depth.clip_m, contract.observation.depth.range_source) == (10.0, "params/env.yaml")
+    assert [term.quantity for term in contract.observation.terms] == [term.name for term in STATE_TERMS]
+    assert all(term.source.startswith("params/env.yaml: observations.policy.") for term in contract.observation.terms)
     assert contract.provenance.iteration == 7998
     assert contract.provenance.checkpoint_sha256.startswith("3bae2bcdd796")
 
@@ -278,7 +284,7 @@ def test_another_vehicle(tmp_path):
     contract = describe(
         checkpoint,
         vehicle,
-        None,
+        resolve_observation(checkpoint.params, TASK_ID, checkpoint.network.config.layout),
         GraphOptions(transform=vehicle.action_transform),
         opset=18,
         ir_version=8,
@@ -299,10 +305,13 @@ def test_another_vehicle(tmp_path):
 def test_a_state_that_is_not_the_racing_tasks(tmp_path):
     checkpoint = load_checkpoint(save(tmp_path / "c.safetensors", small_network(layout=ObservationLayout(7, (24, 32)))))
     vehicle = resolve_vehicle(checkpoint.params, TASK_ID)
+    meaning = resolve_observation(checkpoint.params, None, checkpoint.network.config.layout)
     contract = describe(
-        checkpoint, vehicle, None, GraphOptions(), opset=18, ir_version=8, weights_sha256="", samples_sha256=None
+        checkpoint, vehicle, meaning, GraphOptions(), opset=18, ir_version=8, weights_sha256="", samples_sha256=None
     )
-    assert [(term.name, term.stop, term.unit) for term in contract.observation.terms] == [("state", 7, "unknown")]
+    (term,) = contract.observation.terms
+    assert (term.name, term.stop, term.unit, term.low, term.source) == ("state", 7, None, None, None)
+    assert contract.timing.last_action is None
     assert Contract.from_json(contract.to_json()) == contract
 
 

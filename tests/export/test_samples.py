@@ -2,17 +2,23 @@ import numpy as np
 import pytest
 import torch
 
-from deploy_kit.bundle.contract_fields import TermSpec
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.errors import DatasetError
 from deploy_kit.export.samples import choose_recorded, draw_synthetic, make_golden
+from deploy_kit.policy.run.observation import StateTerm
 from helpers.feature_files import write_policy_file
 from helpers.networks import SMALL_OBSERVATION, make_observations, small_network
 
+
+def term(name, start, stop, low, high):
+    nothing = dict.fromkeys(("unit", "frame", "description", "clip", "scale", "range_source", "source"))
+    return StateTerm(name, start, stop, quantity=name, low=low, high=high, **nothing)
+
+
 TERMS = (
-    TermSpec("base_lin_vel", 0, 3, "m/s", "body", (-1.0, -2.0, -3.0), (1.0, 2.0, 3.0), ""),
-    TermSpec("base_orientation", 3, 6, "1", "body", (-1.0,) * 3, (1.0,) * 3, ""),
-    TermSpec("last_action", 6, 7, "m/s²", "body", (5.0,), (6.0,), ""),
+    term("base_lin_vel", 0, 3, (-1.0, -2.0, -3.0), (1.0, 2.0, 3.0)),
+    term("base_orientation", 3, 6, (-1.0,) * 3, (1.0,) * 3),
+    term("last_action", 6, 7, (5.0,), (6.0,)),
 )
 
 

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import torch
 
-from deploy_kit.policy.checkpoint import GateCalibration
+from deploy_kit.policy.checkpoint import GateCalibration, GateDetector
 from deploy_kit.policy.network import VisionActorCritic
 
 CALIBRATION = GateCalibration(
-    threshold_logit=0.1 + 0.2,
+    detector=GateDetector(0.1 + 0.2, -1.7, 10, 5),
     rule="best F1 on validation episodes",
     base_rate=0.021,
     label_rule="within 0.35 m of the gate's centre after the step",
+    label_distance_m=0.35,
     label_offset_steps=1,
+    policy_period_s=0.03,
+    clip_actions=None,
     dataset_sha256="d" * 64,
     metrics={"auroc": 0.97},
     tool_version="0.1.0",

@@ -25,6 +25,7 @@ def make_info(**changes: object) -> FeatureFileInfo:
         "label_rule": "the drone is near the gate",
         "label_threshold_m": 0.1 + 0.2,
         "label_offset_steps": 1,
+        "policy_period_s": 0.03,
         "seed": 5,
         "stage": 2,
         "backend": "mujoco",

@@ -493,6 +493,30 @@ def other_threshold_probability(contract):
     return replace(contract, gate=replace(contract.gate, threshold_probability=0.5))
 
 
+def other_release(contract):
+    detector = replace(contract.gate.detector, release_logit=-9.0)
+    return replace(contract, gate=replace(contract.gate, detector=detector))
+
+
+def other_refractory_time(contract):
+    detector = replace(contract.gate.detector, refractory_steps=1)
+    return replace(contract, gate=replace(contract.gate, detector=detector))
+
+
+def other_label_distance(contract):
+    return replace(contract, gate=replace(contract.gate, label_distance_m=0.5))
+
+
+def other_range(contract):
+    first, *rest = contract.observation.terms
+    wide = replace(first, low=(-99.0,) * 3, high=(99.0,) * 3)
+    return replace(contract, observation=replace(contract.observation, terms=(wide, *rest)))
+
+
+def other_action_limit(contract):
+    return replace(contract, action=replace(contract.action, clip=2.0))
+
+
 def other_label_offset(contract):
     return replace(contract, gate=replace(contract.gate, label_offset_steps=0))
 
@@ -557,6 +581,11 @@ def other_activation(contract):
         (other_threshold, {"contract/gate"}),
         (other_threshold_probability, {"contract/gate"}),
         (other_label_offset, {"contract/gate"}),
+        (other_release, {"contract/gate"}),
+        (other_refractory_time, {"contract/gate"}),
+        (other_label_distance, {"contract/gate"}),
+        (other_range, {"contract/observation"}),
+        (other_action_limit, {"contract/action"}),
         (other_term_order, {"contract/observation"}),
         (other_unit, {"contract/observation"}),
         (other_clip, {"contract/observation"}),

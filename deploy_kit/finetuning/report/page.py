@@ -116,9 +116,11 @@ def _comparison(comparison: dict[str, Any], attack: str, title: str) -> str:
     return f"<h2>{title}</h2><div class=scroll><table><tr><th>head</th>{head}</tr>{rows}</table></div>"
 
 
-def _cell(figure: dict[str, float] | None) -> str:
+def _cell(figure: dict[str, float | None] | None) -> str:
     if figure is None:
         return "<td>–</td>"
+    if figure["low"] is None:
+        return f"<td>{figure['value']:.3f}</td>"
     return f"<td>{figure['value']:.3f}<br><small>[{figure['low']:.3f}, {figure['high']:.3f}]</small></td>"
 
 

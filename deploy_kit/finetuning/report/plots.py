@@ -29,6 +29,7 @@ from deploy_kit.gate.metrics import (
     reliability_by_passes,
 )
 from deploy_kit.plot_style import plot_style
+from deploy_kit.policy.calibration import GateDetector
 
 _COLOURS = {"before": "#9aa3ad", "after": "#1d6fb8"}
 _EPISODES_SHOWN = 6
@@ -44,12 +45,12 @@ class HeadScores:
     Attributes:
         name: "before" or "after".
         logit: (n,).
-        threshold: logit at and above which a step counts as a pass.
+        detector: announces passages; a step counts as a pass at and above its threshold.
     """
 
     name: str
     logit: npt.NDArray[np.float64]
-    threshold: float
+    detector: GateDetector
 
 
 Labels = npt.NDArray[np.bool_]
@@ -125,7 +126,7 @@ def _curves(label: Labels, heads: Sequence[HeadScores], rows: str) -> Figure:
         precision, found, _ = precision_recall_curve(label, head.logit)
         name = f"{head.name}: average precision {average_precision(head.logit, label):.3f}"
         recall.plot(found, precision, color=colour, drawstyle="steps-post", label=name)
-        at = decisions(head.logit, label, head.threshold)
+        at = decisions(head.logit, label, head.detector.threshold_logit)
         recall.plot(at.recall, at.precision, "o", color=colour, markeredgecolor="white", markersize=8)
     recall.plot([], [], "o", color="black", markeredgecolor="white", markersize=8, label="at the threshold")
     roc.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":", label="chance")
@@ -212,7 +213,7 @@ def _probabilities(label: Labels, heads: Sequence[HeadScores], rows: str) -> Fig
             chosen = head.logit[label == wanted]
             weights = np.full(chosen.size, 1 / chosen.size)
             axes.hist(chosen, edges, weights=weights, color=colour, alpha=0.55, label=f"{name} ({chosen.size:,})")
-        axes.axvline(head.threshold, color="black", linewidth=1, linestyle="--", label="threshold")
+        axes.axvline(head.detector.threshold_logit, color="black", linewidth=1, linestyle="--", label="threshold")
         axes.set(title=head.name, xlabel="predicted probability (logit scale)", ylabel="share of the class")
         _probability_ticks(axes.xaxis, low, high)
         axes.legend(frameon=False)
@@ -225,11 +226,11 @@ def _events(label: Labels, head: HeadScores, timeline: Timeline) -> Figure:
     figure = Figure(figsize=(10.4, 1.1 + 1.25 * shown), layout="constrained")
     figure.suptitle(f"Detector on the first {shown} of {timeline.episodes} test episodes, probability on a logit scale")
     panels = figure.subplots(shown, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    firings = timeline.firings(head.logit, head.threshold)
+    firings = timeline.firings(head.logit, head.detector)
     visible = head.logit[timeline.row < shown]
     # What lies far below the threshold matters little; where it lies above, all is shown.
-    low = max(float(visible.min()), head.threshold - _LOGITS_BELOW) - 0.3
-    high = max(float(visible.max()), head.threshold) + 0.6
+    low = max(float(visible.min()), head.detector.threshold_logit - _LOGITS_BELOW) - 0.3
+    high = max(float(visible.max()), head.detector.threshold_logit) + 0.6
     for episode, axes in enumerate(panels):
         rows = np.flatnonzero(timeline.row == episode)
         passed = timeline.step[rows[label[rows]]]
@@ -243,7 +244,7 @@ def _events(label: Labels, head: HeadScores, timeline: Timeline) -> Figure:
         ):
             at = firings.row[inside & kind]
             axes.plot(timeline.step[at], head.logit[at], marker, color=colour, markersize=6, label=name)
-        axes.axhline(head.threshold, color="black", linewidth=0.8, linestyle="--", label="threshold")
+        axes.axhline(head.detector.threshold_logit, color="black", linewidth=0.8, linestyle="--", label="threshold")
         axes.set(ylim=(low, high), ylabel=f"ep. {episode}")
         _probability_ticks(axes.yaxis, low, high, most=4)
     figure.legend(

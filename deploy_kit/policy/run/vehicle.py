@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from deploy_kit.errors import CheckpointError, MissingParametersError, OptionError
+from deploy_kit.policy.run.env_file import AGENT_FILE, ENV_FILE, finite, same_number
 from deploy_kit.policy.run.params import RunParams
-from deploy_kit.policy.run.vehicle_env import ENV_FILE, env_number, finite, same_number
+from deploy_kit.policy.run.vehicle_env import env_number
 from deploy_kit.task.interface import ActionTransform
-from deploy_kit.task.racing import RACING_TASK, TASK_ID
+from deploy_kit.task.racing import DEPTH_RANGE_M, RACING_TASK, TASK_ID
 from deploy_kit.yaml_file import read_yaml
 
 KNOWN_TASKS: dict[str, dict[str, Any]] = {
@@ -27,6 +28,7 @@ KNOWN_TASKS: dict[str, dict[str, Any]] = {
         "policy_period_s": RACING_TASK.clock.policy_dt,
         "depth_period_s": RACING_TASK.clock.camera_period,
         "action_latency_steps": RACING_TASK.clock.action_delay,
+        "depth_range_m": DEPTH_RANGE_M,
         "mass_kg": RACING_TASK.airframe.mass,
     }
 }
@@ -42,11 +44,16 @@ REQUIRED = (
 )
 """Numbers without which a policy cannot be deployed."""
 
-KEYS = (*REQUIRED, "mass_kg")
+KEYS = (*REQUIRED, "depth_range_m", "mass_kg")
 """Keys of a vehicle file."""
 
 CHECKPOINT, TASK = "checkpoint", "task"
 """Sources of numbers: the record in the checkpoint, and the task that is named; see also `ENV_FILE`."""
+
+ASSUMED = "assumed"
+"""Source of numbers that deploy-kit flies the task with and that nothing of the training tells."""
+
+_ASSUMED_OF_TASK = ("mass_kg",)
 
 _logger = logging.getLogger(__name__)
 
@@ -62,8 +69,12 @@ class Vehicle:
         policy_period_s: time between two actions, s.
         depth_period_s: least age at which a depth image is replaced, s.
         action_latency_steps: policy steps between an action and the step in which it acts.
+        depth_range_m: depth at which the policy's image is clipped and by which it is divided, m; None where unknown.
         mass_kg: nominal mass, None where unknown; the command itself does not depend on it.
-        sources: for each number "task", "checkpoint", "params/env.yaml" or "file:NAME".
+        clip_actions: largest size of an action; larger ones are cut to it. None for no limit and where it is unknown,
+            which `sources` tells apart.
+        sources: for each number that is known "task", "checkpoint", "assumed", "params/env.yaml", "params/agent.yaml"
+            or "file:NAME".
         overridden: for each number that a file replaced, what the run, checkpoint or task said, for a human.
     """
 
@@ -73,7 +84,9 @@ class Vehicle:
     policy_period_s: float
     depth_period_s: float
     action_latency_steps: int
+    depth_range_m: float | None = None
     mass_kg: float | None = None
+    clip_actions: float | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     overridden: Mapping[str, str] = field(default_factory=dict)
 
@@ -85,7 +98,9 @@ class Vehicle:
     @property
     def action_transform(self) -> ActionTransform:
         """Transform from the network's action to thrust over mass (m/s²) and body rates (rad/s)."""
-        return ActionTransform.from_limits(self.max_thrust_to_weight, self.max_body_rate, self.gravity)
+        return ActionTransform.from_limits(
+            self.max_thrust_to_weight, self.max_body_rate, self.gravity, self.clip_actions
+        )
 
 
 def resolve_vehicle(params: RunParams, task: str | None = None, vehicle_file: Path | None = None) -> Vehicle:
@@ -118,9 +133,31 @@ def resolve_vehicle(params: RunParams, task: str | None = None, vehicle_file: Pa
                 raise OptionError(_contradiction(name, known[0], (other, number), task))
         if known:
             sources[name], numbers[name] = known[0]
+            if name in _ASSUMED_OF_TASK and sources[name] in (CHECKPOINT, TASK):
+                sources[name] = ASSUMED
+    if (clip := _clip_actions(params, task)) is not None:
+        numbers["clip_actions"], sources["clip_actions"] = clip
     if missing := [name for name in REQUIRED if name not in numbers]:
         raise MissingParametersError(_missing_message(missing, task))
     return Vehicle(**numbers, sources=sources, overridden=overridden)
+
+
+def named_task(params: RunParams, task: str | None) -> tuple[str | None, str]:
+    """Return the task that is known by name and where it is named: in the checkpoint's record, else by the user."""
+    recorded = recorded_task(params)
+    return (recorded, CHECKPOINT) if recorded in KNOWN_TASKS else (task, TASK)
+
+
+def _clip_actions(params: RunParams, task: str | None) -> tuple[float | None, str] | None:
+    """Return Isaac Lab's limit of the actions, which the agent's settings hold, with its source; None if unknown."""
+    if params.agent is None or "clip_actions" not in params.agent:
+        known, source = named_task(params, task)
+        return (None, source) if known in KNOWN_TASKS else None
+    value = params.agent["clip_actions"]
+    limit = finite(value)
+    if value is not None and (limit is None or limit <= 0):
+        raise CheckpointError(f"{AGENT_FILE}: clip_actions is {value!r}, not a number above 0 or null")
+    return limit, AGENT_FILE
 
 
 def _missing_message(missing: list[str], task: str | None) -> str:

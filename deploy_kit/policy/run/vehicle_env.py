@@ -5,24 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from deploy_kit.errors import CheckpointError
-
-ENV_FILE = "params/env.yaml"
-"""How messages and sources call the dump."""
+from deploy_kit.policy.run.env_file import ENV_FILE, finite, mapping, same_number
+from deploy_kit.policy.run.env_terms import DEPTH_FUNCTIONS, read_terms
 
 _HINT = "give --vehicle FILE with the right number"
-
-
-def finite(value: Any) -> float | None:
-    """Return a finite number as a float, None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
-def same_number(a: Any, b: Any) -> bool:
-    """Return whether two numbers, or two tuples of equal length, are equal but for rounding."""
-    pairs = zip(a, b, strict=True) if isinstance(a, tuple) else [(a, b)]
-    return all(math.isclose(x, y, rel_tol=1e-9) for x, y in pairs)
 
 
 def env_number(env: Mapping[str, Any], name: str) -> Any | None:
@@ -35,12 +21,6 @@ def env_number(env: Mapping[str, Any], name: str) -> Any | None:
     return None if reader is None else reader(env)
 
 
-def _mapping(value: Any, *keys: str) -> dict[str, Any]:
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value if isinstance(value, dict) else {}
-
-
 def _positive(value: Any, key: str) -> float:
     number = finite(value)
     if number is None or number <= 0:
@@ -50,7 +30,7 @@ def _positive(value: Any, key: str) -> float:
 
 def _ctbr_action(env: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return name and settings of the one action term that commands thrust and body rates, empty if there is none."""
-    terms = _mapping(dict(env), "actions").items()
+    terms = mapping(env, "actions").items()
     found = [(str(name), term) for name, term in terms if isinstance(term, dict) and "max_thrust_weight_ratio" in term]
     if not found:
         return "", {}
@@ -75,7 +55,7 @@ def _thrust_to_weight(env: Mapping[str, Any]) -> float | None:
 
 def _body_rate(env: Mapping[str, Any]) -> tuple[float, float, float] | None:
     name, term = _ctbr_action(env)
-    bound = _mapping(term, "controller_cfg").get("body_rate_bound")
+    bound = mapping(term, "controller_cfg").get("body_rate_bound")
     if bound is None:
         return None
     numbers = [finite(item) for item in bound] if isinstance(bound, (list, tuple)) else []
@@ -94,9 +74,9 @@ def _gravity(env: Mapping[str, Any]) -> float | None:
     name, term = _ctbr_action(env)
     found = {
         f"actions.{name}.gravity": term.get("gravity"),
-        f"actions.{name}.controller_cfg.g": _mapping(term, "controller_cfg").get("g"),
+        f"actions.{name}.controller_cfg.g": mapping(term, "controller_cfg").get("g"),
     }
-    vector = _mapping(env.get("sim")).get("gravity")
+    vector = mapping(env.get("sim")).get("gravity")
     if isinstance(vector, (list, tuple)) and len(vector) == 3:
         found["sim.gravity"] = math.hypot(*(_component(item) for item in vector))
     known = {key: _positive(value, key) for key, value in found.items() if value is not None}
@@ -115,26 +95,66 @@ def _component(value: Any) -> float:
 
 
 def _policy_period(env: Mapping[str, Any]) -> float | None:
-    step, decimation = _mapping(env.get("sim")).get("dt"), env.get("decimation")
+    step, decimation = mapping(env.get("sim")).get("dt"), env.get("decimation")
     if step is None or decimation is None:
         return None
     return _positive(step, "sim.dt") * _positive(decimation, "decimation")
 
 
+def policy_camera(env: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """Return name and settings of the camera that the policy sees through, None if the scene has no camera.
+
+    Of several cameras it is the one that a term of the policy's observation reads.
+
+    Raises:
+        CheckpointError: there are several, and the terms do not tell which it is.
+    """
+    cameras = {
+        str(name): sensor
+        for name, sensor in mapping(env.get("scene")).items()
+        if isinstance(sensor, dict) and "camera" in str(sensor.get("class_type", name)).lower()
+    }
+    terms = mapping(env, "observations", "policy").values()
+    read = {mapping(term, "params", "sensor_cfg").get("name") for term in terms}
+    seen = [name for name in cameras if name in read] if len(cameras) > 1 else list(cameras)
+    if len(seen) == 1:
+        return seen[0], cameras[seen[0]]
+    if cameras:
+        raise CheckpointError(
+            f"{ENV_FILE}: several cameras in the scene ({', '.join(cameras)}), and the policy's observation names "
+            f"{'none' if not seen else 'several'} of them; {_HINT}"
+        )
+    return None
+
+
 def _depth_period(env: Mapping[str, Any]) -> float | None:
     """Return the depth camera's period; Isaac Lab's 0 means a new image at every policy step."""
-    cameras = {
-        str(name): sensor["update_period"]
-        for name, sensor in _mapping(env.get("scene")).items()
-        if isinstance(sensor, dict)
-        and "update_period" in sensor
-        and "camera" in str(sensor.get("class_type", name)).lower()
-    }
-    if len(cameras) > 1:
-        raise CheckpointError(f"{ENV_FILE}: several cameras in the scene ({', '.join(cameras)}); {_HINT}")
-    for name, period in cameras.items():
-        return _policy_period(env) if period == 0 else _positive(period, f"scene.{name}.update_period")
-    return None
+    found = policy_camera(env)
+    if found is None or "update_period" not in found[1]:
+        return None
+    name, sensor = found
+    period = sensor["update_period"]
+    return _policy_period(env) if period == 0 else _positive(period, f"scene.{name}.update_period")
+
+
+def _depth_range(env: Mapping[str, Any]) -> float | None:
+    """Return the depth by which the image is divided, where a function that is known to do so computes it.
+
+    Raises:
+        CheckpointError: the image passes settings that this range does not describe.
+    """
+    images = [term for term in read_terms(env) if term.function in DEPTH_FUNCTIONS]
+    found = policy_camera(env) if len(images) == 1 else None
+    if found is None:
+        return None
+    (image,), (name, sensor) = images, found
+    if image.clip is not None or image.scale is not None or image.obscured_by is not None:
+        raise CheckpointError(
+            f"{image.where} has clip, scale, modifiers or a history; supported is an image over the camera's range"
+        )
+    if sensor.get("depth_clipping_behavior", "max") != "max" or "max_distance" not in sensor:
+        return None
+    return _positive(sensor["max_distance"], f"scene.{name}.max_distance")
 
 
 def _latency(env: Mapping[str, Any]) -> int | None:
@@ -151,5 +171,6 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], Any | None]] = {
     "gravity": _gravity,
     "policy_period_s": _policy_period,
     "depth_period_s": _depth_period,
+    "depth_range_m": _depth_range,
     "action_latency_steps": _latency,
 }

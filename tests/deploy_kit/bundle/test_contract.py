@@ -51,6 +51,16 @@ def test_says_what_this_policy_is(shared_bundle):
     assert contract.timing.policy_period_s == SourcedValue(0.03, "s", "task")
     assert contract.timing.action_latency_steps.value == 1
     assert contract.gate.rule == CALIBRATION.rule
+    assert (contract.gate.label_distance_m, contract.gate.policy_period_s) == (0.35, 0.03)
+    detector = contract.gate.detector
+    assert (detector.threshold_logit, detector.release_logit) == (0.1 + 0.2, -1.7)
+    assert detector.release_probability == pytest.approx(1 / (1 + math.exp(1.7)), rel=1e-15)
+    assert (detector.refractory_steps, detector.tolerance_steps) == (10, 5)
+    assert (detector.refractory_s, detector.tolerance_s) == pytest.approx((0.3, 0.15))
+    assert (contract.action.clip, contract.action.clip_source, contract.action.source) == (None, "task", "task")
+    assert contract.vehicle["mass_kg"].source == "assumed"
+    assert {term.source for term in contract.observation.terms} == {"task"}
+    assert contract.observation.depth.range_source == "task"
     assert contract.gate.threshold_probability == pytest.approx(1 / (1 + math.exp(-0.3)), rel=1e-15)
     assert contract.provenance.checkpoint == "model_7.safetensors"
     assert contract.provenance.iteration == 7
@@ -60,7 +70,7 @@ def test_says_what_this_policy_is(shared_bundle):
 def test_another_schema_version_says_what_to_do(shared_bundle):
     data = json.loads(shared_bundle.contract.to_json())
     data["schema_version"] = 99
-    with pytest.raises(BundleError, match=r"schema version 99, this deploy-kit reads version 1; export the checkpoint"):
+    with pytest.raises(BundleError, match=r"schema version 99, .* version 2; make the bundle anew: deploy-kit export"):
         Contract.from_json(json.dumps(data))
 
 
@@ -84,8 +94,14 @@ def test_no_contract(text):
         (lambda d: d["outputs"][1].update(name="action"), "not unique"),
         (lambda d: d["observation"].update(size=5), "not state plus image"),
         (lambda d: d["observation"]["terms"].pop(1), "do not tile"),
-        (lambda d: d["observation"]["terms"][0]["low"].pop(), "low and high"),
-        (lambda d: d["observation"]["terms"][0].update(low=[99.0] * 3), "low and high"),
+        (lambda d: d["observation"]["terms"][0]["low"].pop(), "do not fit the term"),
+        (lambda d: d["observation"]["terms"][0].update(low=[99.0] * 3), "do not fit the term"),
+        (lambda d: d["observation"]["terms"][0].update(low=None), "do not fit the term"),
+        (lambda d: d["observation"]["terms"][0].update(scale=[1.0]), "do not fit the term"),
+        (lambda d: d["observation"]["depth"].update(divisor_m=None), "must be positive, or both null"),
+        (lambda d: d["gate"].update(detector=None), "a threshold needs a detector"),
+        (lambda d: d["gate"]["detector"].update(release_logit=0.4), "a threshold needs a detector"),
+        (lambda d: d["gate"]["detector"].update(refractory_steps=-1), "a threshold needs a detector"),
         (lambda d: d["observation"]["depth"].update(divisor_m=0.0), "must be positive"),
         (lambda d: d["timing"]["policy_period_s"].update(value=0.0), "periods"),
         (lambda d: d["timing"]["action_latency_steps"].update(value=0.5), "latency"),

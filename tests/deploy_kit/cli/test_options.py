@@ -75,7 +75,7 @@ def test_norms_are_the_attacks():
     assert tuple(Norm) == NORMS
 
 
-@pytest.mark.parametrize("name", ["demo", "collect", "finetune", "export", "verify", "fly", "inspect"])
+@pytest.mark.parametrize("name", ["demo", "collect", "finetune", "judge", "export", "verify", "fly", "inspect"])
 def test_every_command_names_a_policy_as_isaac_lab_does(name):
     given = options_of(name)
     assert {"checkpoint", "experiment_name", "load_run", "log_root"} <= set(given)
@@ -85,7 +85,7 @@ def test_every_command_names_a_policy_as_isaac_lab_does(name):
         assert [spelling(word.removeprefix("--")) for word in option.opts] == [option.opts[0].removeprefix("--")]
 
 
-@pytest.mark.parametrize("name", ["demo", "collect", "finetune", "export", "verify", "fly", "inspect"])
+@pytest.mark.parametrize("name", ["demo", "collect", "finetune", "judge", "export", "verify", "fly", "inspect"])
 def test_options_stand_under_headings_and_examples_follow(cli, name):
     for option in options_of(name).values():
         assert isinstance(option, HeadedOption), option.name
@@ -99,7 +99,7 @@ def test_options_stand_under_headings_and_examples_follow(cli, name):
     assert all(line.startswith(f"  deploy-kit {name}") for line in examples[1::2])
 
 
-@pytest.mark.parametrize("name", ["demo", "collect", "finetune", "export", "verify", "fly", "inspect"])
+@pytest.mark.parametrize("name", ["demo", "collect", "finetune", "judge", "export", "verify", "fly", "inspect"])
 def test_examples_can_be_parsed(name):
     import shlex
 

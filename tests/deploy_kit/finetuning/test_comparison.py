@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 from deploy_kit.finetuning.comparison import DecidingHead, compare_heads
 from deploy_kit.finetuning.learners.attack import Attack
 from deploy_kit.gate.evaluation import EvaluationRows
+from deploy_kit.gate.threshold import plain_detector
 
 
 def test_heads_are_compared_clean_and_attacked() -> None:
@@ -16,7 +17,10 @@ def test_heads_are_compared_clean_and_attacked() -> None:
     features = (rng.standard_normal((4000, 3)) + 0.9 * label[:, None]).astype(np.float32)
     rows = EvaluationRows(torch.from_numpy(features), label, np.repeat(np.arange(40), 100))
     head = np.array([1.0, 1.0, 1.0, -2.0], np.float32)
-    heads = {"before": DecidingHead(-head, 0.0), "after": DecidingHead(head, 1.0)}
+    heads = {
+        "before": DecidingHead(-head, plain_detector(0.0, 0.03)),
+        "after": DecidingHead(head, plain_detector(1.0, 0.03)),
+    }
     found = compare_heads(heads, rows, Attack(3, 0.3, 0.05), 0.03, 0)
     before, majority, after = found.heads
     assert [head.name for head in found.heads] == ["before", "majority", "after"]
@@ -36,7 +40,7 @@ def test_figures_that_a_head_has_none_of_are_left_out_of_the_record() -> None:
     rng = np.random.default_rng(3)
     label = np.arange(200) % 4 == 0
     rows = EvaluationRows(torch.from_numpy(rng.standard_normal((200, 3)).astype(np.float32)), label)
-    head = DecidingHead(np.array([1.0, 0.0, 0.0, 0.0], np.float32), 0.0)
+    head = DecidingHead(np.array([1.0, 0.0, 0.0, 0.0], np.float32), plain_detector(0.0, 0.03))
     found = compare_heads({"before": head, "after": head}, rows, Attack(), 0.25, 0).to_json()
     assert {name: list(attacks) for name, attacks in found.items()} == {
         "before": ["clean", "pgd", "worst_case"],
@@ -46,3 +50,6 @@ def test_figures_that_a_head_has_none_of_are_left_out_of_the_record() -> None:
     names = ["auroc", "average_precision", "expected_calibration_error", "brier", "precision", "recall"]
     assert list(found["after"]["clean"]) == names
     assert list(found["after"]["clean"]["auroc"]) == ["value", "low", "high"]
+    error = found["after"]["clean"]["expected_calibration_error"]
+    assert error["value"] > 0
+    assert error["low"] is error["high"] is None

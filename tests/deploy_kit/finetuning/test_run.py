@@ -5,7 +5,7 @@ import shlex
 import shutil
 from base64 import b64decode
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +29,9 @@ from deploy_kit.finetuning import run as run_module
 from deploy_kit.finetuning import training as training_module
 from deploy_kit.finetuning.run import FinetuneOptions, FinetuneResult, finetune
 from deploy_kit.gate.correction import Correction
-from deploy_kit.gate.metrics import best_f1_threshold, gate_metrics
+from deploy_kit.gate.detector import Timeline
+from deploy_kit.gate.metrics import gate_metrics
+from deploy_kit.gate.threshold import ThresholdRule
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
 from deploy_kit.policy.fingerprint import feature_sha256
 from deploy_kit.policy.network import VisionActorCritic
@@ -140,15 +142,17 @@ def test_figures_are_those_of_the_saved_checkpoints(done: FinetuneOptions, resul
     with open_feature_file(done.feature_files) as file:
         validation, test = file.heldout("validation"), file.heldout("test")
         for name, path in (("before", done.checkpoint), ("after", result.checkpoint)):
-            threshold = best_f1_threshold(scores(path, validation), validation.label)
-            expected = gate_metrics(scores(path, test), test.label, threshold).to_json()
+            timeline = Timeline(validation.episode_id, validation.label, 5)
+            detector = ThresholdRule().choose(scores(path, validation), validation.label, timeline, 0.03)
+            expected = gate_metrics(scores(path, test), test.label, detector.threshold_logit).to_json()
             for key, value in expected.items():
                 assert found[name][key] == pytest.approx(value, abs=1e-9), (name, key)
         assert found["dataset"]["sha256"] == file.sha256
         assert found["judged_on"]["test"] == {"rows": 400, "positives": 12, "prevalence": 0.03}
     assert found["judged_on"]["source"] == "held-out episodes"
     assert found["judged_on"]["natural_prevalence"] is True
-    assert found["threshold"]["logit"] == found["after"]["threshold_logit"]
+    assert found["threshold"]["logit"] == found["after"]["threshold_logit"] == found["detector"]["threshold_logit"]
+    assert found["detector"] == asdict(load_checkpoint(result.checkpoint).calibration.detector)
     assert found["threshold"]["probability"] == pytest.approx(1 / (1 + np.exp(-found["threshold"]["logit"])))
     assert found["policy"]["sha256"] == load_checkpoint(done.checkpoint).sha256
     assert found["dataset"]["training_rows"] == 1200
@@ -178,6 +182,11 @@ def test_the_threshold_and_its_provenance_are_in_the_checkpoint(done: FinetuneOp
     assert calibration.rule == "best F1 on validation episodes"
     assert calibration.base_rate == 0.03
     assert (calibration.label_rule, calibration.label_offset_steps) == ("the drone is near the gate", 1)
+    assert (calibration.label_distance_m, calibration.policy_period_s, calibration.clip_actions) == (
+        0.1 + 0.2,
+        0.03,
+        None,
+    )
     assert calibration.dataset_sha256 == json.loads(result.metrics_path.read_text())["dataset"]["sha256"]
     assert calibration.training == {
         "policy_sha256": source.sha256,
@@ -563,7 +572,7 @@ def test_a_resumed_finetuning_ends_where_an_uninterrupted_one_does(
         ({"threshold_rule": "precision=0.5"}, r"was trained with threshold_rule f1, not precision=0\.5"),
         ({"prior_correction": False}, "was trained with prior_correction True, not False"),
         ({"temperature": False}, "was trained with temperature True, not False"),
-        ({"seconds_per_step": 0.02}, r"was trained with seconds_per_step 0\.03, not 0\.02"),
+        ({"seconds_per_step": 0.02}, r"--seconds-per-step 0\.02, but .* says 0\.03; leave the option out"),
         ({"overwrite": True}, "--resume goes on with what --overwrite would replace"),
         ({"solver": "lbfgs"}, "has no epochs; leave out --resume"),
     ],
@@ -786,7 +795,7 @@ def test_the_origins_cut_gives_another_head(options: FinetuneOptions, result: Fi
 
 
 def test_a_rule_that_cannot_be_kept_fails_after_everything_is_written(options: FinetuneOptions) -> None:
-    with pytest.raises(CheckFailedError, match=r"precision=1 cannot be kept .* has the threshold of best F1"):
+    with pytest.raises(CheckFailedError, match=r"precision=1 cannot be kept .* has the detector of best F1"):
         finetune(replace(options, threshold_rule="precision=1", lr=1e-6, epochs=1))
     calibration = load_checkpoint(options.output / "policy_finetune_epoch-1.pt").calibration
     assert calibration.rule == "best F1 on validation episodes"

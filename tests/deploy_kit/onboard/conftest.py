@@ -9,7 +9,7 @@ import pytest
 
 from deploy_kit.bundle.contract_fields import GateOutput, InputLayout
 from deploy_kit.export.exporter import ExportOptions, export_bundle
-from deploy_kit.policy.checkpoint import save_safetensors
+from deploy_kit.policy.checkpoint import GateDetector, save_safetensors
 from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.task.racing import TASK_ID
 from helpers.bundles import copy_bundle, rewrite_manifest
@@ -27,7 +27,7 @@ def bundles(policy_network: VisionActorCritic, tmp_path_factory: pytest.TempPath
     """The same policy twice: `plain` with the defaults, `ready` with all transforms inside the graph."""
     folder = tmp_path_factory.mktemp("onboard")
     checkpoint = folder / "policy.safetensors"
-    save_safetensors(checkpoint, policy_network, 1, replace(CALIBRATION, threshold_logit=-0.25))
+    save_safetensors(checkpoint, policy_network, 1, replace(CALIBRATION, detector=GateDetector(-0.25, -2.25, 10, 5)))
     shared = {
         "checkpoint": checkpoint,
         "use_auxiliary_head": True,

@@ -157,7 +157,9 @@ def test_manifest_that_points_outside(broken):
 @pytest.mark.parametrize(
     ("edit", "fault", "match"),
     [
-        (lambda d: d.update(schema_version=2), Fault.CONTRACT_VERSION, "schema version 2, this runner reads 1"),
+        (lambda d: d.update(schema_version=1), Fault.CONTRACT_VERSION, "schema version 1, .* make the bundle anew"),
+        (lambda d: d["gate"]["detector"].update(release_logit=9.0), Fault.CONTRACT_INVALID, "the detector's threshold"),
+        (lambda d: d["observation"]["depth"].update(clip_m=None), Fault.CONTRACT_INVALID, "depth_range_m"),
         (lambda d: d.pop("schema_version"), Fault.CONTRACT_INVALID, "schema_version"),
         (lambda d: d.pop("timing"), Fault.CONTRACT_INVALID, "timing"),
         (lambda d: d["action"].update(scale="x"), Fault.CONTRACT_INVALID, "unusable field"),

@@ -45,7 +45,11 @@ def judges_verdict(reference, outputs):
 
 def drones_verdict(physical, probability, outputs, logit, terms):
     contract = SimpleNamespace(
-        scale=np.array(SCALE), offset=np.array(OFFSET), physical=physical, gate_probability=probability
+        scale=np.array(SCALE),
+        offset=np.array(OFFSET),
+        physical=physical,
+        gate_probability=probability,
+        command=TRANSFORM.apply,
     )
     first, gate = (values.astype(np.float64) for values in outputs.values())
     share = golden_share(contract, first, float(gate[0]), ACTION, (logit, terms), TOLERANCE)

@@ -50,11 +50,40 @@ def test_a_step_gives_the_checkpoints_command_from_metres(bundles, policy_networ
 
 
 def test_both_decisions_occur_and_the_threshold_is_inclusive(bundles):
-    policy = OnboardPolicy(bundles.plain)
-    assert [policy._decision(value) for value in (-0.26, -0.25, 0.0)] == [False, True, True]
-    ready = OnboardPolicy(bundles.ready)
+    def decide(policy, value):
+        policy._infer = lambda state, image: (np.zeros(4), value)
+        policy.reset()
+        return policy.step(*sample(0)).gate_passed
+
+    assert [decide(OnboardPolicy(bundles.plain), value) for value in (-0.26, -0.25, 0.0)] == [False, True, True]
     threshold = 1 / (1 + np.exp(0.25))
-    assert [ready._decision(value) for value in (threshold - 1e-9, threshold + 1e-9)] == [False, True]
+    ready = OnboardPolicy(bundles.ready)
+    assert [decide(ready, value) for value in (threshold - 1e-9, threshold + 1e-9)] == [False, True]
+
+
+@pytest.mark.parametrize("kind", ["plain", "ready"])
+def test_a_passage_is_announced_once(bundles, kind):
+    policy = OnboardPolicy(getattr(bundles, kind))
+    # Threshold -0.25, release -2.25, ten steps of rest.
+    logits = [-9.0, 0.0, 0.5, -1.0, 0.5] + 8 * [-3.0] + [1.0, 1.0, -2.0, 1.0] + 12 * [-2.3] + [1.0]
+    values = [1 / (1 + np.exp(-value)) for value in logits] if kind == "ready" else logits
+    outputs = []
+    for value in values:
+        policy._infer = lambda state, image, value=value: (np.zeros(4), value)
+        outputs.append(policy.step(*sample(0)))
+    assert [step for step, output in enumerate(outputs) if output.gate_event] == [1, 13, 29]
+    assert sum(output.gate_passed for output in outputs) == 7
+    policy.reset()
+    assert policy.step(*sample(0)).gate_event
+
+
+def test_a_refused_step_does_not_count_for_the_detector(bundles):
+    policy = OnboardPolicy(bundles.plain)
+    policy._infer = lambda state, image: (np.zeros(4), 1.0)
+    state, depth = sample(0)
+    with pytest.raises(OnboardFault):
+        policy.step(state * np.nan, depth)
+    assert policy.step(state, depth).gate_event
 
 
 @pytest.mark.parametrize("kind", ["plain", "ready"])

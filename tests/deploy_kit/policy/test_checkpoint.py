@@ -16,6 +16,7 @@ from deploy_kit.files import file_sha256
 from deploy_kit.policy.checkpoint import (
     CheckpointFormat,
     GateCalibration,
+    GateDetector,
     load_checkpoint,
     save_checkpoint,
     save_safetensors,
@@ -31,11 +32,14 @@ from helpers.checkpoints import equal_values, joint_entries, split_entries, writ
 from helpers.networks import tiny_network
 
 CALIBRATION = GateCalibration(
-    threshold_logit=1.25,
+    detector=GateDetector(1.25, -0.75, 10, 5),
     rule="best F1 on validation episodes",
     base_rate=0.02,
     label_rule="within 0.35 m of the gate's centre",
+    label_distance_m=0.35,
     label_offset_steps=1,
+    policy_period_s=0.03,
+    clip_actions=None,
     dataset_sha256="ab" * 32,
     metrics={"auroc": 0.97},
     tool_version="0.1",

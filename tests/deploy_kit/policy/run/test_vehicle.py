@@ -59,7 +59,7 @@ def test_env_yaml_tells_everything():
     assert vehicle.action_latency_steps == 1
     assert vehicle.mass_kg is None
     assert vehicle.source == "params/env.yaml"
-    assert set(vehicle.sources) == set(KEYS) - {"mass_kg"}
+    assert set(vehicle.sources) == set(KEYS) - {"mass_kg", "depth_range_m"}
 
 
 def test_the_action_transform_spans_thrust_and_rates():

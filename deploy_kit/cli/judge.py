@@ -1,0 +1,101 @@
+"""``deploy-kit judge``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deploy_kit.cli.command import Command, under
+from deploy_kit.cli.console import stdout
+from deploy_kit.cli.options import RUN_PARAMETERS, checkpoint_path_from, hints_from, refuse_given, run_options
+
+if TYPE_CHECKING:
+    from deploy_kit.finetuning.judge import JudgeResult
+
+_rows, _detector = under("Rows and output"), under("Detector")
+
+
+@click.command(
+    "judge",
+    cls=Command,
+    examples={
+        "deploy-kit judge model_7998.pt --feature-file datasets/features.h5": "the usual way",
+        "deploy-kit judge demo --feature-file datasets/features.h5 --threshold-rule false-alarms-per-minute=2": (
+            "the most passages at two false alarms a minute"
+        ),
+    },
+)
+@click.argument("file", metavar="[CHECKPOINT]", required=False, type=click.Path(path_type=Path))
+@run_options
+@_rows(
+    "--feature-file",
+    "feature_files",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    required=True,
+    multiple=True,
+    help="Feature file with held-out episodes of this policy; give it several times, or a quoted pattern.",
+)
+@_rows(
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Copy of the checkpoint with its detector. [default: outputs/judge/NAME]",
+)
+@_rows("--overwrite", is_flag=True, help="Replace an existing copy.")
+@_detector(
+    "--threshold-rule",
+    metavar="RULE",
+    default="f1",
+    help="f1, precision=P or false-alarms-per-minute=R, on the validation episodes.",
+)
+@_detector(
+    "--seconds-per-step",
+    metavar="S",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Period of the policy, where the feature file does not say. [default: the racing task's]",
+)
+@_detector(
+    "--seed",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Of the resampled episodes behind the intervals.",
+)
+def judge_command(file: Path | None, **options: Any) -> None:
+    """Judge the gate head that CHECKPOINT has, and give it a detector; nothing is trained.
+
+    Threshold and detector are chosen on the validation episodes and stored in a copy of the checkpoint; the figures
+    are those of the test episodes. CHECKPOINT may be demo; instead of it, a checkpoint can be named with --checkpoint
+    and its companions.
+    """
+    from deploy_kit.finetuning.judge import JudgeOptions, judge_head
+    from deploy_kit.policy.shipped import resolve_name
+
+    if file is None:
+        file = checkpoint_path_from(options)
+    else:
+        refuse_given("with CHECKPOINT, which names the policy", *RUN_PARAMETERS)
+        for name in RUN_PARAMETERS:
+            del options[name]
+        file = resolve_name(file)
+    _show(judge_head(JudgeOptions(file, hints=hints_from(options), **options)))
+
+
+def _show(result: "JudgeResult") -> None:
+    from rich.table import Table
+
+    table = Table(title="Gate head on the test episodes, with 95 % intervals over episodes")
+    table.add_column("figure")
+    for name in ("value", "low", "high"):
+        table.add_column(name, justify="right")
+    for name, interval in result.figures.to_json().items():
+        bounds = (interval["value"], interval["low"], interval["high"])
+        table.add_row(name.replace("_", " "), *("–" if value is None else f"{value:.4f}" for value in bounds))
+    stdout.print(table)
+    detector = result.calibration.detector
+    stdout.print(
+        f"Detector ({result.calibration.rule}): fires at a logit of {detector.threshold_logit:.4f}, is armed again "
+        f"below {detector.release_logit:.4f}, rests {detector.refractory_steps} steps"
+    )
+    stdout.print(f"Wrote {result.checkpoint}")
