@@ -161,7 +161,7 @@ class FinetuneOptions:
         if self.solver is not None:
             return self.solver, "as given"
         for_adam = [*self._adam_given(), *self._adam_alone()]
-        if for_adam and not (self.compare and for_adam == self._adam_given()):
+        if for_adam:
             return ADAM, f"{_option(for_adam[0])} is given, which is Adam's"
         if streamed:
             return ADAM, "the training rows do not fit into memory"
