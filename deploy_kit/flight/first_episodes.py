@@ -69,7 +69,7 @@ def fly_first_episodes(
         if watch is not None:
             watch(record)
         episodes.add(record)
-        if meter.due():
+        if meter.due() and not episodes.complete:
             report(record.step + 1)
         if episodes.complete:
             break
