@@ -40,6 +40,17 @@ def test_only_first_episodes_count():
     assert statistics.gate_auroc is None
 
 
+def test_the_track_is_the_one_that_the_first_episode_began_on():
+    episodes = FirstEpisodes(2)
+    episodes.add(record(0, [False, False], [False, True], track_id=[2**62, 5]))
+    # Environment 1 is on another track in its second episode.
+    episodes.add(record(1, [False, False], [True, False], track_id=[2**62, 7]))
+    assert episodes.track_id.tolist() == [2**62, 5]
+    untold = FirstEpisodes(1)
+    untold.add(record(0, [False], [True]))
+    assert untold.track_id is None
+
+
 def test_gate_auroc_is_taken_over_the_steps_of_first_episodes():
     episodes = FirstEpisodes(2)
     episodes.add(record(0, [False, True], [False, True], logit=[-1.0, 2.0]))
