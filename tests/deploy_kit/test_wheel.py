@@ -28,7 +28,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Archives:
     source.mkdir()
     for name in ("deploy_kit", "export", "verify"):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     build = ["-m", "build", "--no-isolation", "--outdir", folder, source]
     done = subprocess.run([sys.executable, *build], capture_output=True, text=True, check=False)
