@@ -148,9 +148,9 @@ class _Proof:
         name, found, bias = self.walk.convolution(name, convolution, what)
         weight, shift = folded(convolution, norm)
         self.weight(f"{what}.weight, batch norm folded", found, weight)
-        if bias is None:
-            raise StructureError(f"{what} has neither the bias of a folded batch norm nor a batch norm")
-        self.weight(f"{what}.bias, batch norm folded", bias.reshape(-1), shift)
+        # Exporters leave out a bias whose numbers are all 0.
+        bias = np.zeros(convolution.out_channels, np.float32) if bias is None else bias.reshape(-1)
+        self.weight(f"{what}.bias, batch norm folded", bias, shift)
         return name
 
     def normaliser(self, name: str, part: str) -> str:

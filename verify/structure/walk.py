@@ -122,8 +122,8 @@ class Walk:
         return left, self.constant(right, f"{what}, {node},")
 
     def linear(self, name: str, what: str) -> tuple[str, Array, Array]:
-        """Return input, weight (out, in) and bias of a linear layer: Gemm, or MatMul and Add."""
-        node = self.data_node(name, what, "Gemm", "Add")
+        """Return input, weight (out, in) and bias of a linear layer: Gemm, or MatMul and Add; no bias is one of 0."""
+        node = self.data_node(name, what, "Gemm", "Add", "MatMul")
         bias = None
         if node.op == "Add":
             product, bias = self._split_add(node, what)
@@ -134,7 +134,8 @@ class Walk:
                 raise StructureError(f"{what}, {node}, has two biases")
             bias = self.constant(node.input(2), f"{what}, {node},")
         if bias is None:
-            raise StructureError(f"{what}, {node}, has no bias")
+            # Exporters leave out a bias whose numbers are all 0.
+            bias = np.zeros(1, np.float32)
         if weight.ndim != 2:
             raise StructureError(f"{what}, {node}, has a weight of shape {weight.shape}")
         transposed = node.op == "Gemm" and node.attributes.get("transB", 0) == 1

@@ -86,6 +86,28 @@ def test_what_export_writes_is_proven(bundle, kind, tmp_path):
         assert len(prove(graph, contract, other, TRANSFORM).problems) >= 16
 
 
+def test_biases_of_zero_may_be_left_out(bundle):
+    """Exporters drop them; a policy whose batch norms were never trained folds to such biases."""
+    network = small_network(3)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_parameters()
+    network.actor[0].bias.data.zero_()
+    options = GraphOptions(gate_output=GateOutput.LOGIT)
+    model = build_onnx(DeployedPolicy(network, options), ("state", "depth"), ("action", "gate"), 18)
+    assert any(node.op_type == "Conv" and len(node.input) == 2 for node in model.graph.node)
+    contract = shaped(bundle.contract, options, ("state", "depth"))
+    assert prove(onnx_graph(model), contract, network, TRANSFORM).problems == ()
+
+
+@pytest.mark.parametrize("op", ["Conv", "Gemm"])
+def test_a_bias_that_is_not_zero_may_not_be_left_out(bundle, run, model, op):
+    node = node_of(model, op)
+    model.graph.initializer.remove(initialiser(model, node.input[2]))
+    del node.input[2]
+    assert any("bias" in problem and "differs in" in problem for problem in problems(model, bundle, run))
+
+
 # Harmless: other exporters' graphs
 
 

@@ -74,7 +74,9 @@ def test_a_multi_agent_task_is_collected(cube_checkpoint, tmp_path):
     ],
 )
 def test_a_misfit_gets_one_line_and_leaves_nothing(cube_checkpoint, tmp_path, task, words):
-    line = refusal(cube_checkpoint, tmp_path, "--task", task, "--extension", EXTENSION, "--video", *FEW)
+    line = refusal(
+        cube_checkpoint, tmp_path, "--task", task, "--extension", EXTENSION, "--video", "--keep-collecting", *FEW
+    )
     assert words in line
 
 
