@@ -7,6 +7,7 @@ Needs numpy and onnxruntime, nothing else: the folder can be copied to the drone
 """
 
 from .faults import Fault, OnboardFault
-from .runner import OnboardOptions, OnboardOutput, OnboardPolicy
+from .options import OnboardOptions
+from .runner import OnboardOutput, OnboardPolicy
 
 __all__ = ["Fault", "OnboardFault", "OnboardOptions", "OnboardOutput", "OnboardPolicy"]

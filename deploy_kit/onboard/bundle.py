@@ -3,6 +3,8 @@
 import hashlib
 import io
 import json
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ CONTRACT_METADATA_KEY = "deploy_kit_contract"
 
 _NEEDED = ("policy.onnx", "contract.json", "golden.npz")
 _MAX_BYTES = 1 << 30
+
+MAX_LATENCY_STEPS = 100
+"""More are no latency but a mistake."""
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -73,11 +78,13 @@ class OnboardContract:
     depth_period_s: float
     latency_steps: int
 
-    def command(self, action: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def command(self, action: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """Return the physical command (4,) of an unbounded action (4,)."""
         if self.action_clip is not None:
             action = np.clip(action, -self.action_clip, self.action_clip)
-        command: npt.NDArray[np.float64] = np.tanh(action) * self.scale + self.offset
+        command: npt.NDArray[np.float64] = np.tanh(action, dtype=np.float64)
+        command *= self.scale
+        command += self.offset
         return command
 
 
@@ -158,8 +165,10 @@ def parse_contract(text: str) -> OnboardContract:
             "make the bundle anew with deploy-kit export, or copy the runner of the deploy-kit that wrote it",
         )
     try:
-        return _parse_fields(data)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        contract = _parse_fields(data)
+        _check_numbers(contract)
+        return contract
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise OnboardFault(Fault.CONTRACT_INVALID, f"contract.json has an unusable field ({error!r})") from error
 
 
@@ -198,6 +207,21 @@ def _parse_fields(data: dict[str, Any]) -> OnboardContract:
     )
 
 
+def _check_numbers(contract: OnboardContract) -> None:
+    """Raise ValueError for numbers that no flight can have; written so that NaN is refused too."""
+    for name in ("policy_period_s", "depth_period_s", "clip_m", "divisor_m"):
+        if not 0 < getattr(contract, name) < np.inf:
+            raise ValueError(f"{name} is {getattr(contract, name)}, not a number above 0")
+    if not 0 <= contract.latency_steps <= MAX_LATENCY_STEPS:
+        raise ValueError(f"action_latency_steps is {contract.latency_steps}, not 0 to {MAX_LATENCY_STEPS}")
+    if not (np.isfinite(contract.scale).all() and np.isfinite(contract.offset).all()):
+        raise ValueError("the action's scale or offset is not finite")
+    if not (contract.state_low <= contract.state_high).all():
+        raise ValueError("a term's low is above its high, or no number")
+    if contract.action_clip is not None and not 0 < contract.action_clip < np.inf:
+        raise ValueError(f"the action's clip is {contract.action_clip}, not a number above 0")
+
+
 def _concatenate(terms: list[dict[str, Any]], key: str, unknown: float) -> npt.NDArray[np.float64]:
     """Return a number a component of the state, `unknown` where the contract has none."""
     columns = [
@@ -233,7 +257,7 @@ def _read_golden(data: bytes, contract: OnboardContract) -> dict[str, FloatArray
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             golden = {name: archive[name] for name in widths}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise OnboardFault(Fault.BUNDLE_ALTERED, f"golden.npz cannot be read ({error})") from error
     count = len(golden["observation"])
     for name, width in widths.items():

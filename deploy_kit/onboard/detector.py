@@ -36,6 +36,11 @@ class GateDetector:
         self._armed = True
         self._wait = 0
 
+    def pass_step(self) -> None:
+        """Let a step pass that gave no output."""
+        if self._wait:
+            self._wait -= 1
+
     def step(self, output: float) -> bool:
         """Return whether this step announces a passage.
 

@@ -22,7 +22,13 @@ class Fault(Enum):
     DEPTH_NOT_A_NUMBER = "depth_not_a_number"
     DEPTH_OUT_OF_RANGE = "depth_out_of_range"
     DEPTH_STALE = "depth_stale"
+    DEPTH_UNIT = "depth_unit"
+    DEPTH_BLIND = "depth_blind"
     CLOCK = "clock"
+    STEP_EARLY = "step_early"
+    STEP_LATE = "step_late"
+    COMMAND = "command"
+    OPTIONS = "options"
     OUTPUT_NOT_FINITE = "output_not_finite"
 
 

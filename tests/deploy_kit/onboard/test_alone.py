@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import deploy_kit.onboard as package
+from deploy_kit.onboard import OnboardPolicy
+from deploy_kit.onboard.__main__ import WARM_UP_STEPS, main, measure
 
 SOURCE = Path(package.__file__).parent
 
@@ -57,13 +61,34 @@ def test_it_imports_nothing_else_of_the_project():
 
 def test_self_check_command(bundles, tmp_path):
     shutil.copytree(SOURCE, tmp_path / "onboard", ignore=shutil.ignore_patterns("__pycache__"))
-    result = run("-m", "onboard", str(bundles.ready), "--steps", "20", cwd=tmp_path)
+    result = run("-m", "onboard", str(bundles.ready), "--steps", "100", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     first, second, third = result.stdout.splitlines()
     assert first.startswith("golden samples: passed, worst at 0.")
     assert second.startswith("one step: ")
     assert third.startswith("CPUExecutionProvider, threads: 1, onnxruntime ")
+    few = run("-m", "onboard", str(bundles.ready), "--steps", "99", cwd=tmp_path)
+    assert few.returncode == 2
+    assert "--steps 99 is below 100" in few.stderr
     missing = run("-m", "deploy_kit.onboard", str(tmp_path / "nothing"), cwd=SOURCE.parents[1])
     assert missing.returncode == 1
     assert missing.stderr.startswith("refused, bundle_incomplete: ")
     assert missing.stdout == ""
+
+
+@pytest.mark.parametrize(("step_ns", "fit"), [(29_000_000, True), (30_000_000, False), (300_000_000, False)])
+def test_a_step_that_takes_longer_than_the_period_is_not_fit_to_fly(bundles, capsys, step_ns, fit):
+    """The clock is ours: each reading lies one step's duration after the one before."""
+    time = iter(range(0, 10**12, step_ns))
+    assert main([str(bundles.plain), "--steps", "100"], clock=lambda: next(time)) == (0 if fit else 1)
+    printed = capsys.readouterr()
+    assert "golden samples: passed" in printed.out
+    assert ("not fit to fly: a step takes" in printed.err) is not fit
+
+
+def test_one_slow_step_in_a_hundred_does_not_decide_alone(bundles):
+    durations = [1000] * 300
+    durations[WARM_UP_STEPS + 50] = 10**9
+    readings = iter([reading for duration in durations for reading in (0, duration)])
+    fitness = measure(OnboardPolicy(bundles.plain), 200, clock=lambda: next(readings))
+    assert (fitness.steps, fitness.p50_us, fitness.fit) == (200, 1.0, True)

@@ -87,7 +87,7 @@ def test_a_refused_step_leaves_the_past_alone(bundles):
     ],
 )
 def test_times(bundles, times, fault):
-    policy = OnboardPolicy(bundles.plain)
+    policy = OnboardPolicy(bundles.plain, OnboardOptions(max_step_s=1.0))
     policy.step(STATE, DEPTH, 0.91, 0.91, 0.91)
     if fault is None:
         policy.step(STATE, DEPTH, *times)
@@ -98,10 +98,65 @@ def test_times(bundles, times, fault):
 
 
 def test_limits_of_age_can_be_chosen(bundles):
-    policy = OnboardPolicy(bundles.plain, OnboardOptions(max_state_age_s=0.5, max_depth_age_s=0.2))
+    policy = OnboardPolicy(bundles.plain, OnboardOptions(max_state_age_s=0.5, max_depth_age_s=0.2, max_step_s=1.0))
     policy.step(STATE, DEPTH, 1.0, 0.55, 0.85)
     with pytest.raises(OnboardFault, match=r"depth is 0\.250 s old, at most 0\.200 s"):
         policy.step(STATE, DEPTH, 1.1, 1.0, 0.85)
+
+
+def test_steps_that_come_too_early_or_too_late_are_named(bundles):
+    policy = OnboardPolicy(bundles.plain)
+
+    def fault_at(now):
+        try:
+            policy.step(STATE, DEPTH, now, now, now)
+        except OnboardFault as caught:
+            return caught.fault
+        return None
+
+    assert [fault_at(now) for now in (1.0, 1.016, 1.029, 1.07)] == [None, None, Fault.STEP_EARLY, None]
+    # A step that is late once does not make all that follow late.
+    assert [fault_at(now) for now in (1.131, 1.161)] == [Fault.STEP_LATE, None]
+    policy.hold(now=1.2)
+    assert fault_at(1.25) is None
+    policy.reset()
+    assert fault_at(0.5) is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tolerance": np.inf},
+        {"tolerance": np.nan},
+        {"tolerance": 0.0},
+        {"tolerance": 2e-2},
+        {"range_margin": -0.1},
+        {"max_state_age_s": np.nan},
+        {"max_blind_s": np.inf},
+    ],
+)
+def test_options_that_switch_a_guard_off_are_refused(options):
+    with pytest.raises(OnboardFault, match=next(iter(options))) as caught:
+        OnboardOptions(**options)
+    assert caught.value.fault is Fault.OPTIONS
+
+
+def test_what_onnxruntime_raises_in_flight_is_a_fault(bundles):
+    policy = OnboardPolicy(bundles.plain)
+
+    class Session:
+        def run_with_iobinding(self, binding):
+            raise RuntimeError("device lost")
+
+    policy._graph._session = Session()
+    with pytest.raises(OnboardFault, match="device lost") as caught:
+        policy.step(STATE, DEPTH)
+    assert caught.value.fault is Fault.RUNTIME
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04 no zip", b"PK\x05\x06" + bytes(18)])
+def test_golden_samples_that_are_no_archive(broken, data):
+    refuse(broken(lambda folder: (folder / "golden.npz").write_bytes(data)), Fault.BUNDLE_ALTERED, r"golden\.npz")
 
 
 def refuse(folder, fault, match=None, options=None):
@@ -162,6 +217,15 @@ def test_manifest_that_points_outside(broken):
         (lambda d: d["observation"]["depth"].update(clip_m=None), Fault.CONTRACT_INVALID, "depth_range_m"),
         (lambda d: d.pop("schema_version"), Fault.CONTRACT_INVALID, "schema_version"),
         (lambda d: d.pop("timing"), Fault.CONTRACT_INVALID, "timing"),
+        (
+            lambda d: d["timing"]["policy_period_s"].update(value="nan"),
+            Fault.CONTRACT_INVALID,
+            "policy_period_s is nan",
+        ),
+        (lambda d: d["timing"]["depth_period_s"].update(value=-1), Fault.CONTRACT_INVALID, "depth_period_s is -1"),
+        (lambda d: d["timing"]["action_latency_steps"].update(value=-1), Fault.CONTRACT_INVALID, "steps is -1"),
+        (lambda d: d["timing"]["action_latency_steps"].update(value=1e9), Fault.CONTRACT_INVALID, "not 0 to 100"),
+        (lambda d: d["action"].update(clip=0), Fault.CONTRACT_INVALID, "clip is 0"),
         (lambda d: d["action"].update(scale="x"), Fault.CONTRACT_INVALID, "unusable field"),
         (lambda d: d["inputs"][0]["shape"].__setitem__(0, 8), Fault.CONTRACT_INVALID, "batches of 8"),
         (lambda d: d["inputs"].reverse(), Fault.CONTRACT_INVALID, "not the contract's"),
@@ -223,7 +287,7 @@ def test_a_graph_that_onnxruntime_refuses(broken):
 
 def test_outputs_that_are_not_finite(bundles, monkeypatch):
     policy = OnboardPolicy(bundles.plain)
-    monkeypatch.setattr(policy, "_infer", lambda state, image: (np.full(4, np.nan), 0.0))
+    monkeypatch.setattr(policy._graph, "run", lambda: policy._graph.first.fill(np.nan))
     with pytest.raises(OnboardFault, match="the graph gave") as caught:
         policy.step(STATE, DEPTH)
     assert caught.value.fault is Fault.OUTPUT_NOT_FINITE

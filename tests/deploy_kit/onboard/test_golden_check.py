@@ -11,7 +11,7 @@ from deploy_kit.bundle.parity import OutputSemantics, ParityComparison, judge_pa
 from deploy_kit.bundle.runners import GATE_TERMS
 from deploy_kit.bundle.thresholds import FP32_PARITY, Thresholds
 from deploy_kit.onboard import OnboardOptions
-from deploy_kit.onboard.runner import golden_share
+from deploy_kit.onboard.golden import golden_share
 from deploy_kit.task.interface import ACTION_NAMES, ACTION_UNITS, ActionTransform
 
 SCALE, OFFSET = (14.7, 6.0, 6.0, 6.0), (14.7, 0.0, 0.0, 0.0)

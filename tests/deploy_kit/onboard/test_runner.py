@@ -7,8 +7,8 @@ import torch
 from deploy_kit.bundle.contract_fields import GateOutput
 from deploy_kit.bundle.reader import manifest_text
 from deploy_kit.export.exporter import ExportOptions, export_bundle
-from deploy_kit.onboard import OnboardFault, OnboardPolicy
-from deploy_kit.onboard.guards import check_depth
+from deploy_kit.onboard import Fault, OnboardFault, OnboardOptions, OnboardPolicy
+from deploy_kit.onboard.guards import DepthGuard
 from deploy_kit.policy.checkpoint import save_safetensors
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.sim.registry import make_env
@@ -49,9 +49,21 @@ def test_a_step_gives_the_checkpoints_command_from_metres(bundles, policy_networ
         assert output.gate_passed == (probability >= 1 / (1 + np.exp(0.25)))
 
 
+def give_gate(policy, value):
+    """Let the graph's gate output be a value."""
+
+    class Graph:
+        first, gate = np.zeros(4, np.float32), np.array([value])
+
+        def run(self):
+            pass
+
+    policy._graph = Graph()
+
+
 def test_both_decisions_occur_and_the_threshold_is_inclusive(bundles):
     def decide(policy, value):
-        policy._infer = lambda state, image: (np.zeros(4), value)
+        give_gate(policy, value)
         policy.reset()
         return policy.step(*sample(0)).gate_passed
 
@@ -69,7 +81,7 @@ def test_a_passage_is_announced_once(bundles, kind):
     values = [1 / (1 + np.exp(-value)) for value in logits] if kind == "ready" else logits
     outputs = []
     for value in values:
-        policy._infer = lambda state, image, value=value: (np.zeros(4), value)
+        give_gate(policy, value)
         outputs.append(policy.step(*sample(0)))
     assert [step for step, output in enumerate(outputs) if output.gate_event] == [1, 13, 29]
     assert sum(output.gate_passed for output in outputs) == 7
@@ -79,7 +91,7 @@ def test_a_passage_is_announced_once(bundles, kind):
 
 def test_a_refused_step_does_not_count_for_the_detector(bundles):
     policy = OnboardPolicy(bundles.plain)
-    policy._infer = lambda state, image: (np.zeros(4), 1.0)
+    give_gate(policy, 1.0)
     state, depth = sample(0)
     with pytest.raises(OnboardFault):
         policy.step(state * np.nan, depth)
@@ -138,15 +150,14 @@ def test_no_return_reads_as_ten_metres(bundles, value):
 def test_metres_become_the_networks_image(bundles):
     depth = np.full((72, 96), 2.5)
     depth[0, 1], depth[71, 95], depth[5, 5] = 0.1, 10.0, np.inf
-    image = check_depth(OnboardPolicy(bundles.plain).contract, False, depth)
+    image = np.zeros((72, 96), np.float32)
+    DepthGuard(OnboardPolicy(bundles.plain).contract, OnboardOptions(), image).fill(depth)
     assert image.dtype == np.float32
     assert (image[0, 1], image[71, 95], image[5, 5], image[9, 9]) == (np.float32(0.1) / 10, 1.0, 1.0, 0.25)
     assert depth[5, 5] == np.inf, "the caller's image is not touched"
 
 
 def test_zero_reads_as_no_return_only_if_asked_for(bundles):
-    from deploy_kit.onboard import OnboardOptions
-
     state, depth = sample()
     whole = np.concatenate([state, ZERO_ACTION])
     depth[10:60, 10:60] = 10.0
@@ -195,3 +206,97 @@ def test_a_gate_head_whose_terms_cancel_is_judged_by_their_size_from_export_to_d
         (tmp_path / "bundle" / "manifest.json").write_text(manifest_text(tmp_path / "bundle"))
         with pytest.raises(OnboardFault, match="do not fly"):
             OnboardPolicy(tmp_path / "bundle")
+
+
+# -- depth as cameras give it ------------------------------------------------------------------------------------------
+
+
+def image_of(bundles, depth, **options):
+    policy = OnboardPolicy(bundles.plain, OnboardOptions(**options))
+    policy.step(sample()[0], depth)
+    return policy._graph.image.copy()
+
+
+def test_millimetres_of_unsigned_integers(bundles):
+    _, metres = sample()
+    millimetres = np.round(1e3 * metres).astype(np.uint16)
+    wanted = image_of(bundles, millimetres.astype(np.float32) * np.float32(1e-3))
+    np.testing.assert_array_equal(image_of(bundles, millimetres, depth_in_millimetres=True), wanted)
+    millimetres[5, 6] = 0
+    image = image_of(bundles, millimetres, depth_in_millimetres=True, zero_is_no_return=True)
+    assert (image[5, 6], image_of(bundles, millimetres, depth_in_millimetres=True)[5, 6]) == (1.0, 0.0)
+    with pytest.raises(OnboardFault, match="depth_type"):
+        image_of(bundles, metres, depth_in_millimetres=True)
+
+
+def test_nan_is_no_return_only_if_asked_for(bundles):
+    _, depth = sample()
+    depth[5, 6] = np.nan
+    assert image_of(bundles, depth, nan_is_no_return=True)[5, 6] == 1.0
+    assert np.isnan(depth[5, 6]), "the caller's image is not touched"
+    with pytest.raises(OnboardFault, match=r"depth\[5, 6\] is NaN"):
+        image_of(bundles, depth)
+
+
+def test_millimetres_given_as_metres_are_refused(bundles):
+    with pytest.raises(OnboardFault, match=r"the farthest is 2500 m: give metres") as caught:
+        image_of(bundles, np.full((72, 96), 2500.0))
+    assert caught.value.fault is Fault.DEPTH_UNIT
+
+
+def test_a_drone_that_sees_nothing_for_half_a_second_is_told_so(bundles):
+    policy = OnboardPolicy(bundles.plain)
+    state, depth = sample()
+    blind = np.full((72, 96), np.inf)
+    # Sixteen steps of 0.03 s are 0.48 s.
+    for _ in range(2):
+        for _ in range(16):
+            policy.step(state, blind)
+        policy.step(state, depth)
+    for _ in range(16):
+        policy.step(state, blind)
+    for _ in range(2):
+        with pytest.raises(OnboardFault, match=r"no pixel had a return within 10 m for 1[78] steps") as caught:
+            policy.step(state, blind)
+        assert caught.value.fault is Fault.DEPTH_BLIND
+    policy.reset()
+    policy.step(state, blind)
+    careless = OnboardPolicy(bundles.plain, OnboardOptions(max_blind_s=None))
+    for _ in range(40):
+        careless.step(state, blind)
+
+
+# -- what acts ---------------------------------------------------------------------------------------------------------
+
+
+def test_after_a_hold_what_flew_is_the_acting_command(bundles):
+    policy, applied = OnboardPolicy(bundles.plain), np.array([9.81, 0.1, 0.2, 0.3])
+    state, depth = sample()
+    first = policy.step(state, depth).command
+    policy.hold(applied)
+    policy.hold()
+    assert [list(command) for command in policy._acting] == [applied.tolist()] * 2
+    policy.reset()
+    policy.step(state, depth)
+    policy.hold()
+    assert [list(command) for command in policy._acting] == [first.tolist()] * 2
+
+
+@pytest.mark.parametrize("applied", [[1.0, 2.0, 3.0], [np.nan, 0.0, 0.0, 0.0], 1.0])
+def test_a_command_that_nothing_can_fly_is_refused(bundles, applied):
+    policy = OnboardPolicy(bundles.plain)
+    with pytest.raises(OnboardFault, match="is not 4 finite numbers") as caught:
+        policy.hold(np.array(applied))
+    assert caught.value.fault is Fault.COMMAND
+
+
+def test_the_detectors_rest_passes_while_the_policy_holds(bundles):
+    policy = OnboardPolicy(bundles.plain)
+    give_gate(policy, 1.0)
+    assert policy.step(*sample(0)).gate_event
+    give_gate(policy, -9.0)
+    policy.step(*sample(0))
+    for _ in range(9):
+        policy.hold()
+    give_gate(policy, 1.0)
+    assert policy.step(*sample(0)).gate_event

@@ -1,0 +1,91 @@
+"""Time the onboard runner's step beside onnxruntime's run of the same graph, in turns, on one thread.
+
+Inference evicts Python from the caches, so both are also measured at the policy's rate, one step each 30 ms, where
+everything takes longer.
+
+    python benchmarks/onboard.py BUNDLE [--paced 300]
+"""
+
+import argparse
+import gc
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from deploy_kit.onboard import OnboardPolicy
+
+Step = Callable[[], object]
+
+
+def make_steps(bundle: Path) -> dict[str, Step]:
+    """Return one step of each candidate: the graph alone, and the runner with and without times."""
+    policy, timed = OnboardPolicy(bundle), OnboardPolicy(bundle)
+    contract = policy.contract
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(bundle / "policy.onnx", options, providers=["CPUExecutionProvider"])
+    state = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 3.0, 0.0, 0.0, 3.0, 0.0, 0.0])
+    metres = np.random.default_rng(0).uniform(0.5, 12.0, contract.image_shape).astype(np.float32)
+    whole = np.concatenate([state, contract.offset]).astype(np.float32)[None]
+    image = (np.minimum(metres, contract.clip_m) / contract.divisor_m).astype(np.float32)[None, None]
+    inputs = dict(zip(contract.inputs, (whole, image), strict=True))
+    now = 0.0
+
+    def step_with_times() -> object:
+        nonlocal now
+        now += contract.policy_period_s
+        return timed.step(state, metres, now, now - 0.01, now - 0.02)
+
+    return {
+        "session.run": lambda: session.run(None, inputs),
+        "step, state of 12 numbers": lambda: policy.step(state, metres),
+        "step, state of 12 numbers and times": step_with_times,
+    }
+
+
+def measure(steps: dict[str, Step], rounds: int, repeats: int, pause_s: float) -> dict[str, np.ndarray]:
+    """Return the durations of each candidate in µs, taken in turns of `repeats`, a pause before each."""
+    durations: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds + 1):
+        for name, step in steps.items():
+            for _ in range(repeats):
+                if pause_s:
+                    time.sleep(pause_s)
+                start = time.perf_counter_ns()
+                step()
+                durations[name].append((time.perf_counter_ns() - start) / 1e3)
+    # The first round warms up.
+    return {name: np.array(values[repeats:]) for name, values in durations.items()}
+
+
+def show(title: str, durations: dict[str, np.ndarray]) -> None:
+    """Print one table; the ratio is that of the medians."""
+    base = np.median(durations["session.run"])
+    print(f"{title:40}{'p50 µs':>9}{'p99.9 µs':>10}{'ratio':>8}")
+    for name, values in durations.items():
+        p50, tail = np.percentile(values, [50, 99.9])
+        print(f"{name:40}{p50:9.1f}{tail:10.1f}{p50 / base:7.2f}x")
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=200)
+    parser.add_argument("--paced", type=int, default=200, help="steps of each candidate at one a period")
+    options = parser.parse_args()
+    steps = make_steps(options.bundle)
+    gc.disable()
+    print(f"batch 1, one thread, onnxruntime {onnxruntime.__version__}")
+    show("back to back", measure(steps, options.rounds, options.repeats, 0.0))
+    if options.paced:
+        # A round a candidate of one step each, so that candidates take turns step by step.
+        show("one step each 30 ms", measure(steps, options.paced, 1, 0.03))
+
+
+if __name__ == "__main__":
+    main()

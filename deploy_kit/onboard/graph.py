@@ -1,0 +1,121 @@
+"""The bundle's ONNX graph with inputs and outputs bound to buffers of its own, so that a step allocates nothing."""
+
+import json
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state
+
+from .bundle import CONTRACT_METADATA_KEY, FloatArray, OnboardContract
+from .faults import Fault, OnboardFault
+
+# onnxruntime's own exceptions have no common base below Exception, and each version has others.
+RUNTIME_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    *(
+        value
+        for value in vars(onnxruntime_pybind11_state).values()
+        if isinstance(value, type) and issubclass(value, Exception)
+    ),
+)
+
+
+class Graph:
+    """The graph, open on one execution provider.
+
+    Args:
+        model: the ONNX file.
+        contract: what it must look like.
+        provider: onnxruntime's execution provider; another one running instead is a fault.
+        provider_options: of that provider.
+        threads: threads of one inference.
+
+    Attributes:
+        state: (16,) write the network's state here before `run`.
+        image: (72, 96) write the normalised image here before `run`.
+        first: (4,) action or command of the last `run`.
+        gate: (1,) gate output of the last `run`, None without one.
+
+    Raises:
+        OnboardFault: onnxruntime refuses the graph or would run it elsewhere, or it is not the contract's.
+    """
+
+    state: FloatArray
+    image: FloatArray
+
+    def __init__(
+        self,
+        model: bytes,
+        contract: OnboardContract,
+        provider: str,
+        provider_options: dict[str, str],
+        threads: int,
+    ) -> None:
+        session = _open_session(model, contract, provider, provider_options, threads)
+        size, (rows, columns) = len(contract.state_low), contract.image_shape
+        inputs: list[FloatArray]
+        if contract.flat:
+            flat = np.zeros((1, size + rows * columns), np.float32)
+            inputs, self.state, self.image = [flat], flat[0, :size], flat[0, size:].reshape(rows, columns)
+        else:
+            state, image = np.zeros((1, size), np.float32), np.zeros((1, 1, rows, columns), np.float32)
+            inputs, self.state, self.image = [state, image], state[0], image[0, 0]
+        first = np.zeros((1, len(contract.scale)), np.float32)
+        gate = None if contract.gate_probability is None else np.zeros((1, 1), np.float32)
+        self.first: FloatArray = first[0]
+        self.gate: FloatArray | None = None if gate is None else gate[0]
+        self._buffers = [*inputs, first, *([] if gate is None else [gate])]
+        self._session, self._binding = session, session.io_binding()
+        try:
+            for name, array in zip(contract.inputs, inputs, strict=True):
+                self._binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+            for name, array in zip(contract.outputs, self._buffers[len(inputs) :], strict=True):
+                self._binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        except RUNTIME_ERRORS as error:
+            raise OnboardFault(
+                Fault.CONTRACT_INVALID, f"policy.onnx does not take the contract's shapes: {error}"
+            ) from error
+
+    def run(self) -> None:
+        """Run the graph on what stands in `state` and `image`.
+
+        Raises:
+            OnboardFault: onnxruntime fails.
+        """
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except RUNTIME_ERRORS as error:
+            raise OnboardFault(Fault.RUNTIME, f"onnxruntime failed in flight: {error}") from error
+
+
+def _open_session(
+    model: bytes, contract: OnboardContract, provider: str, provider_options: dict[str, str], threads: int
+) -> onnxruntime.InferenceSession:
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.inter_op_num_threads = 1
+    try:
+        session = onnxruntime.InferenceSession(
+            model, settings, providers=[provider], provider_options=[provider_options]
+        )
+    except RUNTIME_ERRORS as error:
+        raise OnboardFault(
+            Fault.RUNTIME, f"onnxruntime {onnxruntime.__version__} refuses policy.onnx: {error}"
+        ) from error
+    if session.get_providers()[0] != provider:
+        raise OnboardFault(Fault.RUNTIME, f"{provider} was asked for, {session.get_providers()[0]} would run")
+    metadata = session.get_modelmeta().custom_metadata_map.get(CONTRACT_METADATA_KEY, "null")
+    try:
+        carried = json.loads(metadata)
+    except (ValueError, RecursionError):
+        carried = None
+    if carried != contract.text:
+        raise OnboardFault(
+            Fault.BUNDLE_ALTERED, "policy.onnx carries another contract than contract.json: copy it again"
+        )
+    names = tuple(value.name for value in session.get_inputs()), tuple(value.name for value in session.get_outputs())
+    if names != (contract.inputs, contract.outputs):
+        raise OnboardFault(Fault.CONTRACT_INVALID, f"policy.onnx has inputs and outputs {names}, not the contract's")
+    return session

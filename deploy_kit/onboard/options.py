@@ -1,0 +1,60 @@
+"""How a bundle is flown."""
+
+import math
+from dataclasses import dataclass, field
+
+from .faults import Fault, OnboardFault
+
+MAX_TOLERANCE = 1e-2
+"""TF32 arithmetic is off by up to 4e-3; what is off by more than this is another policy."""
+
+
+@dataclass(frozen=True)
+class OnboardOptions:
+    """How to run.
+
+    Attributes:
+        provider: onnxruntime's execution provider; another one running instead is a fault.
+        provider_options: options of that provider, as onnxruntime takes them.
+        threads: threads of one inference.
+        tolerance: largest error of a golden sample, absolute (times the action scale for commands) plus relative; at
+            most `MAX_TOLERANCE`.
+        max_state_age_s: oldest state that is accepted; two policy periods if None.
+        max_depth_age_s: oldest image that is accepted; one camera period plus one policy period if None.
+        min_step_s: shortest time between two steps; half a policy period if None.
+        max_step_s: longest time between two steps; two policy periods if None.
+        max_blind_s: longest time for which no pixel of the images may have a return, by the policy's period; None for
+            any.
+        range_margin: by which share of its range a state may leave it.
+        depth_in_millimetres: take depth as unsigned 16-bit millimetres instead of metres.
+        zero_is_no_return: treat a depth of exactly 0 as no return, as RealSense cameras report it.
+        nan_is_no_return: treat a depth of NaN as no return, as REP 118 says for drivers that do not know.
+
+    Raises:
+        OnboardFault: an option makes no sense.
+    """
+
+    provider: str = "CPUExecutionProvider"
+    provider_options: dict[str, str] = field(default_factory=dict)
+    threads: int = 1
+    tolerance: float = 1e-5
+    max_state_age_s: float | None = None
+    max_depth_age_s: float | None = None
+    min_step_s: float | None = None
+    max_step_s: float | None = None
+    max_blind_s: float | None = 0.5
+    range_margin: float = 0.05
+    depth_in_millimetres: bool = False
+    zero_is_no_return: bool = False
+    nan_is_no_return: bool = False
+
+    def __post_init__(self) -> None:
+        # Written so that NaN is refused too.
+        if not 0 < self.tolerance <= MAX_TOLERANCE:
+            raise OnboardFault(Fault.OPTIONS, f"tolerance is {self.tolerance}, not above 0 and at most {MAX_TOLERANCE}")
+        if not 0 <= self.range_margin < math.inf:
+            raise OnboardFault(Fault.OPTIONS, f"range_margin is {self.range_margin}, not a number of at least 0")
+        for name in ("max_state_age_s", "max_depth_age_s", "min_step_s", "max_step_s", "max_blind_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise OnboardFault(Fault.OPTIONS, f"{name} is {value}, not a number of at least 0")
