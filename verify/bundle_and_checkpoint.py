@@ -94,22 +94,27 @@ def pair_bundle(bundle: Bundle, checkpoint: Checkpoint, named: NamedVehicle) -> 
     )
 
 
-def find_vehicle(checkpoint: Checkpoint, task: str, vehicle_file: Path | None) -> NamedVehicle:
+def find_vehicle(
+    checkpoint: Checkpoint, task: str, vehicle_file: Path | None, contract: Contract | None = None
+) -> NamedVehicle:
     """Return the vehicle of a file, else of the run beside the checkpoint, else of the task.
 
-    A run that contradicts the task counts alone: the task may be there for the flights only.
+    A run that contradicts the task counts alone: the task may be there for the flights only. So it may for a contract
+    that calls every term of the observation unknown, as export writes it without a task: it is held, as a whole,
+    against what follows without the task, if the vehicle is known without it.
 
     Raises:
         InputError: the file cannot be used, or numbers are missing in spite of it.
     """
     problem = ""
-    for known in (task, None):
+    unknown = contract is not None and all(term.quantity is None for term in contract.observation.terms)
+    for known in (None, task) if unknown else (task, None):
         try:
             vehicle = resolve_vehicle(checkpoint.params, known, vehicle_file)
             meaning = resolve_observation(checkpoint.params, known, checkpoint.network.config.layout)
         except InputError as error:
             problem = problem or str(error)
-            if vehicle_file is not None and known is None:
+            if vehicle_file is not None and known is None and not unknown:
                 raise
             continue
         return NamedVehicle(vehicle, meaning)

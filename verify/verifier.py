@@ -58,7 +58,7 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
         checkpoint = load_checkpoint(options.checkpoint, options.hints)
         vehicle = NamedVehicle(None, wanted=False)
         if options.vehicle:
-            vehicle = find_vehicle(checkpoint, options.task, options.vehicle_file)
+            vehicle = find_vehicle(checkpoint, options.task, options.vehicle_file, bundle.contract)
         subject = pair_bundle(bundle, checkpoint, vehicle)
         dataset = None
         if options.feature_file is not None:

@@ -47,7 +47,8 @@ def test_every_command_takes_it_by_its_name(cli, shipped_policy, vehicle, tmp_pa
 
 def test_a_file_of_that_name_is_taken_instead(refused, tmp_path):
     (tmp_path / "demo").write_text("not a checkpoint at all\n" * 100)
-    for arguments in (("inspect", "demo"), ("fly", "demo"), ("export", "--checkpoint", "demo")):
+    refused("inspect", "demo", words=("demo is a file of an unknown kind",))
+    for arguments in (("fly", "demo"), ("export", "--checkpoint", "demo")):
         refused(*arguments, words=("demo is no checkpoint",))
     (tmp_path / "f.h5").write_text("")
     refused("finetune", "--policy-path", "demo", "--h5-path", "f.h5", words=("demo is no checkpoint",))

@@ -73,7 +73,8 @@ def test_attributes_are_kept_exactly(feature_file: Path) -> None:
         found = file.attrs
     assert found.label_threshold_m == 0.1 + 0.2
     assert found.env_config == {"num_envs": 4, "difficulty": 0.1 + 0.7, "tracks": ["circular"]}
-    filled = ("rows_seen", "prevalence", "positive_rate", "negative_rate")
+    assert np.isnan(found.clip_actions)
+    filled = ("rows_seen", "prevalence", "positive_rate", "negative_rate", "clip_actions")
     assert found == replace(
         make_info(),
         complete=True,

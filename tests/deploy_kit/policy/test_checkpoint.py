@@ -397,7 +397,9 @@ def test_a_recorded_vehicle_travels_with_the_checkpoint(tmp_path, kind):
     save_checkpoint(first, known, known.network)
     save_checkpoint(second, load_checkpoint(first), known.network, CALIBRATION)
     vehicle = resolve_vehicle(load_checkpoint(second).params)
-    assert set(vehicle.sources.values()) == {"checkpoint"}
+    # The mass was a guess when it was recorded, and stays one.
+    assert {name for name, source in vehicle.sources.items() if source != "checkpoint"} == {"mass_kg"}
+    assert vehicle.sources["mass_kg"] == "assumed"
     assert replace(vehicle, sources={}) == replace(resolve_vehicle(RunParams(), TASK_ID), sources={})
     if kind != "safetensors":
         # What rsl_rl reads is as it was, beside one entry more.
