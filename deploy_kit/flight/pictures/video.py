@@ -26,7 +26,7 @@ DARK = (60, 60, 60)
 def require_video() -> None:
     """Raise MissingDependencyError if PyAV is not installed; asked for before long work whose end is a video."""
     try:
-        import av  # noqa: F401
+        import av  # noqa: F401  # whether it is there is all that is asked
     except ImportError as error:
         raise MissingDependencyError("videos need PyAV; install it with: pip install 'deploy-kit[sim]'") from error
 
