@@ -20,8 +20,9 @@ from deploy_kit.collection.estimate import CollectEstimate, Forecast, silent_est
 from deploy_kit.collection.feed import TrainingFeed
 from deploy_kit.collection.options import CollectOptions
 from deploy_kit.collection.rows import ObservationSample, RowMaker
+from deploy_kit.data.partial_file import check_target
 from deploy_kit.data.schema import SUFFIX, FeatureFileInfo
-from deploy_kit.data.writer import FeatureFileWriter, check_target
+from deploy_kit.data.writer import FeatureFileWriter
 from deploy_kit.errors import DatasetError, InputError
 from deploy_kit.flight.meter import Meter
 from deploy_kit.flight.pictures.video import DepthVideo, require_video

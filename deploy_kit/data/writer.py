@@ -5,27 +5,22 @@ file that opens; the finished file is moved into place.
 """
 
 import logging
-import os
-import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
+from deploy_kit.data.partial_file import PartialFile
 from deploy_kit.data.sampling import BalancedSampler, Placement
 from deploy_kit.data.schema import (
     HELDOUT,
     ID_COLUMNS,
     OBSERVATIONS,
     REASON,
-    SUFFIX,
     Array,
     Columns,
     FeatureFileInfo,
@@ -34,44 +29,10 @@ from deploy_kit.data.schema import (
     training_columns,
 )
 from deploy_kit.data.split import TrackSplitter
-from deploy_kit.data.table import Table, write_errors
+from deploy_kit.data.table import Table
 from deploy_kit.errors import DatasetError
 
 logger = logging.getLogger(__name__)
-
-RESERVE_BYTES = 64 * 2**20
-"""Free space below which collecting stops, while what waits in memory can still be stored."""
-
-FLUSH_SECONDS = 5.0
-"""Longest time that rows stay in memory alone."""
-
-
-def check_target(path: Path, overwrite: bool) -> Path:
-    """Return the partial file's path for a target that may be written.
-
-    Args:
-        path: the feature file to be.
-        overwrite: whether an existing file may be replaced.
-
-    Raises:
-        DatasetError: wrong suffix, the folder cannot be entered, the file exists, or an interrupted collection's rows
-            are beside it.
-    """
-    if path.suffix != SUFFIX:
-        raise DatasetError(f"{path}: a feature file's name must end in {SUFFIX}; use {path.with_suffix(SUFFIX).name}")
-    partial = path.with_name(path.name + ".partial")
-    with write_errors(path):
-        is_folder, exists, partial_exists = path.is_dir(), path.exists(), partial.exists()
-    if is_folder:
-        raise DatasetError(f"{path} is a directory; give the name of a file")
-    if not overwrite and exists:
-        raise DatasetError(f"{path} exists and is kept; pass --overwrite to replace it, or another name")
-    if not overwrite and partial_exists:
-        raise DatasetError(
-            f"{partial} is left from an interrupted collection; rename it to {path.name} to use its rows, "
-            "or pass --overwrite to drop them"
-        )
-    return partial
 
 
 class FeatureFileWriter:
@@ -86,7 +47,7 @@ class FeatureFileWriter:
         info: how the rows come about; the writer fills in counts and rates.
         num_positive: positive training rows wanted.
         num_negative: negative training rows wanted.
-        seed: of the sampling and of the split of the held-out tracks.
+        seed: seed of the sampling and of the split of the held-out tracks.
         overwrite: replace an existing file, at the end.
 
     Raises:
@@ -103,7 +64,7 @@ class FeatureFileWriter:
         overwrite: bool = False,
     ) -> None:
         self.path = path
-        self._partial = check_target(path, overwrite)
+        self._file = PartialFile(path, overwrite)
         self._info = replace(info, requested_positive=num_positive, requested_negative=num_negative)
         self._sampler = BalancedSampler(num_positive, num_negative, seed)
         self._row_of = (np.empty(num_negative, np.int64), np.empty(num_positive, np.int64))
@@ -111,17 +72,10 @@ class FeatureFileWriter:
         self._training_tracks: set[int] = set()
         self._heldout_tracks: dict[int, bool] = {}
         self._heldout_episodes: set[int] = set()
+        self._training = self._file.add_table("/", training_columns(info.feature_size))
+        self._heldout = self._file.add_table(HELDOUT, heldout_columns(info.feature_size))
         self._observations: Table | None = None
-        self._finished = False
-        with write_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Rows are never compressed, so direct access beats a cache of whole chunks for single replaced rows.
-            self._file = h5py.File(self._partial, "w", rdcc_nbytes=0)
-            self._training = Table(self._file, training_columns(info.feature_size))
-            self._heldout = Table(self._file.create_group(HELDOUT), heldout_columns(info.feature_size))
-            self._write_attributes(complete=False)
-            self._file.flush()
-        self._flushed = time.monotonic()
+        self._file.store(self._attributes(complete=False))
 
     @property
     def num_positive(self) -> int:
@@ -273,9 +227,8 @@ class FeatureFileWriter:
         rows = self._rows(features, label, episode_id, env_id, track_id, step)
         count = len(rows["step"])
         if self._observations is None:
-            with self._writing():
-                columns = observation_columns(self._info.feature_size, np.shape(observation)[-1])
-                self._observations = Table(self._file.create_group(OBSERVATIONS), columns)
+            columns = observation_columns(self._info.feature_size, np.shape(observation)[-1])
+            self._observations = self._file.add_table(OBSERVATIONS, columns)
         seen = self._observations.columns[0]
         rows[seen.name] = self._array(observation, seen.dtype, seen.name, seen.shape(count))
         rows[REASON.name] = self._array(reason, REASON.dtype, REASON.name, REASON.shape(count))
@@ -294,14 +247,13 @@ class FeatureFileWriter:
         Raises:
             DatasetError: there are no rows at all, or the disk is full.
         """
-        if self._finished:
+        if self._file.closed:
             return self.path
         self._close(complete)
         if not self.rows:
-            self._partial.unlink(missing_ok=True)
+            self._file.drop()
             raise DatasetError(f"{self.path}: no rows were collected, so nothing was written")
-        with self._writing():
-            self._partial.replace(self.path)
+        self._file.publish()
         return self.path
 
     @property
@@ -315,38 +267,25 @@ class FeatureFileWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._finished:
+        if self._file.closed:
             return
         if kind is None:
             self.finish(complete=self.full)
             return
         self._close(complete=False)
+        partial = self._file.partial
         if not self.rows:
-            self._partial.unlink(missing_ok=True)
+            self._file.drop()
         elif self.path.exists():
-            logger.warning("%s is kept; the rows collected before the interruption are in %s", self.path, self._partial)
+            logger.warning("%s is kept; the rows collected before the interruption are in %s", self.path, partial)
         else:
-            self._partial.replace(self.path)
+            self._file.publish()
             logger.warning("%s: interrupted, holds %d rows", self.path, self.rows)
 
     def _close(self, complete: bool) -> None:
         for placement in self._sampler.settle():
             self._place(placement)
-        with self._writing():
-            self._store(complete)
-            self._file.close()
-            with self._partial.open("rb") as stored:
-                os.fsync(stored.fileno())
-        self._finished = True
-
-    def _abandon(self) -> None:
-        """Give up a file that a write failed in: it cannot be opened again."""
-        self._finished = True
-        try:
-            self._file.close()
-        except (OSError, RuntimeError) as error:
-            logger.debug("closing %s after a failed write: %s", self._partial, error)
-        self._partial.unlink(missing_ok=True)
+        self._file.close(self._attributes(complete))
 
     def _place(self, placement: Placement) -> None:
         row_of, new = self._row_of[placement.label], placement.new
@@ -380,42 +319,17 @@ class FeatureFileWriter:
         return array
 
     def _store_if_due(self) -> None:
-        tables = [self._training, self._heldout, *([self._observations] if self._observations else [])]
-        if any(table.due for table in tables) or time.monotonic() - self._flushed > FLUSH_SECONDS:
-            free = shutil.disk_usage(self._partial.parent).free
-            if free < RESERVE_BYTES:
-                raise DatasetError(
-                    f"{self.path}: only {free / 2**20:.0f} MB are free on its disk; make room for more rows"
-                )
-            with self._writing():
-                self._store(complete=False)
+        if self._file.due:
+            self._file.check_room()
+            self._file.store(self._attributes(complete=False))
 
-    def _store(self, complete: bool) -> None:
-        for table in (self._training, self._heldout, self._observations):
-            if table is not None:
-                table.store()
-        self._write_attributes(complete)
-        self._file.flush()
-        self._flushed = time.monotonic()
-
-    def _write_attributes(self, complete: bool) -> None:
+    def _attributes(self, complete: bool) -> Mapping[str, object]:
         seen = sum(self._sampler.seen)
-        info = replace(
+        return replace(
             self._info,
             complete=complete,
             rows_seen=seen,
             prevalence=self._sampler.seen[1] / seen if seen else float("nan"),
             positive_rate=self._sampler.rate(1),
             negative_rate=self._sampler.rate(0),
-        )
-        for name, value in info.to_attributes().items():
-            self._file.attrs.modify(name, value)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            with write_errors(self.path):
-                yield
-        except DatasetError:
-            self._abandon()
-            raise
+        ).to_attributes()

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
-from deploy_kit.data import writer as writer_module
+from deploy_kit.data import partial_file
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.data.schema import KeepReason
 from deploy_kit.data.writer import FeatureFileWriter
@@ -276,7 +276,7 @@ SETUP = """
     sys.path.insert(0, {folder!r})
     from pathlib import Path
     from helpers import feature_files
-    from deploy_kit.data import writer
+    from deploy_kit.data import partial_file, writer
     from deploy_kit.errors import DatasetError
 """
 
@@ -298,7 +298,7 @@ def running_script(body: str) -> Iterator[subprocess.Popen]:
 
 def test_a_killed_process_leaves_a_file_that_opens(tmp_path: Path) -> None:
     script = f"""
-    writer.FLUSH_SECONDS = 0.05
+    partial_file.FLUSH_SECONDS = 0.05
     w = writer.FeatureFileWriter(Path({str(tmp_path / "features.h5")!r}), feature_files.make_info(), 10**6, 10**6, 0)
     feature_files.add_episode(w, 10**6, 10**6)
     step = 0
@@ -413,7 +413,7 @@ def test_a_folder_that_is_a_file_is_named(tmp_path: Path, start) -> None:
 
 def test_rows_reach_the_disk_in_time(tmp_path: Path, start, monkeypatch: pytest.MonkeyPatch) -> None:
     for seconds, stored in ((1000.0, False), (0.0, True)):
-        monkeypatch.setattr(writer_module, "FLUSH_SECONDS", seconds)
+        monkeypatch.setattr(partial_file, "FLUSH_SECONDS", seconds)
         name = f"after-{seconds}.h5"
         with start(name) as writer:
             size = (tmp_path / f"{name}.partial").stat().st_size
