@@ -12,6 +12,10 @@ The task is the one that `deploy-kit fly` flies; what is rewarded while training
 - In stage 0 a crash ends the episode and changes of the command cost a tenth. With MasterRacing's weights the noise
   of a new policy costs more than flying earns, and PPO learns to end each episode as soon as it can.
 - In stage 1 the noise on commanded gates grows five times as fast as MasterRacing's, to the noise of stage 2.
+- In stage 2 a crash costs three times as much, so that the policy slows down among obstacles.
+
+`--weights CHECKPOINT` begins with the weights of a policy that is there (any file that `--checkpoint` of deploy-kit's
+commands takes, or `demo`) instead of random ones; give `--steps 0 0 80e6` to train it in stage 2 alone.
 """
 
 import argparse
@@ -26,8 +30,12 @@ from isaaclab.managers import CurriculumTermCfg, RewardTermCfg
 from isaaclab.utils.io import dump_yaml
 from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper, handle_deprecated_rsl_rl_cfg
 from rsl_rl.runners import OnPolicyRunner
+from tensordict import TensorDict
 from torch import Tensor
 
+from deploy_kit.policy.checkpoint import load_checkpoint
+from deploy_kit.policy.rsl_rl_models import VisionActor, VisionCritic
+from deploy_kit.policy.shipped import DEMO_POLICY
 from deploy_kit.sim.isaaclab.host.launch import launch, parse_launcher
 from deploy_kit.sim.isaaclab.host.registration import register
 from deploy_kit.sim.isaaclab.racing.agent import racing_agent_cfg
@@ -45,6 +53,7 @@ MOST_GATE_NOISE = STAGES[2].gate_noise
 TRAINING_STAGES = (
     replace(STAGES[0], ends_on_crash=True, rewards=replace(STAGES[0].rewards, command_change=-0.001)),
     replace(STAGES[1], curriculum=NoiseCurriculum(grow=1.05, shrink=0.95)),
+    replace(STAGES[2], rewards=replace(STAGES[2].rewards, collision=-300.0)),
 )
 
 
@@ -78,16 +87,58 @@ def enter_stage(env: RslRlVecEnvWrapper, stage: int) -> None:
         rewards.set_term_cfg(name, replace(rewards.get_term_cfg(name), weight=weight))
 
 
-def agent_cfg(seed: int, device: str, save_interval: int) -> dict[str, Any]:
+def agent_cfg(seed: int, device: str, save_interval: int, init_std: float) -> dict[str, Any]:
     """Return the task's own agent with the settings that learnt fastest."""
     agent = handle_deprecated_rsl_rl_cfg(racing_agent_cfg(), importlib.metadata.version("rsl-rl-lib"))
     agent.seed, agent.device, agent.save_interval = seed, device, save_interval
-    agent.actor.distribution_cfg.init_std = 0.5
+    agent.actor.distribution_cfg.init_std = init_std
+    # One observation for both, so that one pass through the stem serves both (see `share_features`).
+    agent.obs_groups = {"actor": ["policy"], "critic": ["policy"]}
     agent.algorithm.num_mini_batches = 8
     agent.algorithm.entropy_coef = 0.002
     # A crash costs more than the clip lets the value change in an update.
     agent.algorithm.use_clipped_value_loss = False
     return dict(agent.to_dict())
+
+
+def share_features(actor: VisionActor, critic: VisionCritic, *, fast: bool) -> None:
+    """Let the critic read the features that the actor has just computed from the same observations.
+
+    Args:
+        actor: the actor.
+        critic: the critic, which shares the actor's stem.
+        fast: whether the stem is compiled and runs in bfloat16; the weights stay float32.
+    """
+    encode = torch.compile(actor.cnns.forward, dynamic=False) if fast else actor.cnns.forward
+    read_actor, read_critic = actor.get_latent, critic.get_latent
+    last: list[tuple[TensorDict, Tensor]] = []
+
+    def forward(observation: Tensor) -> Tensor:
+        with torch.autocast(observation.device.type, dtype=torch.bfloat16, enabled=fast):
+            features: Tensor = encode(observation)
+        return features.float()
+
+    def get_latent(obs: TensorDict, masks: Tensor | None = None, hidden_state: Any = None) -> Tensor:
+        features: Tensor = read_actor(obs, masks, hidden_state)
+        last[:] = [(obs, features)]
+        return features
+
+    def get_shared_latent(obs: TensorDict, masks: Tensor | None = None, hidden_state: Any = None) -> Tensor:
+        # Used once: after a step of the optimiser the same observations have other features.
+        if last and last[0][0] is obs:
+            return last.pop()[1]
+        features: Tensor = read_critic(obs, masks, hidden_state)
+        return features
+
+    actor.cnns.forward, actor.get_latent, critic.get_latent = forward, get_latent, get_shared_latent
+
+
+def load_weights(actor: VisionActor, critic: VisionCritic, path: str) -> None:
+    """Begin with the weights of a policy that is there."""
+    tensors = load_checkpoint(DEMO_POLICY if path == "demo" else Path(path)).network.state_dict()
+    for model, head in ((actor, "actor."), (critic, "critic.")):
+        names = {name: name.replace("mlp.", head) for name in model.state_dict() if not name.startswith("distribution")}
+        model.load_state_dict({name: tensors[own] for name, own in names.items()}, strict=False)
 
 
 class DemoRunner(OnPolicyRunner):  # type: ignore[misc]  # rsl_rl carries no types
@@ -140,12 +191,15 @@ def train(arguments: argparse.Namespace) -> None:
         track_pool=arguments.track_pool,
     )
     env = make_training_env(options)
-    agent = agent_cfg(options.seed, options.device, arguments.save_interval)
+    agent = agent_cfg(options.seed, options.device, arguments.save_interval, arguments.init_std)
     dump_yaml(str(arguments.output / "params" / "agent.yaml"), agent)
     torch.manual_seed(options.seed)
     # What cuDNN does with convolutions anyway.
     torch.backends.cuda.matmul.allow_tf32 = True
     runner = DemoRunner(env, agent, log_dir=str(arguments.output), device=options.device)
+    share_features(runner.alg.actor, runner.alg.critic, fast=arguments.fast)
+    if arguments.weights is not None:
+        load_weights(runner.alg.actor, runner.alg.critic, arguments.weights)
     saved = None
     if arguments.resume is not None:
         saved = torch.load(arguments.resume, map_location="cpu", weights_only=True)
@@ -170,6 +224,9 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="folder of checkpoints and logs")
     parser.add_argument("--steps", type=float, nargs="+", default=[8e6, 80e6], help="env steps at each stage's end")
     parser.add_argument("--resume", type=Path, help="checkpoint to go on from")
+    parser.add_argument("--fast", action="store_true", help="compile the stem and run it in bfloat16")
+    parser.add_argument("--weights", help="policy whose weights to begin with, `demo` for the one that comes along")
+    parser.add_argument("--init-std", type=float, default=0.5, help="standard deviation of the action at first")
     parser.add_argument("--num-envs", type=int, default=4096, help="environments side by side")
     parser.add_argument("--track-pool", type=int, help="tracks to draw from (default: 512)")
     parser.add_argument("--seed", type=int, default=1)

@@ -4,13 +4,17 @@ import importlib.util
 import runpy
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
+from tensordict import TensorDict
 
 pytest.importorskip("isaaclab")
 
 from deploy_kit.policy.checkpoint import load_checkpoint
+from deploy_kit.policy.rsl_rl_models import VisionActor, VisionCritic
+from deploy_kit.policy.shipped import DEMO_POLICY
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
 BATCH = 4 * 24
@@ -59,6 +63,39 @@ def test_training_goes_through_the_stages_and_on_from_a_checkpoint(monkeypatch, 
     gates = runpy.run_path(str(EXAMPLES / "plot_training.py"))["read"](tmp_path, "Metrics/race/gates_passed")
     # The curves that the documentation shows are there; nobody passes a gate within 24 steps.
     assert gates == dict.fromkeys(range(4), 0.0)
+
+
+def test_training_goes_on_from_the_weights_of_a_policy_that_is_there(monkeypatch, tmp_path):
+    train(monkeypatch, tmp_path, "--steps", 0, 0, BATCH, "--weights", "demo", "--init-std", 0.1)
+    saved = torch.load(tmp_path / "model_0.pt", weights_only=True)
+    assert saved["infos"] == {"env_steps": BATCH, "stage": 2, "gate_noise": 0.5}
+    before, after = load_checkpoint(DEMO_POLICY).network, load_checkpoint(tmp_path / "model_0.pt").network
+    # One iteration moves each weight a little. The gate head is not trained.
+    moved = [(new - old).abs().max() for old, new in zip(before.parameters(), after.parameters(), strict=True)]
+    assert 0 < max(moved) < 0.05
+    assert all(change > 0 for change in moved[:-2])
+    assert torch.equal(before.aux_decoder.weight, after.aux_decoder.weight)
+
+
+def test_the_critic_reads_the_features_of_the_actor_once():
+    script = load_script()
+    observations = TensorDict({"policy": torch.rand(3, 16 + 72 * 96)}, batch_size=3)
+    groups = {"actor": ["policy"], "critic": ["policy"]}
+    actor = VisionActor(observations, groups, "actor", 4).eval()
+    critic = VisionCritic(observations, groups, "critic", 1, cnns=actor.cnns).eval()
+    alone = critic(observations)
+    script.share_features(actor, critic, fast=False)
+    with mock.patch.object(actor.cnns, "forward", wraps=actor.cnns.forward) as encode:
+        actor(observations)
+        assert torch.equal(critic(observations), alone)
+        assert encode.call_count == 1
+        # The weights may have changed since.
+        assert torch.equal(critic(observations), alone)
+        assert encode.call_count == 2
+        actor(observations)
+        other = observations.clone()
+        other["policy"] += 1
+        assert not torch.equal(critic(other), alone)
 
 
 def test_the_stage_of_a_checkpoint():
