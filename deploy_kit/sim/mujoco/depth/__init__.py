@@ -1,0 +1,1 @@
+"""Depth frames as compiled code."""
