@@ -27,8 +27,9 @@ def camera_axes(camera: Camera) -> Array:
 
 def ray_slopes(camera: Camera) -> tuple[Array, Array]:
     """Return how far rays through pixel centres go left per column, and up per row, for 1 m along the optical axis."""
-    columns, rows = np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5
-    return (camera.cx - columns) / camera.fx, (camera.cy - rows) / camera.fy
+    left: Array = (camera.cx - 0.5 - np.arange(camera.width)) / camera.fx
+    up: Array = (camera.cy - 0.5 - np.arange(camera.height)) / camera.fy
+    return left, up
 
 
 def ray_directions(camera: Camera) -> Array:
