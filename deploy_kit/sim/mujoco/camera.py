@@ -27,8 +27,8 @@ def camera_axes(camera: Camera) -> Array:
 
 def ray_slopes(camera: Camera) -> tuple[Array, Array]:
     """Return how far rays through pixel centres go left per column, and up per row, for 1 m along the optical axis."""
-    left: Array = (camera.cx - 0.5 - np.arange(camera.width)) / camera.fx
-    up: Array = (camera.cy - 0.5 - np.arange(camera.height)) / camera.fy
+    left: Array = (camera.cx - 0.5 - np.arange(camera.width, dtype=np.float64)) / camera.fx
+    up: Array = (camera.cy - 0.5 - np.arange(camera.height, dtype=np.float64)) / camera.fy
     return left, up
 
 
