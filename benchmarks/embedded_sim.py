@@ -42,7 +42,7 @@ class WholeScene:
     """One model with every solid, and a plain depth frame of it."""
 
     def __init__(self, track: Track) -> None:
-        self.model = build_model(track, TASK, TASK.airframe.mass, 1.0)
+        self.model = build_model(track, TASK)
         self.data = mujoco.MjData(self.model)
         mujoco.mj_forward(self.model, self.data)
         self.drone = int(self.model.body(DRONE).id)

@@ -18,6 +18,7 @@ class RateController:
 
     Attributes:
         rate_gain: proportional gains, 1/s, shape (N, 3).
+        acceleration_gain: damping on the angular acceleration, kg·m², shape (N, 3).
         time_constant: lags of thrust and of the three torques, s, shape (N, 4).
         wrench: thrust along body z, N, then torque in body axes, N·m, shape (N, 4).
     """
@@ -25,9 +26,9 @@ class RateController:
     def __init__(self, num_drones: int, task: Task = RACING_TASK) -> None:
         controller = task.controller
         self._inertia = np.array(controller.inertia)
-        self._acceleration_gain = np.array(controller.acceleration_gain)
         self._dt = task.clock.policy_dt
         self.rate_gain = np.tile(np.array(controller.rate_gain), (num_drones, 1))
+        self.acceleration_gain = np.tile(np.array(controller.acceleration_gain), (num_drones, 1))
         self.time_constant = np.full((num_drones, 4), controller.time_constant)
         self.wrench = np.zeros((num_drones, 4))
 
@@ -48,7 +49,7 @@ class RateController:
         target[:, 0] = thrust
         target[:, 1:] = self._inertia * (self.rate_gain * (rates - angular_velocity))
         target[:, 1:] += cross(angular_velocity, self._inertia * angular_velocity)
-        target[:, 1:] -= self._acceleration_gain * angular_acceleration
+        target[:, 1:] -= self.acceleration_gain * angular_acceleration
         keep = np.exp(-self._dt / self.time_constant)
         self.wrench = (1 - keep) * target + keep * self.wrench
 
@@ -60,11 +61,9 @@ def cross(a: Array, b: Array) -> Array:
     return np.stack([y * w - z * v, z * u - x * w, x * v - y * u], axis=-1)
 
 
-def nominal_drag(task: Task = RACING_TASK) -> tuple[Array, Array]:
-    """Return the linear (N·s/m) and the quadratic (N·s²/m²) drag coefficients of the body axes, shape (3,) each."""
-    airframe = task.airframe
-    axes = np.array([1.0, 1.0, airframe.drag_z_factor])
-    return airframe.drag_linear * airframe.mass * axes, airframe.drag_quadratic * airframe.mass * axes
+def drag_coefficients(mass: float, task: Task = RACING_TASK) -> tuple[Array, Array]:
+    """Return linear (N·s/m) and quadratic (N·s²/m²) drag of the body axes, shape (3,) each, before z's factor."""
+    return np.full(3, task.airframe.drag_linear * mass), np.full(3, task.airframe.drag_quadratic * mass)
 
 
 def drag_force(velocity: Array, linear: Array, quadratic: Array) -> Array:

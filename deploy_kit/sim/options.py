@@ -12,7 +12,7 @@ from deploy_kit.task.racing import STAGES
 
 Finish = Literal["end", "cyclic"]
 
-TRACK_STREAM, AIRFRAME_STREAM, EPISODE_STREAM, SENSOR_STREAM = range(4)
+TRACK_STREAM, AIRFRAME_STREAM, EPISODE_STREAM, SENSOR_STREAM, LEVEL_STREAM = range(5)
 """What the generators of an environment are for."""
 
 
@@ -36,7 +36,13 @@ class EnvOptions:
             last gate, the next one is placed straight on, and passing the last one ends the episode as a time-out.
             "cyclic": as in MasterRacing's training, the next one is the first gate, some 35 m behind the drone.
         track_pool: how many tracks environments share: environment i begins on track i modulo it. None for a track
-            each, on Isaac Lab within limits; there new tracks are drawn from the pool.
+            each, on Isaac Lab within limits; there new tracks are drawn from the pool. With `levels` the number of
+            tracks in all levels, 200 for None.
+        levels: tracks in ten levels of difficulty, as in MasterRacing's training. Environments begin at one of the
+            six lowest, in equal parts, and move up and down with their success. Which tracks an environment flies
+            then depends on `num_envs`: the columns of the grid are shared out evenly.
+        neighbours: with `levels`: the tracks lie side by side on tiles of 40 m, as in MasterRacing's training, and
+            what stands on neighbouring tiles is seen and solid.
         extensions: modules to import before a task is looked up, since they register it.
         launcher: Isaac Lab: arguments of its launcher.
     """
@@ -55,6 +61,8 @@ class EnvOptions:
     track_pool: int | None = None
     extensions: tuple[str, ...] = ()
     launcher: tuple[str, ...] = ()
+    levels: bool = False
+    neighbours: bool = False
 
     def check(self) -> None:
         """Check the values.
@@ -83,6 +91,11 @@ class EnvOptions:
             raise OptionError(f"track_pool is {self.track_pool}; at least one track is needed")
         if self.finish not in ("end", "cyclic"):
             raise OptionError(f"finish is {self.finish!r}; it is 'end' or 'cyclic'")
+        if self.levels and (self.difficulty is not None or self.episodes_per_track):
+            name = "difficulty" if self.difficulty is not None else "episodes_per_track"
+            raise OptionError(f"levels choose each drone's track: leave {name} out")
+        if self.neighbours and not self.levels:
+            raise OptionError("neighbours are those of a track in the grid of levels: ask for levels too")
         check_kinds(self.tracks)
 
 

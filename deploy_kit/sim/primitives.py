@@ -7,8 +7,7 @@ from typing import Literal
 import numpy as np
 
 from deploy_kit.sim.rotations import Array, matrix_from_quaternion
-
-PrimitiveKind = Literal["box", "sphere", "cylinder", "capsule"]
+from deploy_kit.task.tracks import SolidKind
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Primitive:
         role: what it is part of.
     """
 
-    kind: PrimitiveKind
+    kind: SolidKind
     size: tuple[float, ...]
     position: tuple[float, float, float]
     quaternion: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)

@@ -23,9 +23,9 @@ class StepOutcome:
         velocity: world frame, m/s, shape (N, 3).
         to_gate: from the drone to the true centre of the gate it was flying to, world frame, m, shape (N, 3).
         forward: body x in the world frame, shape (N, 3).
-        command: acting command: thrust, N, and body rates, rad/s, shape (N, 4).
-        previous_command: the one before it.
-        contact: net contact force above the limit, shape (N,).
+        command: newest command, given in this step and not yet acting: thrust, N, and body rates, rad/s, shape (N, 4).
+        previous_command: the one given before it; that of an action of 0 in an episode's first step.
+        collided: net contact force above the limit, or what takes its place without colliders, shape (N,).
         flipped: roll or pitch beyond 90°, shape (N,).
         passed: gate passed, shape (N,).
     """
@@ -35,7 +35,7 @@ class StepOutcome:
     forward: Array
     command: Array
     previous_command: Array
-    contact: Flags
+    collided: Flags
     flipped: Flags
     passed: Flags
 
@@ -54,7 +54,7 @@ def reward_terms(outcome: StepOutcome) -> dict[str, Array]:
         "progress": _cosine(outcome.velocity, outcome.to_gate),
         "body_rate": np.linalg.norm(outcome.command[:, 1:], axis=-1),
         "command_change": np.einsum("ni,ni->n", change, change),
-        "collision": outcome.contact.astype(float),
+        "collision": outcome.collided.astype(float),
         "perception": _cosine(outcome.to_gate, outcome.forward),
         "gate": outcome.passed / (np.einsum("ni,ni->n", outcome.to_gate, outcome.to_gate) + 1.0),
         "flipped": outcome.flipped.astype(float),

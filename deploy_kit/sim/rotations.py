@@ -51,10 +51,17 @@ def matrix_from_euler(angles: Array) -> Array:
     return matrix
 
 
-def random_quaternion(rng: np.random.Generator) -> Array:
-    """Return a quaternion drawn uniformly over all rotations."""
-    quaternion = rng.normal(size=4)
-    return quaternion / np.linalg.norm(quaternion)
+def product(a: Array, b: Array) -> Array:
+    """Return the quaternion of the rotation by b followed by that by a; both (4,)."""
+    w, x, y, z = a
+    return np.array(
+        [
+            w * b[0] - x * b[1] - y * b[2] - z * b[3],
+            w * b[1] + x * b[0] + y * b[3] - z * b[2],
+            w * b[2] - x * b[3] + y * b[0] + z * b[1],
+            w * b[3] + x * b[2] - y * b[1] + z * b[0],
+        ]
+    )
 
 
 def to_body(matrix: Array, vector: Array) -> Array:

@@ -1,11 +1,13 @@
-"""The racing task in numbers, as its authors trained on it: plain data, shared by every simulator back end.
+"""The racing task in numbers: plain data, shared by every simulator back end.
+
+The numbers are those of MasterRacing's code. Those that its published files do not tell say "assumed"; where the
+simulators go another way on purpose stands in `docs/simulator.md`, under "Deviations from MasterRacing".
 
 World frame z up; body frame x forward, y left, z up; SI units; quaternions (w, x, y, z).
 """
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
 
 TASK_ID = "DiffLab-Quadcopter-CTBR-Racing-v0"
 """Name under which MasterRacing registered the task."""
@@ -15,11 +17,6 @@ GRAVITY = 9.81
 
 DEPTH_RANGE_M = 10.0
 """Depth at which the image is clipped and by which it is divided, m."""
-
-TrackKind = Literal["circular", "zigzag", "ellipse"]
-
-TRACK_PROPORTIONS: dict[TrackKind, float] = {"circular": 0.3, "zigzag": 0.3, "ellipse": 0.4}
-"""Share of each track kind in training."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +44,9 @@ class Clock:
 @dataclass(frozen=True)
 class Camera:
     """Pinhole depth camera: a RealSense D435's 640 × 480 intrinsics scaled by 0.15.
+
+    Its place and tilt are relative to the body. MasterRacing mounts it on a part of its own, whose place on the body
+    stands in a vehicle file that is not public: `position` is assumed.
 
     Attributes:
         width: columns.
@@ -78,7 +78,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Airframe:
-    """Rigid body and drag.
+    """Rigid body and drag. Mass, inertia and box are assumed: MasterRacing's vehicle file is not public.
 
     Attributes:
         mass: nominal mass, kg.
@@ -138,19 +138,22 @@ class Randomisation:
     """Ranges of the domain randomisation.
 
     Attributes:
-        mass: added to the mass at start-up, ± kg.
-        inertia: factor on all three moments at start-up (one factor, so that the body stays physical).
+        mass: added to the mass at start-up, ± kg; drawn twice, once for what the controller reckons with and once for
+            the body.
+        inertia: factor on each moment at start-up, beside the ratio of the body's mass to the nominal one.
         rate_gain: factor on each rate gain at start-up.
+        acceleration_gain: factor on each gain of the damping at start-up.
         time_constant: factor on each time constant at start-up.
         drag_linear: upper end of what is added to the linear drag at reset, each axis, N·s/m.
         drag_quadratic: upper end of what is added to the quadratic drag at reset, each axis, N·s²/m².
-        drag_z_factor: upper end of what is added to the factor on z at reset.
+        drag_z_factor: upper end of what is added to the factor on z of both at reset.
         thrust_error: standard deviation of the relative thrust error drawn at reset.
     """
 
     mass: float = 0.02
     inertia: tuple[float, float] = (0.9, 1.1)
     rate_gain: tuple[float, float] = (0.9, 1.1)
+    acceleration_gain: tuple[float, float] = (0.9, 1.1)
     time_constant: tuple[float, float] = (0.8, 1.3)
     drag_linear: float = 0.1
     drag_quadratic: float = 0.005
@@ -160,19 +163,21 @@ class Randomisation:
 
 @dataclass(frozen=True)
 class StartSpread:
-    """Half widths of the uniform spread at reset.
+    """The state at reset: half widths of its uniform spread, and its height.
 
     Attributes:
         position: m, each axis.
-        yaw: rad, around the direction to the first gate.
+        yaw: rad, around the direction from the drone to the first gate.
         tilt: roll and pitch, rad.
-        velocity: linear in m/s and angular in rad/s, each axis.
+        velocity: linear in m/s and angular in rad/s, each world axis.
+        height: middle of the spread above the track's start point, m.
     """
 
     position: float = 0.5
     yaw: float = 0.7
     tilt: float = 0.2
     velocity: float = 0.1
+    height: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -182,8 +187,8 @@ class RewardWeights:
     Attributes:
         progress: cosine between velocity and the direction to the gate.
         body_rate: norm of the commanded body rates, rad/s.
-        command_change: summed squared change of the command.
-        collision: contact.
+        command_change: summed squared change of the command, thrust in N.
+        collision: contact; in a stage without colliders, body points inside solids.
         perception: cosine between body x and the direction to the gate.
         gate: gate passed.
         flipped: roll or pitch beyond 90°.
@@ -216,6 +221,49 @@ class NoiseCurriculum:
 
 
 @dataclass(frozen=True)
+class Levels:
+    """Tracks in levels of difficulty; each drone climbs and falls with its success.
+
+    Attributes:
+        count: levels; level k holds difficulties from k/count to (k + 1)/count.
+        columns: tracks of each level.
+        highest_first: highest level that a drone begins at.
+        up_at: gates passed in an episode from which the next one is a level higher.
+        down_below: gates passed below which it is a level lower.
+        tile: side of the square of ground on which each track lies, m.
+    """
+
+    count: int = 10
+    columns: int = 20
+    highest_first: int = 5
+    up_at: int = 3
+    down_below: int = 2
+    tile: float = 40.0
+
+
+@dataclass(frozen=True)
+class BodyPoints:
+    """Points of the drone that tell a collision where it has no colliders.
+
+    Beside the centre, the corners of a box about it, and the points halfway to them.
+
+    Attributes:
+        corner: half extents of the box, m.
+        limit: points inside solids from which the drone has collided.
+    """
+
+    corner: tuple[float, float, float] = (0.0636, 0.0636, 0.025)
+    limit: int = 3
+
+    @property
+    def offsets(self) -> tuple[tuple[float, float, float], ...]:
+        """The 17 points in body axes, m."""
+        x, y, z = self.corner
+        corners = [(a * x, b * y, c * z) for a in (1, -1) for b in (1, -1) for c in (1, -1)]
+        return ((0.0, 0.0, 0.0), *corners, *((a / 2, b / 2, c / 2) for a, b, c in corners))
+
+
+@dataclass(frozen=True)
 class Stage:
     """One training stage.
 
@@ -224,8 +272,10 @@ class Stage:
         gate_noise: half width of the commanded gate position's noise, m, each axis.
         curriculum: how the noise changes from episode to episode, None if it does not.
         rewards: weights.
-        ends_on_crash: whether contact, or roll or pitch beyond 90°, ends the episode.
+        ends_on_crash: whether a collision, or roll or pitch beyond 90°, ends the episode.
         height_range: heights outside of which the episode ends, m, None for no limit.
+        colliders: whether the drone is solid; if not, it flies through everything, and what counts as a collision is
+            how many of its body points are inside (`BodyPoints`).
     """
 
     episode_length_s: float
@@ -234,6 +284,7 @@ class Stage:
     curriculum: NoiseCurriculum | None = None
     ends_on_crash: bool = True
     height_range: tuple[float, float] | None = None
+    colliders: bool = True
 
 
 STAGES: tuple[Stage, ...] = (
@@ -243,6 +294,7 @@ STAGES: tuple[Stage, ...] = (
         rewards=RewardWeights(1.0, -0.02, -0.01, -50.0, 0.1, 10.0, 0.0),
         ends_on_crash=False,
         height_range=(0.0, 10.0),
+        colliders=False,
     ),
     Stage(
         episode_length_s=6.0,
@@ -270,8 +322,10 @@ class Task:
         controller: from command to wrench.
         noise: observation noise.
         randomisation: domain randomisation.
-        start: spread of the state at reset.
+        start: state at reset.
         stages: training stages.
+        levels: levels of difficulty, where they are asked for.
+        body_points: what tells a collision where the drone has no colliders.
         pass_radius: distance from the gate's true centre within which a gate counts as passed, m.
         contact_force: net contact force above which the drone has crashed, N.
         gravity: m/s².
@@ -285,10 +339,12 @@ class Task:
     randomisation: Randomisation = field(default_factory=Randomisation)
     start: StartSpread = field(default_factory=StartSpread)
     stages: tuple[Stage, ...] = STAGES
+    levels: Levels = field(default_factory=Levels)
+    body_points: BodyPoints = field(default_factory=BodyPoints)
     pass_radius: float = 0.35
     contact_force: float = 1.0
     gravity: float = GRAVITY
 
 
 RACING_TASK = Task()
-"""The task that MasterRacing trained on."""
+"""MasterRacing's task."""

@@ -10,11 +10,11 @@ from deploy_kit.task.racing import RACING_TASK, ObservationNoise, StartSpread, T
 
 
 def quiet(task: Task = RACING_TASK, **stage: object) -> Task:
-    """Take observation noise and start spread away; stage: changes to every stage."""
+    """Take observation noise and start spread away, start at the start point; stage: changes to every stage."""
     return dataclasses.replace(
         task,
         noise=ObservationNoise(0.0, 0.0, 0.0),
-        start=StartSpread(0.0, 0.0, 0.0, 0.0),
+        start=StartSpread(0.0, 0.0, 0.0, 0.0, height=0.0),
         stages=tuple(dataclasses.replace(s, **stage) for s in task.stages),
     )
 

@@ -23,7 +23,7 @@ class WholeScene:
     """
 
     def __init__(self, track: Track, camera: Camera = RACING_TASK.camera) -> None:
-        self.model = build_model(track, RACING_TASK, 0.5, 1.0)
+        self.model = build_model(track, RACING_TASK)
         self.solids = SolidTable.from_model(self.model)
         self._data = mujoco.MjData(self.model)
         mujoco.mj_kinematics(self.model, self._data)

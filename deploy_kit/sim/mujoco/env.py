@@ -13,6 +13,7 @@ from tensordict import TensorDict
 
 from deploy_kit.errors import InputError
 from deploy_kit.sim.controller import RateController, drag_force
+from deploy_kit.sim.levels import TrackGrid
 from deploy_kit.sim.mujoco.camera import DepthCamera
 from deploy_kit.sim.mujoco.physics import DronePhysics
 from deploy_kit.sim.mujoco.workers import WorkerPool
@@ -20,6 +21,7 @@ from deploy_kit.sim.observation import NOISE_SIZE, STATE_SIZE, FlightState, add_
 from deploy_kit.sim.options import (
     AIRFRAME_STREAM,
     EPISODE_STREAM,
+    LEVEL_STREAM,
     SENSOR_STREAM,
     EnvOptions,
     environment_generator,
@@ -27,11 +29,15 @@ from deploy_kit.sim.options import (
     usable_cores,
 )
 from deploy_kit.sim.randomisation import Vehicle, draw_conditions, draw_start, draw_vehicle
-from deploy_kit.sim.rewards import Flags, StepOutcome, total_reward
+from deploy_kit.sim.rewards import StepOutcome, total_reward
 from deploy_kit.sim.rotations import Array, matrix_from_quaternion, to_body
-from deploy_kit.sim.tracks import NUM_GATES, Track, make_track
+from deploy_kit.sim.rules.containment import SolidArrays, points_inside
+from deploy_kit.sim.rules.curricula import next_gate_noise, next_levels
+from deploy_kit.sim.rules.judgement import Flags, judge
+from deploy_kit.sim.tracks import Track, make_track
 from deploy_kit.task.interface import ActionTransform
 from deploy_kit.task.racing import RACING_TASK, Task
+from deploy_kit.task.tracks import NUM_GATES
 
 _EPISODE_BITS = 32
 
@@ -75,6 +81,7 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         stage: numbers of the training stage.
         gate_noise: half width of each environment's noise on commanded gate positions, m, shape (N,); stage 1 changes
             it from episode to episode.
+        level: level of each environment's track, shape (N,); 0 without the option `levels`.
 
     Raises:
         OptionError: an option is out of range.
@@ -95,19 +102,24 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         self._transform = ActionTransform.from_limits(
             controller.max_thrust_to_weight, controller.max_body_rate, task.gravity
         )
-        self._thrust_to_force = np.array([task.airframe.mass, 1.0, 1.0, 1.0])
+        self._grid = TrackGrid(options, task.levels) if options.levels else None
+        self._offsets = np.array(task.body_points.offsets)
         self._pixels = task.camera.width * task.camera.height
         self._allocate(n)
         self._workers = WorkerPool(min(options.num_threads or usable_cores(), n))
         self._cameras = [DepthCamera(task.camera) for _ in range(self._workers.num_threads)]
         self._noise_buffers = [np.empty(self._pixels + NOISE_SIZE, np.float32) for _ in self._cameras]
         self._slots = [self._new_slot(index) for index in range(n)]
+        self._solids: SolidArrays | None = None
         self.reset()
 
     def _allocate(self, n: int) -> None:
         self._controller = RateController(n, self.task)
         self._pending = np.zeros((n, 4))
-        self._command = np.zeros((n, 4))
+        # Acting in this step, given in this step, and given in the step before.
+        self._command, self._newest, self._given_before = np.tile(self._transform.apply(np.zeros(4)), (3, n, 1))
+        # From thrust over mass, m/s², to thrust, N, with the mass that the controller reckons with.
+        self._to_force = np.ones((n, 4))
         self._drag_linear, self._drag_quadratic = np.zeros((2, n, 3))
         self._thrust_factor = np.ones(n)
         self._position, self._velocity = np.zeros((2, n, 3))
@@ -121,6 +133,7 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         self.gate_noise = np.full(n, self.stage.gate_noise)
         self._target_noise = np.zeros((n, 2, 3))
         self._open = np.zeros(n, np.bool_)
+        self.level, self._level_flown = np.zeros((2, n), np.int64)
         self._gates_passed = np.zeros(n, np.int32)
         self._episode_step = np.zeros(n, np.int32)
         self._episode_id, self._track_id = np.zeros((2, n), np.int64)
@@ -134,6 +147,8 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         return environment_generator(self.options.seed, index, stream, counter)
 
     def _new_track(self, index: int, counter: int) -> Track:
+        if self._grid is not None:
+            return self._grid.track(int(self.level[index]), self._grid.column_of(index))
         owner = index if self.options.track_pool is None else index % self.options.track_pool
         seed = track_seed(self.options.seed, owner, counter)
         return make_track(seed, self.options.tracks, self.options.difficulty, self.options.obstacles)
@@ -142,10 +157,16 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         rng = self._generator(index, AIRFRAME_STREAM)
         vehicle = draw_vehicle(rng, self.task, self.options.randomisation)
         self._controller.rate_gain[index] = vehicle.rate_gain
+        self._controller.acceleration_gain[index] = vehicle.acceleration_gain
         self._controller.time_constant[index] = vehicle.time_constant
+        self._to_force[index, 0] = vehicle.reckoned_mass
+        if self._grid is not None:
+            first = self._generator(index, LEVEL_STREAM)
+            self.level[index] = self._level_flown[index] = first.integers(self.task.levels.highest_first + 1)
         track = self._new_track(index, 0)
         self._place_gates(index, track)
-        return _Slot(track, DronePhysics(track, self.task, vehicle), vehicle, 0, rng, rng)
+        physics = DronePhysics(track, self.task, vehicle, self.stage.colliders)
+        return _Slot(track, physics, vehicle, 0, rng, rng)
 
     def _place_gates(self, index: int, track: Track) -> None:
         self._open[index] = not track.closed and self.options.finish == "end"
@@ -165,32 +186,48 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         """Begin a new episode in every environment and return its first observations."""
         every = np.ones(self.num_envs, np.bool_)
         self.episode_length_buf[:] = 0
+        self._adapt(every, self._gates_passed)
         self._observations = self._observe(every, np.zeros(self.num_envs, np.float32))
         return self._observations, {"log": {}}
 
     def _reset_slot(self, index: int) -> None:
         """Begin the next episode of one environment."""
-        slot, per_track = self._slots[index], self.options.episodes_per_track
-        if per_track and slot.episodes and slot.episodes % per_track == 0:
-            slot.track = self._new_track(index, slot.episodes // per_track)
-            slot.physics = DronePhysics(slot.track, self.task, slot.vehicle)
-            self._place_gates(index, slot.track)
+        slot = self._slots[index]
+        self._change_track(index)
         slot.episode_rng = self._generator(index, EPISODE_STREAM, slot.episodes)
         slot.sensor_rng = self._generator(index, SENSOR_STREAM, slot.episodes)
         self._episode_id[index] = (index << _EPISODE_BITS) + slot.episodes
         slot.episodes += 1
-        conditions = draw_conditions(slot.episode_rng, self.task, self.options.randomisation)
+        randomised = self.options.randomisation
+        conditions = draw_conditions(slot.episode_rng, self.task, slot.vehicle.reckoned_mass, randomised)
         self._drag_linear[index], self._drag_quadratic[index] = conditions.drag_linear, conditions.drag_quadratic
         self._thrust_factor[index] = conditions.thrust_factor
         start = draw_start(slot.episode_rng, slot.track, self.task)
         slot.physics.reset(start.position, start.quaternion, start.velocity, start.angular_velocity)
         self._controller.reset(index)
-        self._pending[index] = 0.0
-        self._command[index] = self._transform.apply(np.zeros(4))
+        # What acts, and what acts next, stay as the last episode left them.
+        self._newest[index] = self._transform.apply(np.zeros(4))
         self._gate[index] = self._gates_passed[index] = self._episode_step[index] = 0
         self._draw_targets(index)
         self._read_state(index)
         self._rotation[index] = matrix_from_quaternion(self._quaternion[index])
+
+    def _change_track(self, index: int) -> None:
+        """Put an environment on another track where its turn or its level asks for one."""
+        slot, per_track = self._slots[index], self.options.episodes_per_track
+        if self._grid is not None:
+            if self.level[index] == self._level_flown[index]:
+                return
+            self._level_flown[index] = self.level[index]
+            track = self._new_track(index, 0)
+        elif per_track and slot.episodes and slot.episodes % per_track == 0:
+            track = self._new_track(index, slot.episodes // per_track)
+        else:
+            return
+        slot.track = track
+        slot.physics = DronePhysics(track, self.task, slot.vehicle, self.stage.colliders)
+        self._place_gates(index, track)
+        self._solids = None
 
     def _draw_targets(self, index: int) -> None:
         """Draw the noise of the current and the next gate's commanded centre."""
@@ -217,12 +254,14 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         Raises:
             InputError: the actions have another shape, or are not finite.
         """
-        previous_command = self._command
+        given = self._checked(actions)
         self._command = self._transform.apply(self._pending).astype(np.float64, copy=False)
-        self._pending = self._checked(actions)
+        self._pending = given
+        self._given_before = self._newest
+        self._newest = self._transform.apply(given).astype(np.float64, copy=False)
         self._fly()
         self.episode_length_buf += 1
-        return self._judge(previous_command)
+        return self._judge()
 
     def _checked(self, actions: torch.Tensor) -> Array:
         array = actions.detach().to("cpu", torch.float64).numpy().copy()
@@ -237,7 +276,7 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
 
     def _fly(self) -> None:
         body_velocity = to_body(self._rotation, self._velocity)
-        force = self._command * self._thrust_to_force
+        force = self._command * self._to_force
         self._controller.update(
             force[:, 0] * self._thrust_factor, force[:, 1:], self._angular_velocity, self._angular_acceleration
         )
@@ -252,17 +291,15 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         self._workers.run(fly, self.num_envs)
         self._rotation = matrix_from_quaternion(self._quaternion)
 
-    def _judge(self, previous_command: Array) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
+    def _judge(self) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
         """Judge the step just flown, move targets on, reset what has ended, and observe."""
-        stage = self.stage
+        stage, task = self.stage, self.task
         rows = np.arange(self.num_envs)
         to_gate = self._gates[rows, self._gate] - self._position
-        passed: Flags = np.einsum("ni,ni->n", to_gate, to_gate) < self.task.pass_radius**2
-        flipped: Flags = self._rotation[:, 2, 2] < 0
-        crashed: Flags = self._contact | flipped if stage.ends_on_crash else np.zeros(self.num_envs, np.bool_)
-        if stage.height_range is not None:
-            low, high = stage.height_range
-            crashed = crashed | (self._position[:, 2] < low) | (self._position[:, 2] > high)
+        collided = self._contact if stage.colliders else self._inside()
+        judged = judge(self._position[:, 2], self._rotation[:, 2, 2], to_gate, collided, stage, task)
+        passed, crashed = judged.passed, judged.crashed
+        passed_before = self._gates_passed.copy()
         self._gates_passed += passed
         finished = passed & self._open & (self._gate == NUM_GATES - 1)
         timed_out = (self.episode_length_buf.cpu().numpy() >= self.max_episode_length) | finished
@@ -271,29 +308,44 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
             self._velocity,
             to_gate,
             self._rotation[:, :, 0],
-            self._command * self._thrust_to_force,
-            previous_command * self._thrust_to_force,
-            self._contact,
-            flipped,
+            self._newest * self._to_force,
+            self._given_before * self._to_force,
+            collided,
+            judged.flipped,
             passed,
         )
-        rewards = total_reward(outcome, stage.rewards, self.task.clock.policy_dt)
+        rewards = total_reward(outcome, stage.rewards, task.clock.policy_dt)
         extras = self._extras(crashed, timed_out & ~crashed, done)
         self._gate[passed] = (self._gate[passed] + 1) % NUM_GATES
         for index in np.flatnonzero(passed & ~done):
             self._draw_targets(int(index))
-        self._adapt_gate_noise(done)
+        self._adapt(done, passed_before)
         self._episode_step += 1
         self.episode_length_buf[self._tensor(done)] = 0
         self._observations = self._observe(done, passed.astype(np.float32))
         return self._observations, self._tensor(rewards.astype(np.float32)), self._tensor(done.astype(np.int64)), extras
 
-    def _adapt_gate_noise(self, done: Flags) -> None:
-        curriculum = self.stage.curriculum
-        if curriculum is None:
-            return
-        self.gate_noise[done & (self._gates_passed >= curriculum.grow_at)] *= curriculum.grow
-        self.gate_noise[done & (self._gates_passed < curriculum.shrink_below)] *= curriculum.shrink
+    def _inside(self) -> Flags:
+        """Return which drones without colliders count as in collision."""
+        if self._solids is None:
+            self._solids = SolidArrays.of([slot.track.primitives for slot in self._slots])
+        rows = np.arange(self.num_envs)
+        inside = points_inside(self._position, self._rotation, self._offsets, self._solids, rows)
+        return np.asarray(inside.sum(axis=1) >= self.task.body_points.limit)
+
+    def _adapt(self, ended: Flags, gates: npt.NDArray[np.integer]) -> None:
+        """Scale the gate noise and move the levels of environments whose episode ends, by the gates passed in it."""
+        rows = np.flatnonzero(ended)
+        self.gate_noise[rows] = next_gate_noise(self.gate_noise[rows], gates[rows], self.stage.curriculum)
+        if self._grid is not None:
+            levels = self.task.levels
+            beyond = np.array([self._beyond(int(row)) for row in rows], np.int64)
+            self.level[rows] = next_levels(self.level[rows], gates[rows], beyond, levels)
+
+    def _beyond(self, index: int) -> int:
+        """Draw the level of a drone that has risen above the last one."""
+        generator = self._generator(index, LEVEL_STREAM, self._slots[index].episodes + 1)
+        return int(generator.integers(self.task.levels.count))
 
     def _extras(self, crashed: Flags, timed_out: Flags, done: Flags) -> dict[str, Any]:
         log = {}

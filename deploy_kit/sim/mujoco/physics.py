@@ -18,6 +18,7 @@ class DronePhysics:
         track: gates and obstacles.
         task: numbers.
         vehicle: mass and inertia of the drone.
+        colliders: whether the drone collides with anything.
 
     Attributes:
         model: MuJoCo model.
@@ -30,8 +31,8 @@ class DronePhysics:
         angular_acceleration: view of the last physics step's, body axes, rad/s², shape (3,).
     """
 
-    def __init__(self, track: Track, task: Task, vehicle: Vehicle) -> None:
-        self.model = build_model(track, task, vehicle.mass, vehicle.inertia_factor)
+    def __init__(self, track: Track, task: Task, vehicle: Vehicle, colliders: bool = True) -> None:
+        self.model = build_model(track, task, vehicle, colliders)
         self.data = mujoco.MjData(self.model)
         self.solids = SolidTable.from_model(self.model)
         self._substeps = task.clock.decimation

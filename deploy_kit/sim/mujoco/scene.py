@@ -3,6 +3,7 @@
 import mujoco
 
 from deploy_kit.sim.primitives import Primitive
+from deploy_kit.sim.randomisation import Vehicle, nominal_vehicle
 from deploy_kit.sim.tracks import Track
 from deploy_kit.task.racing import Task
 
@@ -21,7 +22,7 @@ def _add_primitive(body: mujoco.MjsBody, primitive: Primitive) -> None:
     body.add_geom(type=_SHAPES[primitive.kind], size=size, pos=primitive.position, quat=primitive.quaternion)
 
 
-def build_model(track: Track, task: Task, mass: float, inertia_factor: float) -> mujoco.MjModel:
+def build_model(track: Track, task: Task, vehicle: Vehicle | None = None, colliders: bool = True) -> mujoco.MjModel:
     """Return the model of one environment: ground, the track's solids and one drone.
 
     The drone is moved by six actuators that apply a body-frame wrench at its centre of mass (forces x y z in N, then
@@ -30,9 +31,10 @@ def build_model(track: Track, task: Task, mass: float, inertia_factor: float) ->
     Args:
         track: gates and obstacles.
         task: airframe and physics step.
-        mass: of the drone, kg.
-        inertia_factor: on the airframe's moments.
+        vehicle: mass and inertia of the drone; None for the nominal one.
+        colliders: whether the drone collides with anything.
     """
+    vehicle = nominal_vehicle(task) if vehicle is None else vehicle
     spec = mujoco.MjSpec()
     spec.option.timestep = task.clock.physics_dt
     spec.option.gravity = [0.0, 0.0, -task.gravity]
@@ -43,9 +45,10 @@ def build_model(track: Track, task: Task, mass: float, inertia_factor: float) ->
         _add_primitive(world, primitive)
     drone = world.add_body(name=DRONE, pos=track.start)
     drone.add_freejoint()
-    drone.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, size=task.airframe.box, mass=0.0)
-    drone.mass = mass
-    drone.inertia = [moment * inertia_factor for moment in task.airframe.inertia]
+    box = drone.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, size=task.airframe.box, mass=0.0)
+    box.contype = box.conaffinity = int(colliders)
+    drone.mass = vehicle.mass
+    drone.inertia = task.airframe.inertia
     drone.ipos = [0.0, 0.0, 0.0]
     drone.explicitinertial = True
     drone.add_site(name=DRONE)
@@ -54,4 +57,8 @@ def build_model(track: Track, task: Task, mass: float, inertia_factor: float) ->
         gear[axis] = 1.0
         actuator = spec.add_actuator(trntype=mujoco.mjtTrn.mjTRN_SITE, target=DRONE, gear=gear)
         actuator.set_to_motor()
-    return spec.compile()
+    model = spec.compile()
+    # The compiler refuses moments that no body has, as randomisation draws them; the engine does not mind.
+    model.body_inertia[model.body(DRONE).id] = vehicle.inertia
+    mujoco.mj_setConst(model, mujoco.MjData(model))
+    return model

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from deploy_kit.sim.controller import RateController, cross, drag_force, nominal_drag
+from deploy_kit.sim.controller import RateController, cross, drag_coefficients, drag_force
 
 
 def update(controller, thrust=0.0, rates=(0, 0, 0), velocity=(0, 0, 0), acceleration=(0, 0, 0)):
@@ -51,6 +51,15 @@ def test_time_constants_and_gains_are_per_drone_and_axis():
     assert second[3] == pytest.approx(0.004 * 35 * (1 - math.exp(-2)))
 
 
+def test_damping_is_per_drone_and_axis():
+    controller = RateController(2)
+    controller.acceleration_gain[1] *= [2.0, 1.0, 0.5]
+    controller.update(np.zeros(2), np.zeros((2, 3)), np.zeros((2, 3)), np.full((2, 3), 10.0))
+    first, second = controller.wrench[:, 1:]
+    np.testing.assert_allclose(first, -(1 - math.exp(-1)) * 10 * np.array([0.0005, 0.0005, 0.0003]), rtol=1e-12)
+    np.testing.assert_allclose(second / first, [2.0, 1.0, 0.5], rtol=1e-12)
+
+
 def test_reset_starts_one_drone_from_zero():
     controller = RateController(2)
     controller.update(np.ones(2), np.ones((2, 3)), np.zeros((2, 3)), np.zeros((2, 3)))
@@ -59,10 +68,11 @@ def test_reset_starts_one_drone_from_zero():
     assert np.all(controller.wrench[1] != 0)
 
 
-def test_nominal_drag_by_hand():
-    linear, quadratic = nominal_drag()
-    np.testing.assert_allclose(linear, [0.09, 0.09, 0.36])
-    np.testing.assert_allclose(quadratic, [0.005, 0.005, 0.02])
+def test_drag_by_hand():
+    linear, quadratic = drag_coefficients(0.25)
+    np.testing.assert_allclose(linear, [0.045, 0.045, 0.045])
+    np.testing.assert_allclose(quadratic, [0.0025, 0.0025, 0.0025])
+    linear, quadratic = np.array([[0.09, 0.09, 0.36], [0.005, 0.005, 0.02]])
     force = drag_force(np.array([[2.0, -3.0, 1.0]]), linear[None], quadratic[None])
     np.testing.assert_allclose(force, [[-(0.18 + 0.02), 0.27 + 0.045, -(0.36 + 0.02)]])
 

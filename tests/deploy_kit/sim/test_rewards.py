@@ -12,7 +12,7 @@ def outcome(**changes):
         "forward": np.array([[0.0, 0.6, 0.8]]),
         "command": np.array([[7.0, 3.0, 0.0, 4.0]]),
         "previous_command": np.array([[6.0, 3.0, 2.0, 4.0]]),
-        "contact": np.array([False]),
+        "collided": np.array([False]),
         "flipped": np.array([False]),
         "passed": np.array([False]),
     }
@@ -20,7 +20,7 @@ def outcome(**changes):
 
 
 def test_terms_by_hand():
-    terms = reward_terms(outcome(passed=np.array([True]), contact=np.array([True]), flipped=np.array([True])))
+    terms = reward_terms(outcome(passed=np.array([True]), collided=np.array([True]), flipped=np.array([True])))
     assert {name: float(value[0]) for name, value in terms.items()} == pytest.approx(
         {
             "progress": 0.6,
@@ -43,7 +43,7 @@ def test_terms_by_hand():
     ],
 )
 def test_weights_of_the_stages(stage, total):
-    everything = outcome(passed=np.array([True]), contact=np.array([True]), flipped=np.array([True]))
+    everything = outcome(passed=np.array([True]), collided=np.array([True]), flipped=np.array([True]))
     assert total_reward(everything, STAGES[stage].rewards, 0.03)[0] == pytest.approx(0.03 * total)
 
 

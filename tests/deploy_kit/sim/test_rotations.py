@@ -6,10 +6,11 @@ import pytest
 from deploy_kit.sim.rotations import (
     matrix_from_euler,
     matrix_from_quaternion,
+    product,
     quaternion_from_euler,
-    random_quaternion,
     to_body,
 )
+from helpers.rotations import random_quaternion
 
 
 def test_a_quarter_turn_about_z_takes_body_x_to_world_y():
@@ -42,5 +43,8 @@ def test_to_body_undoes_the_rotation():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_random_quaternions_have_unit_length(seed):
-    assert np.linalg.norm(random_quaternion(np.random.default_rng(seed))) == pytest.approx(1.0, abs=1e-12)
+def test_a_product_turns_by_the_second_then_by_the_first(seed):
+    rng = np.random.default_rng(seed)
+    a, b = random_quaternion(rng), random_quaternion(rng)
+    together = matrix_from_quaternion(a) @ matrix_from_quaternion(b)
+    np.testing.assert_allclose(matrix_from_quaternion(product(a, b)), together, atol=1e-12)

@@ -7,8 +7,9 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from deploy_kit.sim.primitives import Primitive, PrimitiveKind
+from deploy_kit.sim.primitives import Primitive
 from deploy_kit.sim.rotations import Array, matrix_from_quaternion
+from deploy_kit.task.tracks import SolidKind
 
 SECTIONS = 24
 """Edges of a circle. A chord lies at most 0.9 % of the radius inside the circle: 3 mm for the largest obstacle."""
@@ -44,7 +45,7 @@ def primitive_mesh(primitive: Primitive) -> TriangleMesh:
 
 
 @lru_cache
-def _template(kind: PrimitiveKind) -> TriangleMesh:
+def _template(kind: SolidKind) -> TriangleMesh:
     """Return a solid of unit size: half extents, radius and half length are 1 m."""
     from trimesh import creation
 

@@ -13,7 +13,8 @@ import numpy as np
 from deploy_kit.sim.isaaclab.racing.meshes import TriangleMesh, concatenate, ground_mesh, primitive_mesh
 from deploy_kit.sim.options import EnvOptions, track_seed
 from deploy_kit.sim.rotations import Array, matrix_from_quaternion
-from deploy_kit.sim.tracks import NUM_GATES, Track, make_track
+from deploy_kit.sim.tracks import Track, make_track
+from deploy_kit.task.tracks import NUM_GATES
 
 CELL = 60.0
 """Side of a cell, m. The longest track reaches 20 m from its middle, and the camera sees 10 m."""

@@ -18,7 +18,7 @@ from deploy_kit.sim.isaaclab.racing.actions import CtbrAction, Ids
 from deploy_kit.sim.isaaclab.racing.pool import build_pool
 from deploy_kit.sim.isaaclab.racing.randomness import uniform
 from deploy_kit.sim.isaaclab.racing.settings import RaceSettings
-from deploy_kit.sim.tracks import NUM_GATES
+from deploy_kit.task.tracks import NUM_GATES
 
 EPISODE_BITS = 32
 """An episode's number is its environment's index times two to this power, plus its count."""

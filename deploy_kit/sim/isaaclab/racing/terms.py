@@ -9,11 +9,8 @@ import torch
 from isaaclab.utils.math import matrix_from_quat, quat_from_euler_xyz
 from torch import Tensor
 
-from deploy_kit.sim.isaaclab.racing.race import Race, ctbr_of, race_of
+from deploy_kit.sim.isaaclab.racing.race import ctbr_of, race_of
 from deploy_kit.sim.isaaclab.racing.randomness import uniform
-from deploy_kit.sim.tracks import START_CLEARANCE
-
-_START_CANDIDATES = 16
 
 
 def to_body(rotation: Tensor, vector: Tensor) -> Tensor:
@@ -160,29 +157,17 @@ def begin_episode(env: Any, env_ids: Any) -> None:
     if race.options.randomisation:
         ctbr_of(env).randomise_flight(ids, race.generator)
     spread = race.task.start
-    position = _start_position(race, ids, spread.position)
+    position = race.start[ids] + uniform((len(ids), 3), -spread.position, spread.position, race.generator)
+    position[:, 2] += spread.height
     to_gate = race.first_gate[ids] - position
     half = torch.tensor([spread.tilt, spread.tilt, spread.yaw], device=env.device)
     angles = half * uniform((len(ids), 3), -1, 1, race.generator)
     yaw = torch.atan2(to_gate[:, 1], to_gate[:, 0]) + angles[:, 2]
     quaternion = quat_from_euler_xyz(angles[:, 0], angles[:, 1], yaw)
-    velocity = uniform((len(ids), 2, 3), -spread.velocity, spread.velocity, race.generator)
-    turning = torch.einsum("nij,nj->ni", matrix_from_quat(quaternion), velocity[:, 1])
+    velocity = uniform((len(ids), 6), -spread.velocity, spread.velocity, race.generator)
     pose = torch.cat([position + race.origin[ids], quaternion], dim=-1)
     robot.write_root_pose_to_sim_index(root_pose=pose, env_ids=ids.int())
-    robot.write_root_velocity_to_sim_index(root_velocity=torch.cat([velocity[:, 0], turning], -1), env_ids=ids.int())
+    robot.write_root_velocity_to_sim_index(root_velocity=velocity, env_ids=ids.int())
     # The ray caster reads body poses that only forward kinematics refreshes: without it, the first image of an episode
     # would be taken from where the last one ended.
     env.sim.forward()
-
-
-def _start_position(race: Race, ids: Tensor, half_width: float) -> Tensor:
-    """Return the first of several draws around the start that is clear, or the start itself, which always is."""
-    draws = uniform((len(ids), _START_CANDIDATES, 3), -half_width, half_width, race.generator)
-    candidates = torch.cat([draws, torch.zeros_like(draws[:, :1])], dim=1) + race.start[ids, None]
-    clear = race.clearance(ids, candidates) >= START_CLEARANCE
-    clear[:, -1] = True
-    # argmax of a boolean is not defined for ties everywhere; of falling numbers it is.
-    first = (clear * torch.arange(clear.shape[1], 0, -1, device=clear.device)).argmax(dim=1)
-    chosen: Tensor = candidates[torch.arange(len(ids), device=ids.device), first]
-    return chosen

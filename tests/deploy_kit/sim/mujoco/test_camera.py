@@ -8,9 +8,10 @@ import pytest
 from deploy_kit.sim.mujoco.camera import DepthCamera, SolidTable, ray_directions
 from deploy_kit.sim.mujoco.scene import build_model
 from deploy_kit.sim.primitives import Primitive
-from deploy_kit.sim.rotations import matrix_from_euler, matrix_from_quaternion, random_quaternion
+from deploy_kit.sim.rotations import matrix_from_euler, matrix_from_quaternion
 from deploy_kit.sim.tracks import gate_frame, make_track
 from deploy_kit.task.racing import RACING_TASK
+from helpers.rotations import random_quaternion
 from helpers.tracks import track_of
 from helpers.whole_scene import WholeScene
 
@@ -24,7 +25,7 @@ def frame(*primitives, pitch=CAMERA.tilt, roll=0.0, yaw=0.0, centre=None):
     rotation = matrix_from_euler(np.array([roll, pitch, yaw]))
     if centre is None:
         centre = np.array([0.0, 0.0, HEIGHT]) - rotation @ np.array(CAMERA.position)
-    model = build_model(track_of(*primitives), RACING_TASK, 0.5, 1.0)
+    model = build_model(track_of(*primitives), RACING_TASK)
     out = np.full(CAMERA.height * CAMERA.width, np.nan, np.float32)
     DepthCamera(CAMERA).capture(SolidTable.from_model(model), centre, rotation, out)
     return out.reshape(CAMERA.height, CAMERA.width)
@@ -80,7 +81,7 @@ def test_yaw_and_roll_turn_the_view():
     # Rolled by 90° (left side up), what is above the axis appears on the left.
     above = Primitive("sphere", (0.05,), (5.0, 0.0, HEIGHT + 1.02))
     rotation = matrix_from_euler(np.array([math.pi / 2, 0.0, 0.0])) @ matrix_from_euler(np.array([0, CAMERA.tilt, 0]))
-    model = build_model(track_of(above), RACING_TASK, 0.5, 1.0)
+    model = build_model(track_of(above), RACING_TASK)
     out = np.empty(CAMERA.height * CAMERA.width, np.float32)
     centre = np.array([0.0, 0.0, HEIGHT]) - rotation @ np.array(CAMERA.position)
     DepthCamera(CAMERA).capture(SolidTable.from_model(model), centre, rotation, out)
