@@ -4,11 +4,11 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from deploy_kit.bundle.contract_fields import GateOutput, InputLayout
 from deploy_kit.bundle.graph_options import GraphOptions
 from deploy_kit.errors import CheckpointError
+from deploy_kit.policy.folded_network import fold_batch_norms
 from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.task.interface import ActionTransform
 
@@ -33,7 +33,7 @@ class DeployedPolicy(nn.Module):
         self.options = options
         self.shape = source.config.layout.image_shape
         self.state_size = source.config.layout.state_size
-        self.stem = _fold_batch_norms(source.stem)
+        self.stem = fold_batch_norms(source.stem)
         self.state_enc = source.state_enc
         self.activation = source.activation
         self.actor = source.actor
@@ -110,19 +110,3 @@ class _Transform(nn.Module):
 
     def forward(self, action: Tensor) -> Tensor:
         return torch.tanh(action) * self.scale + self.offset
-
-
-def _fold_batch_norms(stem: nn.Sequential) -> nn.Sequential:
-    """Fold each batch norm into the convolution before it; done in float64, so that only the result is rounded."""
-    folded: list[tuple[str, nn.Module]] = []
-    for name, module in stem.named_children():
-        if isinstance(module, nn.BatchNorm2d):
-            convolution_name, convolution = folded.pop()
-            assert isinstance(convolution, nn.Conv2d)
-            folded.append((convolution_name, fuse_conv_bn_eval(convolution.double(), module.double()).float()))
-        else:
-            folded.append((name, module))
-    result = nn.Sequential()
-    for name, module in folded:
-        result.add_module(name, module)
-    return result

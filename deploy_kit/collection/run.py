@@ -24,6 +24,7 @@ from deploy_kit.data.partial_file import check_target
 from deploy_kit.data.schema import SUFFIX, FeatureFileInfo
 from deploy_kit.data.writer import FeatureFileWriter
 from deploy_kit.errors import DatasetError, InputError
+from deploy_kit.flight.cpu_driver import fast_driver
 from deploy_kit.flight.meter import Meter
 from deploy_kit.flight.pictures.video import DepthVideo, require_video
 from deploy_kit.flight.rollout import StepRecord, policy_period, require_checkpoint, rollout
@@ -206,8 +207,11 @@ def _collect_heldout(
     steps: list[list[tuple[npt.NDArray[np.float32], np.int8]]] = [[] for _ in range(num_envs)]
     maker, sample = RowMaker(num_envs), ObservationSample(options.keep_observations, options.env.seed)
     meter = Meter(num_envs)
-    try:
-        for record in rollout(env, checkpoint.network.to(env.device)):
+    with ExitStack() as stack:
+        stack.callback(_close, env)
+        stack.callback(sample.write, writer)
+        driver = stack.enter_context(fast_driver(env, checkpoint.network, options.env.num_threads))
+        for record in rollout(env, driver):
             rows = maker.rows(record)
             forecast.add(rows.label)
             active = np.flatnonzero(left > 0)
@@ -227,9 +231,6 @@ def _collect_heldout(
             if not left.any():
                 break
         progress(Progress("held-out episodes", options.heldout_episodes, options.heldout_episodes, meter.note()))
-    finally:
-        sample.write(writer)
-        _close(env)
 
 
 def _collect_training(
@@ -250,7 +251,8 @@ def _collect_training(
         video = _video(options, checkpoint, result, stack, 1 / policy_period(env))
         writer.hold_rate(env.num_envs * int(torch.as_tensor(env.max_episode_length).max()))
         feed = stack.enter_context(TrainingFeed(writer, maker))
-        for record in rollout(env, checkpoint.network.to(env.device), options.max_steps):
+        driver = stack.enter_context(fast_driver(env, checkpoint.network, options.env.num_threads))
+        for record in rollout(env, driver, options.max_steps):
             feed.add(record)
             forecast.add(record.label.cpu().numpy())
             result.env_steps += env.num_envs

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploy_kit.errors import OptionError
+from deploy_kit.flight.cpu_driver import fast_driver
 from deploy_kit.flight.episodes import FlightStatistics
 from deploy_kit.flight.first_episodes import Flight, fly_first_episodes
 from deploy_kit.flight.flown_policy import FlownPolicy, load_policy
@@ -171,7 +172,8 @@ def _fly_one(
             for trace in traces:
                 trace.add(record)
 
-        flight = fly_first_episodes(env, policy.driver, trace_step, progress, phase)
+        driver = stack.enter_context(fast_driver(env, policy.driver, options.env.num_threads))
+        flight = fly_first_episodes(env, driver, trace_step, progress, phase)
     statistics = flight.episodes.statistics(options.env.seed)
     return flight, PolicyFlight(policy.identity, statistics, episode_rows(flight, tracks, period)), traces
 
