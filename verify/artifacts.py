@@ -1,6 +1,6 @@
 """Opens everything in a bundle that can be run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deploy_kit.bundle.contract import FEATURES_TENSOR
 from deploy_kit.bundle.reader import (
@@ -27,6 +27,7 @@ from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.text import one_line
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
 from deploy_kit.verify.meaning import checkpoint_check, contract_checks
+from deploy_kit.verify.opening import FILES_COMPARED, attempt, guarded
 from deploy_kit.verify.report import Check, FactCheck, NotRun
 from deploy_kit.verify.structure.graph import StructureError
 from deploy_kit.verify.structure.onnx_file import graph_checks, is_runnable, load_graph
@@ -67,31 +68,51 @@ class Artifacts:
         onnx: the shipped graph alone, None if it cannot be loaded.
         head: its part features → outputs, None if it cannot be cut or loaded.
         providers: execution providers that onnxruntime really uses.
+        switched_off: option by which the user switched an artifact off, by the artifact's name.
     """
 
     observed: tuple[Artifact, ...]
     onnx: OnnxRunner | None
     head: OnnxRunner | None
     providers: tuple[str, ...]
+    switched_off: dict[str, str] = field(default_factory=dict)
 
 
-def open_artifacts(subject: BundleAndCheckpoint) -> tuple[Artifacts, list[Check]]:
+def open_artifacts(subject: BundleAndCheckpoint, torchscript: bool = True) -> tuple[Artifacts, list[Check]]:
     """Open all artifacts and run the checks that need no input.
+
+    Args:
+        subject: bundle, checkpoint, vehicle.
+        torchscript: whether TorchScript is to be run.
 
     Returns:
         The artifacts, and the static checks, failed ones for what could not be opened among them.
     """
     checks: list[Check] = [_manifest_check(subject.bundle)]
-    checks += contract_checks(subject.bundle, subject.checkpoint, subject.named)
-    onnx, head, encoder = _open_onnx(subject, checks)
+    checks += guarded(
+        "contract/fields",
+        "rebuilt from checkpoint, run and vehicle",
+        contract_checks(subject.bundle, subject.checkpoint, subject.named),
+    )
+    opened, problem = attempt(lambda: _open_onnx(subject, checks))
+    if problem is not None:
+        checks.append(FactCheck("onnx/read", "read as data", 1, (problem,)))
+    onnx, head, encoder = opened or (None, None, None)
     observed: list[Artifact] = []
     if onnx is not None:
         runner = onnx if encoder is None else _with_features(onnx, encoder)
         observed.append(Artifact("onnx", runner, (*subject.roles, FEATURES_TENSOR)))
-    observed += [
-        artifact for open_one in (_open_torchscript, _open_safetensors) if (artifact := open_one(subject, checks))
-    ]
-    return Artifacts(tuple(observed), onnx, head, () if onnx is None else onnx.providers), checks
+    for name, open_one in (
+        ("torchscript", lambda: _open_torchscript(subject, checks, torchscript)),
+        ("safetensors", lambda: _open_safetensors(subject, checks)),
+    ):
+        artifact, problem = attempt(open_one)
+        if problem is not None:
+            checks.append(FactCheck(f"{name}/read", "read as data", 1, (problem,)))
+        elif artifact is not None:
+            observed.append(artifact)
+    switched_off = {} if torchscript else {"torchscript": "--no-torchscript"}
+    return Artifacts(tuple(observed), onnx, head, () if onnx is None else onnx.providers, switched_off), checks
 
 
 def _manifest_check(bundle: Bundle) -> FactCheck:
@@ -105,9 +126,7 @@ def _manifest_check(bundle: Bundle) -> FactCheck:
         for name in sorted(present - {*bundle.files, MANIFEST_NAME})
         if not name.startswith(BESIDE)
     ]
-    return FactCheck(
-        "bundle/manifest", "exactly the bundle's files, size and sha256 of each", len(bundle.files), tuple(problems)
-    )
+    return FactCheck("bundle/manifest", FILES_COMPARED, len(bundle.files), tuple(problems))
 
 
 def _open_onnx(
@@ -135,7 +154,7 @@ def _open_onnx(
     return runner, head, encoder
 
 
-def _open_torchscript(subject: BundleAndCheckpoint, checks: list[Check]) -> Artifact | None:
+def _open_torchscript(subject: BundleAndCheckpoint, checks: list[Check], run: bool) -> Artifact | None:
     name, described = "torchscript/proof", "each operation and weight, read as data, against the checkpoint"
     try:
         file = read_torchscript(subject.bundle.read(TORCHSCRIPT_NAME))
@@ -146,8 +165,11 @@ def _open_torchscript(subject: BundleAndCheckpoint, checks: list[Check]) -> Arti
     checks.append(FactCheck(name, described, proven.weights, proven.problems))
     if proven.problems:
         return None
+    if not run:
+        checks.append(NotRun("torchscript/run", "--no-torchscript", "--no-torchscript"))
+        return None
     if (reason := unavailable()) is not None:
-        checks.append(NotRun("torchscript/run", reason))
+        checks.append(NotRun("torchscript/run", f"{reason}; --no-torchscript goes without"))
         return None
     try:
         module = SandboxedModule(file.archive)

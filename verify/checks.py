@@ -12,9 +12,10 @@ from deploy_kit.verify.artifacts import ARTIFACTS, Artifacts, open_artifacts
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
 from deploy_kit.verify.dataset import Dataset
 from deploy_kit.verify.live import LiveTest
+from deploy_kit.verify.opening import attempt, guarded
 from deploy_kit.verify.options import LIVE_MODES, ReplayOptions
 from deploy_kit.verify.replay import Advance, reference_outputs, replay
-from deploy_kit.verify.report import Check, NotRun
+from deploy_kit.verify.report import Check, FactCheck, NotRun
 from deploy_kit.verify.samples import SampleSet, extreme_samples, golden_samples, random_samples
 
 
@@ -38,13 +39,13 @@ def run_checks(
         The checks with their figures, and what of the bundle could be opened.
 
     Raises:
-        BundleError: the golden samples cannot be read.
         TaskError: episodes do not end.
     """
     progress(Progress("static checks", 0))
-    artifacts, checks = open_artifacts(subject)
+    artifacts, checks = open_artifacts(subject, options.torchscript)
     if subject.misfit is None:
-        checks += _replayed_and_flown(options, subject, artifacts, dataset, live, progress)
+        stage = _replayed_and_flown(options, subject, artifacts, dataset, live, progress)
+        checks += guarded("replay/run", "replay and flights, carried out", stage)
     else:
         checks += [NotRun(name, subject.misfit) for name in ("replay", "live")]
     return checks, artifacts
@@ -58,22 +59,27 @@ def _replayed_and_flown(
     live: LiveTest | None,
     progress: Callable[[Progress], None],
 ) -> Iterator[Check]:
-    golden = golden_samples(subject.bundle)
-    yield _stored_golden(subject)
-    sets = [
-        golden,
+    golden, problem = attempt(lambda: golden_samples(subject.bundle))
+    if golden is None:
+        yield FactCheck("golden/stored-outputs", "golden.npz, read by the contract's sizes", 1, (problem or "",))
+        yield NotRun("replay/golden", "golden.npz cannot be read")
+    else:
+        yield _stored_golden(subject)
+    sets = [] if golden is None else [golden]
+    sets += [
         random_samples(subject.contract, options.random_rows, options.seed),
         extreme_samples(subject.contract, options.seed),
     ]
     if dataset is None:
         for name in ("heldout/onnx-head", "kept", "stored-features"):
-            yield NotRun(f"replay/{name}", "--no-replay: no feature file was given")
+            yield NotRun(f"replay/{name}", "--no-replay: no feature file was given", "--no-replay")
     else:
         yield from dataset.heldout_checks(subject, artifacts.head, options.max_rows, progress)
         kept = dataset.kept_samples(options.max_observations)
         if kept is None:
             reason = f"{dataset.path.name} holds no whole observations; collect with --keep-observations"
-            yield from (NotRun(f"replay/{name}", reason) for name in ("kept", "stored-features"))
+            switch = None if options.observations else "--no-observations"
+            yield from (NotRun(f"replay/{name}", reason, switch) for name in ("kept", "stored-features"))
         else:
             yield dataset.stored_features_check(subject, kept)
             sets.append(kept.samples)
@@ -83,7 +89,8 @@ def _replayed_and_flown(
         yield from live.run(subject, artifacts.onnx, progress)
     for mode in LIVE_MODES:
         if live is None or mode not in live.modes:
-            yield NotRun(f"live/{mode}", "--no-live" if live is None else "not among the live modes asked for")
+            reason = "--no-live" if live is None else "not among the live modes asked for"
+            yield NotRun(f"live/{mode}", reason, "--no-live" if live is None else "--live-mode")
 
 
 def _stored_golden(subject: BundleAndCheckpoint) -> ParityCheck:
@@ -105,7 +112,8 @@ def _replay_set(
     opened = {artifact.name for artifact in artifacts.observed}
     for name in ARTIFACTS:
         if name not in opened:
-            yield NotRun(f"replay/{samples.name}/{name}", "not opened: a check above says why")
+            reason, switch = "not opened: a check above says why", artifacts.switched_off.get(name)
+            yield NotRun(f"replay/{samples.name}/{name}", switch or reason, switch)
     for artifact in artifacts.observed:
         comparison = ParityComparison(
             f"replay/{samples.name}/{artifact.name}", samples.described, artifact.roles, subject.semantics

@@ -20,6 +20,7 @@ from deploy_kit.verify.rollouts import (
     close,
     driving_check,
     fly_artifact,
+    reference_check,
     reference_driver,
 )
 
@@ -75,6 +76,7 @@ class LiveTest:
             yield from (NotRun(f"live/{mode}", "onnxruntime cannot load the graph") for mode in self.modes)
             return
         reference, shadow = self._fly_reference(subject, onnx, progress)
+        yield reference_check(reference)
         if shadow is not None:
             yield shadow.result(subject.note)
         if "driving" in self.modes:

@@ -74,7 +74,7 @@ def contract_checks(bundle: Bundle, checkpoint: Checkpoint, named: NamedVehicle)
 
 def _unchecked(name: str, named: NamedVehicle) -> Check:
     if not named.wanted:
-        return NotRun(name, "--no-vehicle")
+        return NotRun(name, "--no-vehicle", "--no-vehicle")
     return FactCheck(name, "every field against the vehicle's numbers", 1, (named.problem,))
 
 

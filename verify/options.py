@@ -24,12 +24,16 @@ class ReplayOptions:
         random_rows: how many random inputs.
         max_rows: most held-out rows, spread evenly; None for all.
         max_observations: most kept observations, spread evenly; None for all.
+        observations: whether the feature file must hold whole observations.
+        torchscript: whether to run TorchScript; switch it off where it cannot be kept from writing.
     """
 
     seed: int = 0
     random_rows: int = 512
     max_rows: int | None = None
     max_observations: int | None = 2000
+    observations: bool = True
+    torchscript: bool = True
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class VerifyOptions:
         random_rows: how many random inputs to replay.
         max_rows: most held-out rows to replay, spread evenly; None for all.
         max_observations: most kept observations to replay, spread evenly; None for all.
+        observations: whether the feature file must hold whole observations; switch it off where it has none.
+        torchscript: whether to run TorchScript; switch it off where it cannot be kept from writing.
         report: where to write the report; None for report.json in the bundle's folder.
         vehicle: whether to hold the contract against the vehicle's numbers; they come from `vehicle_file`, else from
             the run beside the checkpoint, else from the task.
@@ -73,6 +79,8 @@ class VerifyOptions:
     random_rows: int = ReplayOptions.random_rows
     max_rows: int | None = ReplayOptions.max_rows
     max_observations: int | None = ReplayOptions.max_observations
+    observations: bool = ReplayOptions.observations
+    torchscript: bool = ReplayOptions.torchscript
     report: Path | None = None
     vehicle: bool = True
     vehicle_file: Path | None = None
@@ -82,7 +90,9 @@ class VerifyOptions:
     @property
     def replayed(self) -> ReplayOptions:
         """Which inputs to replay."""
-        return ReplayOptions(self.seed, self.random_rows, self.max_rows, self.max_observations)
+        return ReplayOptions(
+            self.seed, self.random_rows, self.max_rows, self.max_observations, self.observations, self.torchscript
+        )
 
     def check(self) -> None:
         """Check the values.
@@ -100,8 +110,11 @@ class VerifyOptions:
             raise OptionError(f"--vehicle {self.vehicle_file} and --no-vehicle contradict each other; leave one out")
         if self.live and not self.live_modes:
             raise OptionError("no live mode is left; give shadow, driving or both, or --no-live")
-        if self.live and self.episodes < 2:
-            raise OptionError(f"--episodes {self.episodes}: paired statistics need at least 2")
+        if self.live and self.episodes < self.thresholds.min_episodes:
+            raise OptionError(
+                f"--episodes {self.episodes}: at least {self.thresholds.min_episodes} are needed, by the profile "
+                f"{self.thresholds.profile}"
+            )
         for name in ("random_rows", "max_rows", "max_observations"):
             value = getattr(self, name)
             if value is not None and value < 1:

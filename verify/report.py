@@ -1,4 +1,4 @@
-"""What a verification found: figures first, verdicts from them, a table and a file to read.
+"""What a verification found: figures first, verdicts from them, a file to read.
 
 The figures are stored apart from the verdicts, so that a report can be judged again under other thresholds without
 running anything: `VerifyReport.from_json(data).judged(thresholds)`.
@@ -6,144 +6,94 @@ running anything: `VerifyReport.from_json(data).judged(thresholds)`.
 
 import json
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from deploy_kit.bundle.differences import ChannelError, DecisionParity, OutputParity
-from deploy_kit.bundle.parity import Limit, ParityCheck, judge_parity, share_of_tolerance, tolerance_of
-from deploy_kit.bundle.thresholds import Thresholds
+from deploy_kit.bundle.codec import DecodeError, decode, encode
+from deploy_kit.bundle.parity import ParityCheck, share_of_tolerance, tolerance_of
+from deploy_kit.bundle.thresholds import PROFILES, Thresholds
 from deploy_kit.errors import InputError
 from deploy_kit.files import replace_file
-from deploy_kit.flight.paired import PairedDifference
+from deploy_kit.verify.findings import KINDS, Check, FactCheck, FlightCheck, NotRun, ReferenceFlight
+from deploy_kit.verify.judgement import Status, Verdict, judge
 
-SCHEMA_VERSION = 2
+__all__ = [
+    "SCHEMA_VERSION",
+    "Check",
+    "FactCheck",
+    "FlightCheck",
+    "NotRun",
+    "ReferenceFlight",
+    "Replaced",
+    "Status",
+    "Subject",
+    "Verdict",
+    "VerifiedRuntime",
+    "VerifyReport",
+    "judge",
+]
+
+SCHEMA_VERSION = 3
 """Version of report.json; raised whenever a field changes its meaning, appears or goes."""
 
 
-class Status(StrEnum):
-    """Outcome of one check."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    NOT_RUN = "not run"
-
-
 @dataclass(frozen=True)
-class FactCheck:
-    """Facts that either hold or do not.
+class Subject:
+    """What was verified against what.
 
     Attributes:
-        name: of the check.
-        compared: what with what.
-        count: how many facts were looked at.
-        problems: those that do not hold, one line each.
-        note: what a reader should know besides.
+        bundle: folder of the bundle, as it was given.
+        manifest_sha256: of the bundle's manifest, and so of every file that it lists; null if it could not be read.
+        files: sha256 of each file that the manifest lists; empty if the bundle could not be opened.
+        checkpoint: the checkpoint's file, as it was given.
+        checkpoint_sha256: of that file.
+        dataset: the feature file; null without one.
+        dataset_sha256: of that file.
     """
 
-    name: str
-    compared: str
-    count: int
-    problems: tuple[str, ...]
-    note: str | None = None
+    bundle: str
+    manifest_sha256: str | None
+    files: dict[str, str]
+    checkpoint: str
+    checkpoint_sha256: str
+    dataset: str | None = None
+    dataset_sha256: str | None = None
 
 
 @dataclass(frozen=True)
-class FlightCheck:
-    """Flights of the artifact against flights of the checkpoint, paired by seed.
+class VerifiedRuntime:
+    """One way to run the graph, which the checks were made with.
 
     Attributes:
-        name: of the check.
-        compared: what with what.
-        differences: paired differences of gates, crashes and speed.
-        reference: statistics with the checkpoint driving, as `FlightStatistics.to_json` gives them.
-        candidate: the same with the artifact driving.
-        paired: whether the environment repeated itself, so that each pair of episodes began alike.
-        note: what a reader should know besides.
+        provider: onnxruntime's execution provider that really ran.
+        level: graph optimisation: "disabled", "basic", "extended" or "all".
+        threads: of one inference.
+        tf32: whether TensorFloat-32 was on.
     """
 
-    name: str
-    compared: str
-    differences: tuple[PairedDifference, ...]
-    reference: dict[str, Any]
-    candidate: dict[str, Any]
-    paired: bool
-    note: str | None = None
+    provider: str
+    level: str
+    threads: int
+    tf32: bool
 
 
 @dataclass(frozen=True)
-class NotRun:
-    """A check that was not run, and why. It is never counted as passed."""
-
-    name: str
-    reason: str
-
-
-Check = FactCheck | ParityCheck | FlightCheck | NotRun
-
-_KINDS: dict[str, type[Any]] = {
-    "facts": FactCheck,
-    "parity": ParityCheck,
-    "flight": FlightCheck,
-    "not run": NotRun,
-}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Judgement of one check under given thresholds.
+class Replaced:
+    """The report that lay where this one lies now.
 
     Attributes:
-        name: of the check.
-        status: passed, failed or not run.
-        limit: the rule that was applied.
-        reasons: what broke it, or why it was not run.
+        sha256: of that file.
+        created_utc: when it was made; null if it does not say.
+        passed: its verdict; null if it does not say.
+        complete: whether everything was run; null if it does not say.
+        same_bundle: whether it was of the same files.
     """
 
-    name: str
-    status: Status
-    limit: str
-    reasons: tuple[str, ...]
-
-
-def judge(check: Check, thresholds: Thresholds) -> Verdict:
-    """Return the verdict on a check."""
-    if isinstance(check, NotRun):
-        return Verdict(check.name, Status.NOT_RUN, "", (check.reason,))
-    if isinstance(check, FactCheck):
-        limit, reasons = "all hold", check.problems
-    elif isinstance(check, ParityCheck):
-        limit, reasons = judge_parity(check, thresholds)
-    else:
-        limit, reasons = _judge_flight(check, thresholds)
-    return Verdict(check.name, Status.FAILED if reasons else Status.PASSED, limit, tuple(reasons))
-
-
-def _judge_flight(check: FlightCheck, thresholds: Thresholds) -> tuple[str, tuple[str, ...]]:
-    margins = {"gates": thresholds.gates_margin, "crashed": thresholds.crash_margin, "speed": thresholds.speed_margin}
-    reasons = []
-    for figure in check.differences:
-        margin = margins[figure.name]
-        if not (figure.within(margin) if check.paired else figure.reaches(margin)):
-            low, high = figure.ci95
-            verb = "leaves" if check.paired else "does not fit"
-            reasons.append(
-                f"{figure.name}: {figure.reference:.3g} → {figure.candidate:.3g} {_unit(figure.unit)}, the 95 % "
-                f"interval of the difference [{low:.2g}, {high:.2g}] {verb} ±{margin:g}"
-            )
-    if not check.differences:
-        reasons.append("nothing was compared")
-    rule = (
-        "95 % of difference within"
-        if check.paired
-        else "95 % of difference reaches, and is at most three times as wide as,"
-    )
-    bounds = (f"{figure.name} ±{margins[figure.name]:g} {_unit(figure.unit)}".rstrip() for figure in check.differences)
-    return f"{rule} {', '.join(bounds)}", tuple(reasons)
-
-
-def _unit(unit: str) -> str:
-    return "" if unit == "1" else unit
+    sha256: str
+    created_utc: str | None
+    passed: bool | None
+    complete: bool | None
+    same_bundle: bool
 
 
 @dataclass(frozen=True)
@@ -158,15 +108,19 @@ class VerifyReport:
         thresholds: the limits of the verdicts.
         elapsed_s: wall time, s.
         created_utc: when, ISO 8601.
+        runtimes: ways to run the graph that were checked; the onboard runner takes no other.
+        replaces: the report that lay here before; null if none did.
     """
 
-    subject: dict[str, Any]
+    subject: Subject
     environment: dict[str, Any]
     options: dict[str, Any]
     checks: tuple[Check, ...]
     thresholds: Thresholds
     elapsed_s: float
     created_utc: str
+    runtimes: tuple[VerifiedRuntime, ...] = ()
+    replaces: Replaced | None = None
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -175,9 +129,14 @@ class VerifyReport:
 
     @property
     def passed(self) -> bool:
-        """Whether at least one check ran and none failed; checks that were not run are named, not counted."""
+        """Whether at least one check ran, none failed, and only what the user switched off was not run."""
         statuses = [verdict.status for verdict in self.verdicts]
-        return Status.PASSED in statuses and Status.FAILED not in statuses
+        return Status.PASSED in statuses and Status.FAILED not in statuses and not self.left_out
+
+    @property
+    def left_out(self) -> tuple[NotRun, ...]:
+        """What was not run though the user did not switch it off."""
+        return tuple(check for check in self.checks if isinstance(check, NotRun) and check.switch is None)
 
     @property
     def complete(self) -> bool:
@@ -215,11 +174,13 @@ class VerifyReport:
             "complete": self.complete,
             "verdicts": [asdict(verdict) for verdict in self.verdicts],
             "thresholds": self.thresholds.to_json(),
-            "subject": self.subject,
+            "subject": encode(self.subject),
+            "runtimes": encode(self.runtimes),
             "environment": self.environment,
             "options": self.options,
             "created_utc": self.created_utc,
             "elapsed_s": self.elapsed_s,
+            "replaces": encode(self.replaces),
             "checks": [_check_to_json(check) for check in self.checks],
         }
 
@@ -228,22 +189,23 @@ class VerifyReport:
         """Return the report that `to_json` wrote; verdicts are made afresh.
 
         Raises:
-            InputError: another schema version.
+            InputError: another schema version, or a field is missing or of another type.
         """
         if data.get("schema_version") != SCHEMA_VERSION:
             raise InputError(
                 f"report: schema version {data.get('schema_version')!r}, this deploy-kit reads {SCHEMA_VERSION}; "
                 "run `deploy-kit verify` again"
             )
-        return cls(
-            subject=data["subject"],
-            environment=data["environment"],
-            options=data["options"],
-            checks=tuple(_check_from_json(check) for check in data["checks"]),
-            thresholds=Thresholds.from_json(data["thresholds"]),
-            elapsed_s=data["elapsed_s"],
-            created_utc=data["created_utc"],
-        )
+        stored = {name: data[name] for name in cls.__dataclass_fields__ if name in data and name != "checks"}
+        checks = data.get("checks")
+        try:
+            if not isinstance(checks, list):
+                raise DecodeError("report.checks is no list")
+            found = tuple(_check_from_json(check, f"report.checks[{i}]") for i, check in enumerate(checks))
+            read = decode(_Stored, stored, "report")
+        except DecodeError as error:
+            raise InputError(f"not a whole report ({error}): run `deploy-kit verify` again") from error
+        return cls(checks=found, **{name: getattr(read, name) for name in _Stored.__dataclass_fields__})
 
     def write(self, path: Path) -> None:
         """Write report.json; an interrupted write leaves the old file."""
@@ -251,22 +213,30 @@ class VerifyReport:
         replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """The fields of a report besides its checks and what follows from them."""
+
+    subject: Subject
+    environment: dict[str, Any]
+    options: dict[str, Any]
+    thresholds: Thresholds
+    elapsed_s: float
+    created_utc: str
+    runtimes: tuple[VerifiedRuntime, ...]
+    replaces: Replaced | None
+
+
 def _check_to_json(check: Check) -> dict[str, Any]:
-    kind = next(kind for kind, cls in _KINDS.items() if isinstance(check, cls))
-    return {"kind": kind, **asdict(check)}
+    kind = next(kind for kind, cls in KINDS.items() if isinstance(check, cls))
+    return {"kind": kind, **encode(check)}
 
 
-def _check_from_json(data: dict[str, Any]) -> Check:
-    fields = dict(data)
-    cls = _KINDS[fields.pop("kind")]
-    if cls is FactCheck:
-        fields["problems"] = tuple(fields["problems"])
-    elif cls is ParityCheck:
-        fields["outputs"] = tuple(OutputParity.from_json(output) for output in fields["outputs"])
-        fields["commands"] = tuple(ChannelError(**channel) for channel in fields["commands"])
-        fields["decisions"] = None if fields["decisions"] is None else DecisionParity(**fields["decisions"])
-        fields["limit"] = Limit(fields["limit"])
-    elif cls is FlightCheck:
-        fields["differences"] = tuple(PairedDifference.from_json(figure) for figure in fields["differences"])
-    check: Check = cls(**fields)
+def _check_from_json(data: Any, where: str) -> Check:
+    if not isinstance(data, dict) or not isinstance(data.get("kind"), str) or data["kind"] not in KINDS:
+        raise DecodeError(f"{where} is no check of a known kind")
+    fields = {name: value for name, value in data.items() if name != "kind"}
+    check: Check = decode(KINDS[data["kind"]], fields, where)
+    if isinstance(check, ParityCheck) and check.profile not in (None, *PROFILES):
+        raise DecodeError(f"{where}.profile is {check.profile!r}, expected one of {', '.join(PROFILES)}")
     return check

@@ -5,7 +5,16 @@ from dataclasses import dataclass, fields
 
 from deploy_kit.bundle.parity import ParityCheck, tolerance_of
 from deploy_kit.bundle.thresholds import Thresholds
-from deploy_kit.verify.report import Check, FactCheck, FlightCheck, NotRun, Status, Verdict, VerifyReport
+from deploy_kit.verify.report import (
+    Check,
+    FactCheck,
+    FlightCheck,
+    NotRun,
+    ReferenceFlight,
+    Status,
+    Verdict,
+    VerifyReport,
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,8 @@ def summary(report: VerifyReport) -> str:
     counts = {status: sum(verdict.status is status for verdict in report.verdicts) for status in Status}
     verdict = "PASSED" if report.passed else "FAILED"
     numbers = ", ".join(f"{count} {status}" for status, count in counts.items())
+    if report.left_out:
+        numbers += f" ({len(report.left_out)} of them not switched off)"
     return f"{verdict}: of {len(report.checks)} checks {numbers}, in {report.elapsed_s:.0f} s"
 
 
@@ -74,6 +85,8 @@ def _row(check: Check, verdict: Verdict, thresholds: Thresholds) -> TableRow:
         cells = (str(check.count), f"{len(check.problems)} problems" if check.problems else "none", "")
     elif isinstance(check, ParityCheck):
         cells = (f"{check.rows}", _worst_output(check, thresholds), _flipped(check))
+    elif isinstance(check, ReferenceFlight):
+        cells = (f"{check.episodes}", f"{check.gates:.2f} gates an episode", "")
     else:
         cells = (str(check.differences[0].pairs if check.differences else 0), _flight(check), "")
     reasons = verdict.reasons if check.note is None else (*verdict.reasons, check.note)

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 
 from deploy_kit import __version__
-from deploy_kit.bundle.reader import Bundle, open_bundle
+from deploy_kit.bundle.reader import Bundle
 from deploy_kit.bundle.runners import PROVIDERS, import_onnxruntime
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
 from deploy_kit.progress import Progress, silent
@@ -23,15 +23,12 @@ from deploy_kit.verify.bundle_and_checkpoint import NamedVehicle, find_vehicle, 
 from deploy_kit.verify.checks import run_checks
 from deploy_kit.verify.dataset import Dataset, open_dataset
 from deploy_kit.verify.live import LiveTest
+from deploy_kit.verify.opening import CHANGED, manifest_sha256, nothing_opened, open_for_verification, require_something
 from deploy_kit.verify.options import VerifyOptions
-from deploy_kit.verify.report import VerifyReport
+from deploy_kit.verify.report import Check, FactCheck, Subject, VerifyReport
+from deploy_kit.verify.report_file import REPORT_NAME, UNFINISHED, ReportFile
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["VerifyOptions", "verify_bundle"]
-
-REPORT_NAME = "report.json"
+__all__ = ["REPORT_NAME", "VerifyOptions", "verify_bundle"]
 
 
 def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] = silent) -> VerifyReport:
@@ -44,8 +41,8 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
         progress: told what is being done.
 
     Raises:
-        OptionError: an option is out of range, or two contradict each other.
-        BundleError: the bundle cannot be opened, or a file is not as its manifest says.
+        OptionError: an option is out of range, two contradict each other, or what lies where the report goes is none.
+        BundleError: there is no such folder, or nothing of a bundle in it.
         CheckpointError: the checkpoint cannot be read.
         DatasetError: the feature file cannot be read, or was collected with another policy.
         TaskError: the task is unknown, or its environment does not fit the policy.
@@ -54,53 +51,69 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
     import_onnxruntime()
     started = time.monotonic()
     with ExitStack() as stack:
-        bundle = open_bundle(options.bundle)
+        require_something(options.bundle)
+        place = ReportFile(options.report or options.bundle / REPORT_NAME, options.bundle)
         checkpoint = load_checkpoint(options.checkpoint, options.hints)
-        vehicle = NamedVehicle(None, wanted=False)
-        if options.vehicle:
-            vehicle = find_vehicle(checkpoint, options.task, options.vehicle_file, bundle.contract)
-        subject = pair_bundle(bundle, checkpoint, vehicle)
         dataset = None
         if options.feature_file is not None:
             dataset = stack.enter_context(open_dataset(options.feature_file, checkpoint.network))
-        live = None
-        if options.live:
-            live = LiveTest(
-                options.live_modes, options.episodes, options.env, options.seed, options.task, options.backend
+        live = _live(options, stack, checkpoint)
+        manifest = manifest_sha256(options.bundle)
+
+        def report(checks: list[Check], bundle: Bundle | None, artifacts: Artifacts | None) -> VerifyReport:
+            return VerifyReport(
+                subject=_subject(options, manifest, bundle, checkpoint, dataset),
+                environment=_environment(artifacts),
+                options=_plain(dataclasses.asdict(options)),
+                checks=tuple(checks),
+                thresholds=options.thresholds,
+                elapsed_s=time.monotonic() - started,
+                created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+                replaces=place.replaced(manifest),
             )
-            stack.enter_context(live)
-            live.prepare(checkpoint)
-        checks, artifacts = run_checks(subject, dataset, live, options.replayed, progress)
-    report = VerifyReport(
-        subject=_describe(options, bundle, checkpoint, dataset),
-        environment=_environment(artifacts),
-        options=_plain(dataclasses.asdict(options)),
-        checks=tuple(checks),
-        thresholds=options.thresholds,
-        elapsed_s=time.monotonic() - started,
-        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+
+        stack.enter_context(place)
+        place.begin(report([UNFINISHED], None, None))
+        bundle = open_for_verification(options.bundle)
+        if isinstance(bundle, FactCheck):
+            found = report([bundle, *nothing_opened(options)], None, None)
+        else:
+            vehicle = NamedVehicle(None, wanted=False)
+            if options.vehicle:
+                vehicle = find_vehicle(checkpoint, options.task, options.vehicle_file, bundle.contract)
+            subject = pair_bundle(bundle, checkpoint, vehicle)
+            checks, artifacts = run_checks(subject, dataset, live, options.replayed, progress)
+            if manifest_sha256(options.bundle) != manifest:
+                checks.append(CHANGED)
+            found = report(checks, bundle, artifacts)
+        place.finish(found)
+    return found
+
+
+def _live(options: VerifyOptions, stack: ExitStack, checkpoint: Checkpoint) -> LiveTest | None:
+    if not options.live:
+        return None
+    live = LiveTest(options.live_modes, options.episodes, options.env, options.seed, options.task, options.backend)
+    stack.enter_context(live)
+    live.prepare(checkpoint)
+    return live
+
+
+def _subject(
+    options: VerifyOptions, manifest: str | None, bundle: Bundle | None, checkpoint: Checkpoint, dataset: Dataset | None
+) -> Subject:
+    return Subject(
+        bundle=str(options.bundle),
+        manifest_sha256=manifest,
+        files={} if bundle is None else bundle.files,
+        checkpoint=str(options.checkpoint),
+        checkpoint_sha256=checkpoint.sha256,
+        dataset=None if dataset is None else str(dataset.path),
+        dataset_sha256=None if dataset is None else dataset.sha256,
     )
-    report.write(options.report or options.bundle / REPORT_NAME)
-    return report
 
 
-def _describe(
-    options: VerifyOptions, bundle: Bundle, checkpoint: Checkpoint, dataset: Dataset | None
-) -> dict[str, Any]:
-    described: dict[str, Any] = {
-        "bundle": str(options.bundle),
-        "files": bundle.files,
-        "checkpoint": str(options.checkpoint),
-        "checkpoint_sha256": checkpoint.sha256,
-        "dataset": None,
-        "dataset_sha256": None,
-    }
-    if dataset is not None:
-        described |= {"dataset": str(dataset.path), "dataset_sha256": dataset.sha256}
-    return described
-
-
-def _environment(artifacts: Artifacts) -> dict[str, Any]:
+def _environment(artifacts: Artifacts | None) -> dict[str, Any]:
     return {
         "deploy_kit": __version__,
         "python": platform.python_version(),
@@ -111,7 +124,7 @@ def _environment(artifacts: Artifacts) -> dict[str, Any]:
         "onnx": onnx.__version__,
         "onnxruntime": str(import_onnxruntime().__version__),
         "providers_asked": list(PROVIDERS),
-        "providers_used": list(artifacts.providers),
+        "providers_used": [] if artifacts is None else list(artifacts.providers),
     }
 
 

@@ -64,12 +64,20 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return kind(value)
     if kind is float:
         _expect(isinstance(value, (int, float)) and not isinstance(value, bool), kind, value, where)
-        # JSON has no infinity, but 1e999 reads as one.
-        if not math.isfinite(value):
-            raise DecodeError(f"{where} is {value}, expected a finite number")
-        return float(value)
+        return _finite(value, where)
     _expect(isinstance(value, kind) and isinstance(value, bool) == (kind is bool), kind, value, where)
     return value
+
+
+def _finite(value: float, where: str) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    # JSON has no infinity, but 1e999 reads as one.
+    if not math.isfinite(number):
+        raise DecodeError(f"{where} is {number}, expected a finite number")
+    return number
 
 
 def _expect(condition: bool, kind: type, value: Any, where: str) -> None:

@@ -24,7 +24,7 @@ from deploy_kit.bundle.differences import (
     OutputParity,
 )
 from deploy_kit.bundle.runners import GATE_TERMS, Float32, Outputs
-from deploy_kit.bundle.thresholds import Thresholds, Tolerance
+from deploy_kit.bundle.thresholds import Thresholds, Tolerance, shipped_profile
 from deploy_kit.task.interface import ActionTransform
 
 
@@ -48,6 +48,8 @@ class ParityCheck:
         decisions: flipped gate decisions, None without a gate.
         limit: which tolerance applies.
         note: what a reader should know besides.
+        profile: shipped profile whose limits apply whatever those of the report are, as for TF32 arithmetic that was
+            asked for; None for the report's.
     """
 
     name: str
@@ -58,6 +60,7 @@ class ParityCheck:
     decisions: DecisionParity | None = None
     limit: Limit = Limit.PARITY
     note: str | None = None
+    profile: str | None = None
 
 
 @dataclass(frozen=True)
@@ -181,21 +184,30 @@ def _unit(role: str, reference: Outputs, row_scale: Float32 | None) -> npt.NDArr
     return unit if row_scale is None else np.maximum(unit, row_scale)
 
 
+def limits_of(check: ParityCheck, thresholds: Thresholds) -> Thresholds:
+    """Return the limits that apply to a parity check: the report's, or those of the check's own profile."""
+    return thresholds if check.profile is None else shipped_profile(check.profile)
+
+
 def tolerance_of(check: ParityCheck, thresholds: Thresholds) -> Tolerance:
     """Return the tolerance that applies to a parity check."""
+    thresholds = limits_of(check, thresholds)
     return thresholds.parity if check.limit is Limit.PARITY else thresholds.stored_features
 
 
 def judge_parity(check: ParityCheck, thresholds: Thresholds) -> tuple[str, tuple[str, ...]]:
     """Return the rule that applies to a parity check, and what broke it."""
-    tolerance = tolerance_of(check, thresholds)
+    thresholds, tolerance = limits_of(check, thresholds), tolerance_of(check, thresholds)
     reasons = [reason for output in check.outputs for reason in _output_problems(output, tolerance)]
     limit = str(tolerance)
     if not check.outputs:
         reasons.append("nothing was compared")
     if check.decisions is not None:
         limit += f", no flip beyond {thresholds.decision_band:.0e}"
-        if not check.decisions.passes(thresholds.decision_band):
+        if thresholds.flip_share:
+            limit += f" but for {thresholds.flip_share:.1%}"
+        few = check.decisions.flipped <= thresholds.flip_share * check.decisions.decisions
+        if not (few or check.decisions.passes(thresholds.decision_band)):
             reasons.append(
                 f"{check.decisions.flipped} of {check.decisions.decisions} gate decisions flipped, the farthest "
                 f"{check.decisions.largest_margin:.2g} from the threshold at {check.decisions.where}"

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import math
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -16,6 +18,7 @@ from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.schema import schema_problem
 from deploy_kit.errors import BundleError
 from deploy_kit.files import file_sha256
+from deploy_kit.text import one_line
 
 ONNX_NAME = "policy.onnx"
 TORCHSCRIPT_NAME = "policy.pt"
@@ -31,6 +34,12 @@ MANIFEST_VERSION = 1
 MAX_JSON_BYTES = 4 << 20
 MAX_FILE_BYTES = 2 << 30
 MAX_GOLDEN_BYTES = 1 << 30
+
+UNREADABLE_ARCHIVE: tuple[type[Exception], ...] = (
+    *(OSError, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError, SyntaxError, MemoryError),
+    *(struct.error, zipfile.BadZipFile, zlib.error),
+)
+"""What numpy and zipfile raise on files that are no npz files."""
 
 
 @dataclass(frozen=True)
@@ -121,16 +130,35 @@ def open_bundle(path: Path) -> Bundle:
     Raises:
         BundleError: no bundle, a file is missing, altered, a link or outside, or the contract cannot be read.
     """
+    files = check_files(path)
+    try:
+        text = _read_json_text(path / CONTRACT_NAME)
+        contract = Contract.from_json(text, str(path / CONTRACT_NAME))
+        if (problem := schema_problem(json.loads(text))) is not None:
+            raise BundleError(f"{path / CONTRACT_NAME}: {problem}; export the bundle again")
+    except OSError as error:
+        raise BundleError(f"{path / CONTRACT_NAME}: cannot be read ({error.strerror or error})") from error
+    return Bundle(path, contract, files)
+
+
+def check_files(path: Path) -> dict[str, str]:
+    """Check that a bundle's files are those that its manifest lists, and return the sha256 of each.
+
+    Args:
+        path: the bundle's folder.
+
+    Raises:
+        BundleError: no bundle, or a file is missing, altered, unreadable, a link or outside.
+    """
     if not path.is_dir():
         raise BundleError(f"{path}: no such bundle folder; give the folder that `deploy-kit export` wrote")
-    manifest = _read_manifest(path / MANIFEST_NAME)
-    for name, entry in manifest.items():
-        _check_file(path, name, entry)
-    text = _read_json_text(path / CONTRACT_NAME)
-    contract = Contract.from_json(text, str(path / CONTRACT_NAME))
-    if (problem := schema_problem(json.loads(text))) is not None:
-        raise BundleError(f"{path / CONTRACT_NAME}: {problem}; export the bundle again")
-    return Bundle(path, contract, {name: entry["sha256"] for name, entry in manifest.items()})
+    try:
+        manifest = _read_manifest(path / MANIFEST_NAME)
+        for name, entry in manifest.items():
+            _check_file(path, name, entry)
+    except OSError as error:
+        raise BundleError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from error
+    return {name: entry["sha256"] for name, entry in manifest.items()}
 
 
 def manifest_text(folder: Path) -> str:
@@ -176,7 +204,7 @@ def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _check_file(folder: Path, name: str, entry: dict[str, Any]) -> None:
-    if PurePosixPath(name).name != name or "\\" in name or name in ("", ".", ".."):
+    if PurePosixPath(name).name != name or "\\" in name or "\0" in name or name in ("", ".", ".."):
         raise BundleError(f"{folder / MANIFEST_NAME}: {name!r} is not a plain file name; refuse this bundle")
     path = folder / name
     if path.is_symlink() or not path.is_file():
@@ -212,8 +240,8 @@ def read_golden(path: Path, contract: Contract) -> GoldenSamples:
             raise BundleError(f"{path}: {total} bytes unpacked, at most {MAX_GOLDEN_BYTES} are read")
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise BundleError(f"{path}: not a readable npz file ({error}); export the bundle again") from error
+    except UNREADABLE_ARCHIVE as error:
+        raise BundleError(f"{path}: not a readable npz file ({one_line(error)}); export the bundle again") from error
     return _golden_from_arrays(path, contract, arrays)
 
 

@@ -41,7 +41,7 @@ def _validator() -> Draft202012Validator:
 def build_schema() -> dict[str, Any]:
     """Return the schema, each field with the description that its dataclass gives it."""
     definitions: dict[str, Any] = {}
-    _definition(Contract, definitions)
+    add_definition(Contract, definitions)
     root = definitions.pop(Contract.__name__)
     root["properties"]["schema_version"] = {"const": SCHEMA_VERSION}
     return {
@@ -57,8 +57,8 @@ def schema_text() -> str:
     return json.dumps(build_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
-def _definition(cls: type, definitions: dict[str, Any]) -> None:
-    """Add a dataclass and those it refers to."""
+def add_definition(cls: type, definitions: dict[str, Any]) -> None:
+    """Add the schemas of a dataclass and of those that it refers to, by their names."""
     if cls.__name__ in definitions:
         return
     definitions[cls.__name__] = {}
@@ -93,7 +93,7 @@ def _kind(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     if kind in _SIMPLE:
         return {"type": _SIMPLE[kind]}
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        _definition(kind, definitions)
+        add_definition(kind, definitions)
         return {"$ref": f"#/$defs/{kind.__name__}"}
     if isinstance(kind, type) and issubclass(kind, Enum):
         return {"enum": [member.value for member in kind]}

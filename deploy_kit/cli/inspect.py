@@ -76,6 +76,11 @@ def _describe(kind: FileKind, path: Path, hints: "NetworkHints") -> dict[str, An
             from deploy_kit.verify.summary import describe_report
 
             return describe_report(path)
+        case FileKind.BUNDLE:
+            from deploy_kit.bundle.summary import describe_bundle
+            from deploy_kit.verify.summary import describe_verification
+
+            return {"verification": describe_verification(path), **describe_bundle(path)}
         case FileKind.METRICS:
             from deploy_kit.finetuning.summary import describe_metrics
 
@@ -89,7 +94,7 @@ def _describe(kind: FileKind, path: Path, hints: "NetworkHints") -> dict[str, An
 
             return describe_vehicle_file(path)
         case _:
-            return _bundle_or_file_of_one(kind, path)
+            return _file_of_bundle(kind, path)
 
 
 def _checkpoint(path: Path, hints: "NetworkHints") -> dict[str, Any]:
@@ -120,11 +125,10 @@ def _feature_file(path: Path) -> dict[str, Any]:
         return describe_feature_file(file)
 
 
-def _bundle_or_file_of_one(kind: FileKind, path: Path) -> dict[str, Any]:
+def _file_of_bundle(kind: FileKind, path: Path) -> dict[str, Any]:
     from deploy_kit.bundle import summary
 
     describe = {
-        FileKind.BUNDLE: summary.describe_bundle,
         FileKind.ONNX: summary.describe_onnx,
         FileKind.TORCHSCRIPT: summary.describe_torchscript,
         FileKind.ARRAYS: summary.describe_arrays,

@@ -1,10 +1,11 @@
 """``deploy-kit verify``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from deploy_kit.bundle.thresholds import DEFAULT_PROFILE, PROFILES, load_profile
 from deploy_kit.cli.command import Command, under
 from deploy_kit.cli.console import stdout
 from deploy_kit.cli.options import (
@@ -18,10 +19,14 @@ from deploy_kit.cli.options import (
     vehicle_option,
 )
 from deploy_kit.cli.progress import progress_bars
+from deploy_kit.errors import OptionError
 from deploy_kit.verify.options import LIVE_MODES, VerifyOptions
 
 if TYPE_CHECKING:
     from deploy_kit.verify.report import VerifyReport
+
+_RECHECK = {"recheck", "profile", "report", "require_complete"}
+"""Options that have an effect where nothing is run."""
 
 _FLIGHTS = (
     *("episodes", "live_modes", "backend", "extensions", "stage", "tracks", "difficulty", "finish"),
@@ -44,9 +49,12 @@ _replay, _live, _result = under("Replay"), under("Flights"), under("Output")
         "deploy-kit verify bundles/racer --checkpoint model_7998.pt --no-replay --episodes 256 --tracks circular": (
             "more flights, on one kind of track"
         ),
+        "deploy-kit verify --recheck bundles/racer/report.json --profile ours.json": (
+            "other limits on what was measured; nothing is run"
+        ),
     },
 )
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", required=False, type=click.Path(path_type=Path))
 @run_options
 @_replay(
     "--feature-file",
@@ -56,6 +64,8 @@ _replay, _live, _result = under("Replay"), under("Flights"), under("Output")
     help="Feature file to replay; needed unless --no-replay is given.",
 )
 @_replay("--no-replay", is_flag=True, help="Go without a feature file; the report says so.")
+@_replay("--no-observations", is_flag=True, help="Go with a feature file that holds no whole observations.")
+@_replay("--no-torchscript", is_flag=True, help="Do not run TorchScript, as where it cannot be kept from writing.")
 @_replay(
     "--max-rows",
     metavar="N",
@@ -66,7 +76,7 @@ _replay, _live, _result = under("Replay"), under("Flights"), under("Output")
 @_live(
     "--episodes",
     metavar="N",
-    type=click.IntRange(min=2),
+    type=click.IntRange(min=1),
     default=VerifyOptions.episodes,
     help="Live episodes in each mode, side by side.",
 )
@@ -81,6 +91,18 @@ _replay, _live, _result = under("Replay"), under("Flights"), under("Output")
 @task_options
 @vehicle_option
 @under("Vehicle")("--no-vehicle", is_flag=True, help="Go without the vehicle's numbers; the report says so.")
+@_result(
+    "--profile",
+    metavar="NAME|FILE",
+    help=f"Limits of the verdicts: {', '.join(PROFILES)}, or a file. [default: {DEFAULT_PROFILE}; with --recheck, the "
+    "report's]",
+)
+@_result(
+    "--recheck",
+    metavar="REPORT",
+    type=click.Path(path_type=Path),
+    help="Judge the figures of this report again, without BUNDLE and without running anything.",
+)
 @_result("--require-complete", is_flag=True, help="Exit with 1 if anything was not run.")
 @_result(
     "--report",
@@ -88,15 +110,22 @@ _replay, _live, _result = under("Replay"), under("Flights"), under("Output")
     type=click.Path(path_type=Path),
     help="Where to write the report. [default: BUNDLE/report.json]",
 )
-def verify_command(bundle: Path, **options: Any) -> None:
+def verify_command(bundle: Path | None, **options: Any) -> None:
     """Prove that BUNDLE does what the checkpoint does: static checks, replay, live rollouts.
 
     Exits with 0 if every check passed, with 1 if one failed.
     """
-    require_complete = options.pop("require_complete")
+    require_complete, recheck = options.pop("require_complete"), options.pop("recheck")
+    profile = options.pop("profile")
+    if recheck is not None:
+        given = {parameter.name or "" for parameter in click.get_current_context().command.params} - _RECHECK
+        refuse_given("with --recheck, which runs nothing", *given)
+        _judge_again(recheck, profile, options["report"], require_complete)
+    if bundle is None:
+        raise OptionError("no bundle: give its folder, or --recheck REPORT")
     replay, live = not options.pop("no_replay"), not options.pop("no_live")
     if not replay:
-        refuse_given("with --no-replay", "max_rows")
+        refuse_given("with --no-replay", "max_rows", "no_observations")
     if not live:
         refuse_given("with --no-live", *_FLIGHTS)
     seed = options["seed"]
@@ -107,6 +136,9 @@ def verify_command(bundle: Path, **options: Any) -> None:
         replay=replay,
         live=live,
         vehicle=not options.pop("no_vehicle"),
+        observations=not options.pop("no_observations"),
+        torchscript=not options.pop("no_torchscript"),
+        thresholds=load_profile(profile or DEFAULT_PROFILE),
         env=env,
         hints=hints_from(options),
         seed=seed,
@@ -123,6 +155,21 @@ def verify_command(bundle: Path, **options: Any) -> None:
     if accepted:
         stdout.print(next_command("fly", bundle))
     raise click.exceptions.Exit(0 if accepted else 1)
+
+
+def _judge_again(path: Path, profile: str | None, target: Path | None, require_complete: bool) -> NoReturn:
+    """Judge a report's figures under a profile, or under its own limits, and exit."""
+    from deploy_kit.verify.report_file import ReportFile
+    from deploy_kit.verify.summary import beside, read_report
+
+    report = read_report(path)
+    if profile is not None:
+        report = report.judged(load_profile(profile))
+    if target is not None:
+        ReportFile(target, path.parent).finish(report)
+    _show(report, target or path)
+    stdout.print(f"Judged again, nothing was run: {beside(path, report)}")
+    raise click.exceptions.Exit(0 if report.passed and (report.complete or not require_complete) else 1)
 
 
 def _show(report: "VerifyReport", path: Path) -> None:
@@ -147,7 +194,13 @@ def _show(report: "VerifyReport", path: Path) -> None:
         checks = [row.check for row in rows if row.limit == limit]
         of = checks[0] if len(checks) == 1 else ", ".join(dict.fromkeys(check.split("/")[0] for check in checks))
         stdout.print(Text(f"limit of {of}: {limit}"))
+    stdout.print(f"Limits: profile {report.thresholds.profile}")
     stdout.print(f"Report: {path}")
+    if report.replaces is not None and report.replaces.passed and not report.passed:
+        of = "these files" if report.replaces.same_bundle else "another bundle"
+        stdout.print(f"It replaces a report of {of} that had passed ({report.replaces.created_utc})")
+    for check in report.left_out:
+        stdout.print(Text(f"{check.name} was not run, and no option switched it off", style="bold red"))
     skipped = sum(row.verdict == "not run" for row in rows)
     note = f", {skipped} checks not run" if skipped else ""
     verdict = "VERIFIED" if report.passed else "FAILED"

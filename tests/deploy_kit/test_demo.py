@@ -31,7 +31,7 @@ def options(checkpoint, vehicle_params, tmp_path) -> DemoOptions:
         task="helpers.scripted_racing:make",
         num_rows=40,
         heldout_episodes=12,
-        live_episodes=4,
+        live_episodes=16,
         flights=3,
     )
 

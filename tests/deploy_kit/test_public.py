@@ -106,7 +106,11 @@ def test_the_lines_of_the_docs_run(tmp_path, shipped_policy, monkeypatch):
             keep_observations=8,
         ),
         "VerifyOptions": lambda *args, **kwargs: replace(
-            deploy_kit.VerifyOptions(*args, **kwargs), episodes=2, random_rows=8, task=deploy_kit.VerifyOptions.task
+            deploy_kit.VerifyOptions(*args, **kwargs),
+            episodes=2,
+            random_rows=8,
+            task=deploy_kit.VerifyOptions.task,
+            thresholds=replace(deploy_kit.Thresholds(), min_episodes=2),
         ),
     }
     lines = [line for line in code.splitlines() if "import CollectOptions" not in line]

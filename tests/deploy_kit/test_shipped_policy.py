@@ -166,7 +166,7 @@ def test_the_demo_trains_the_head_anew_and_proves_the_bundle(shipped_policy, one
         output=tmp_path / "demo",
         num_rows=200,
         heldout_episodes=16,
-        live_episodes=2,
+        live_episodes=16,
         flights=3,
     )
     result = run_demo(options)

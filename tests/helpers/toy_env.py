@@ -7,7 +7,7 @@ from tensordict import TensorDict
 
 
 class ToyEnv(VecEnv):
-    """Position moves by tanh(action); a gate is passed wherever the first coordinate crosses a whole number."""
+    """Position moves by tanh(action); a gate is passed wherever the first coordinate crosses a quarter."""
 
     def __init__(self, num_envs: int, seed: int, size: int = 784, repeats: bool = True, speed: bool = True) -> None:
         self.num_envs, self.num_actions, self.size, self.speed = num_envs, 4, size, speed
@@ -31,10 +31,10 @@ class ToyEnv(VecEnv):
         )
 
     def step(self, actions):
-        before = np.floor(self.position[:, 0])
+        before = np.floor(4 * self.position[:, 0])
         move = 0.5 * np.tanh(actions.numpy())
         self.position = self.position + move
-        self.label = np.floor(self.position[:, 0]) != before
+        self.label = np.floor(4 * self.position[:, 0]) != before
         self.episode_length_buf += 1
         crashed = np.abs(self.position[:, 1]) > 4.0
         time_out = self.episode_length_buf.numpy() >= self.max_episode_length

@@ -129,7 +129,7 @@ def test_vehicle_that_is_not_known_fails_unless_it_was_not_wanted(run, checkpoin
     assert [checks[name].problems for name in dependent] == [("no numbers",)] * 3
     assert checks["contract/observation"].problems == ()
     checks = {c.name: c for c in contract_checks(bundle, checkpoint, NamedVehicle(None, wanted=False))}
-    assert [checks[name] for name in dependent] == [NotRun(name, "--no-vehicle") for name in dependent]
+    assert [checks[name] for name in dependent] == [NotRun(name, "--no-vehicle", "--no-vehicle") for name in dependent]
 
 
 def test_exempt_fields_are_those_in_the_docs():

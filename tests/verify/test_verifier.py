@@ -1,5 +1,4 @@
 import json
-import shutil
 import subprocess
 import sys
 
@@ -72,8 +71,9 @@ def test_report_lies_in_the_bundle_but_not_in_its_manifest(run, report):
     text = (run.bundle / "report.json").read_text()
     assert VerifyReport.from_json(json.loads(text)) == report
     assert "report.json" not in (run.bundle / "manifest.json").read_text()
-    assert report.subject["checkpoint_sha256"] == file_sha256(run.checkpoint)
-    assert report.subject["dataset_sha256"] == file_sha256(run.dataset)
+    assert report.subject.manifest_sha256 == file_sha256(run.bundle / "manifest.json")
+    assert report.subject.checkpoint_sha256 == file_sha256(run.checkpoint)
+    assert report.subject.dataset_sha256 == file_sha256(run.dataset)
     assert report.environment["providers_used"] == ["CPUExecutionProvider"]
     assert "PASSED" in format_table(report).splitlines()[-1]
 
@@ -165,7 +165,7 @@ def test_other_file_with_the_same_tensors_passes_and_is_named(run, tmp_path):
     [
         ({"feature_file": None}, "--no-replay"),
         ({"replay": False}, "contradict"),
-        ({"live": True, "episodes": 1}, "at least 2"),
+        ({"live": True, "episodes": 15}, "at least 16"),
         ({"live": True, "live_modes": ()}, "no live mode"),
         ({"live_modes": ("shadow", "drving")}, "'drving'"),
         ({"max_rows": 0}, "--max-rows 0"),
@@ -193,16 +193,6 @@ def test_dataset_of_another_policy_is_refused(run, tmp_path):
         verify_bundle(run.verify(feature_file=dataset))
 
 
-def test_altered_file_is_refused(run, tmp_path):
-    copy = tmp_path / "bundle"
-    shutil.copytree(run.bundle, copy)
-    data = bytearray((copy / "policy.onnx").read_bytes())
-    data[-1] ^= 1
-    (copy / "policy.onnx").write_bytes(bytes(data))
-    with pytest.raises(BundleError, match=r"policy\.onnx"):
-        verify_bundle(run.verify(bundle=copy))
-
-
 def test_unknown_task_is_refused_before_the_work(run):
     told: list[Progress] = []
     with pytest.raises(TaskError):
@@ -212,7 +202,7 @@ def test_unknown_task_is_refused_before_the_work(run):
 
 def test_unmatched_observation_is_refused(run):
     with pytest.raises(TaskError, match="6928 numbers, the policy takes 784"):
-        verify_bundle(run.verify(live=True, episodes=2))
+        verify_bundle(run.verify(live=True, episodes=16))
 
 
 def test_defaults_ask_for_a_dataset(run):

@@ -36,7 +36,7 @@ def test_collect_finetune_export_verify(cli, checkpoint, vehicle, tmp_path):
     assert [output["name"] for output in contract["outputs"]] == ["action", "gate_logit"]
 
     verify = ("verify", bundle, "--checkpoint", trained, "--h5", dataset, "--vehicle", vehicle)
-    result = cli(*verify, *SCRIPTED, "--episodes", 6)
+    result = cli(*verify, *SCRIPTED, "--episodes", 16)
     assert result.code == 0, result.stdout
     assert result.stdout.splitlines()[-2:] == ["VERIFIED", f"Next: deploy-kit fly {bundle}"]
     assert json.loads((bundle / "report.json").read_text())["passed"] is True

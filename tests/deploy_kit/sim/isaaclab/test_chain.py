@@ -47,7 +47,11 @@ def chain(folder, policy, simulator, network=(), vehicle=(), launcher=()):
         *("export", "--checkpoint", checkpoint, *vehicle, "--use-auxiliary-head", "--samples", rows),
         *("--output", bundle),
     )
-    live = ("--episodes", 4, "--live-mode", "shadow")
+    # Few episodes, and policies that need not fly.
+    profile = folder / "profile.json"
+    limits = {"min_episodes": 4, "min_gates": 0.0}
+    profile.write_text(json.dumps({"profile_version": 1, "profile": "few", "limits": limits}))
+    live = ("--episodes", 4, "--live-mode", "shadow", "--profile", profile)
     said = run("verify", bundle, "--checkpoint", checkpoint, *vehicle, "--h5", rows, *simulator, *live, *launcher)
     assert "VERIFIED" in said
     verdicts = json.loads((bundle / "report.json").read_text())["verdicts"]

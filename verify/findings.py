@@ -1,0 +1,99 @@
+"""What the checks of a verification measure: figures and facts, without a verdict."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from deploy_kit.bundle.parity import ParityCheck
+from deploy_kit.flight.paired import PairedDifference
+
+
+@dataclass(frozen=True)
+class FactCheck:
+    """Facts that either hold or do not.
+
+    Attributes:
+        name: of the check.
+        compared: what with what.
+        count: how many facts were looked at.
+        problems: those that do not hold, one line each.
+        note: what a reader should know besides.
+    """
+
+    name: str
+    compared: str
+    count: int
+    problems: tuple[str, ...]
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class ReferenceFlight:
+    """The checkpoint's own flights, against which those of the artifact are held: a policy must fly to show anything.
+
+    Attributes:
+        name: of the check.
+        compared: what flew where.
+        episodes: how many.
+        gates: mean number of gates passed in an episode.
+        statistics: as `FlightStatistics.to_json` gives them.
+        note: what a reader should know besides.
+    """
+
+    name: str
+    compared: str
+    episodes: int
+    gates: float
+    statistics: dict[str, Any]
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class FlightCheck:
+    """Flights of the artifact against flights of the checkpoint, paired by seed.
+
+    Attributes:
+        name: of the check.
+        compared: what with what.
+        differences: paired differences of gates, crashes and speed.
+        reference: statistics with the checkpoint driving, as `FlightStatistics.to_json` gives them.
+        candidate: the same with the artifact driving.
+        paired: whether the environment repeated itself, so that each pair of episodes began alike.
+        thorough: whether the run was asked to fly until the full margins are supported.
+        note: what a reader should know besides.
+    """
+
+    name: str
+    compared: str
+    differences: tuple[PairedDifference, ...]
+    reference: dict[str, Any]
+    candidate: dict[str, Any]
+    paired: bool
+    thorough: bool = False
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """A check that was not run, and why. It is never counted as passed.
+
+    Attributes:
+        name: of the check.
+        reason: why.
+        switch: option by which the user switched it off; None if nobody did, and then the report has not passed.
+    """
+
+    name: str
+    reason: str
+    switch: str | None = None
+
+
+Check = FactCheck | ParityCheck | FlightCheck | ReferenceFlight | NotRun
+
+KINDS: dict[str, type[Any]] = {
+    "facts": FactCheck,
+    "parity": ParityCheck,
+    "reference flight": ReferenceFlight,
+    "flight": FlightCheck,
+    "not run": NotRun,
+}
+"""What `kind` is in report.json."""
