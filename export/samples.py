@@ -14,7 +14,7 @@ from deploy_kit.data.rows import Matrix
 from deploy_kit.data.schema import KeepReason
 from deploy_kit.errors import DatasetError
 from deploy_kit.policy.network import VisionActorCritic
-from deploy_kit.policy.run.observation import StateTerm
+from deploy_kit.policy.run.state_term import StateTerm
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -22,7 +22,7 @@ from deploy_kit.bundle.contract_fields import (
 from deploy_kit.bundle.tensor_names import FEATURES_TENSOR as FEATURES_TENSOR
 from deploy_kit.errors import BundleError
 from deploy_kit.policy.run.camera import CameraSpec
-from deploy_kit.policy.run.observation import StateTerm
+from deploy_kit.policy.run.state_term import StateTerm
 
 SCHEMA_VERSION = 2
 """Version of the contract's JSON; raised whenever a field changes its meaning, appears or goes."""

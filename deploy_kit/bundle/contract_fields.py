@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from deploy_kit.policy.run.observation import StateTerm
+from deploy_kit.policy.run.state_term import StateTerm
 
 
 class InputLayout(StrEnum):

@@ -36,7 +36,8 @@ from deploy_kit.errors import BundleError
 from deploy_kit.policy.checkpoint import Checkpoint, GateDetector
 from deploy_kit.policy.fingerprint import feature_sha256, head_sha256
 from deploy_kit.policy.network import NetworkConfig
-from deploy_kit.policy.run.observation import DepthMeasure, RunObservation, StateTerm
+from deploy_kit.policy.run.observation import DepthMeasure, RunObservation
+from deploy_kit.policy.run.state_term import StateTerm
 from deploy_kit.policy.run.vehicle import KEYS, REQUIRED, Vehicle
 from deploy_kit.task.interface import ACTION_NAMES, ACTION_UNITS, ActionTransform
 

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploy_kit.bundle.contract_fields import DepthSpec
-from deploy_kit.policy.run.observation import StateTerm
+from deploy_kit.policy.run.state_term import StateTerm
 
 UNKNOWN_RANGE = 1.0
 """Samples of a term without a known range lie within ± this. Nothing is said about flight by it."""

@@ -2,13 +2,15 @@
 
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from deploy_kit.errors import OptionError
-from deploy_kit.sim.tracks import check_kinds
+from deploy_kit.errors import OptionError, TaskError
 from deploy_kit.task.racing import STAGES
+from deploy_kit.task.tracks import TRACK_PROPORTIONS, TrackKind
+from deploy_kit.text import did_you_mean
+
+if TYPE_CHECKING:  # the command line takes its defaults from here, and its help needs no numpy
+    import numpy as np
 
 Finish = Literal["end", "cyclic"]
 
@@ -22,13 +24,13 @@ class EnvOptions:
 
     Attributes:
         num_envs: environments.
-        seed: everything random is derived from it, environment by environment: environment i is the same whatever
+        seed: seed of everything random, environment by environment: environment i is the same whatever
             `num_envs` is.
         stage: training stage, 0, 1 or 2.
         tracks: track kinds to draw from, in the task's proportions renormalised over those given.
         obstacles: whether tracks have obstacles.
         randomisation: whether airframe, drag, gains and thrust error are randomised.
-        difficulty: of every track, 0 to 1; None draws it per track.
+        difficulty: difficulty of every track, 0 to 1; None draws it per track.
         episodes_per_track: 0 keeps one track per environment for ever; n draws a new one after n episodes.
         num_threads: threads that step environments; None for one per usable core.
         device: torch device of what `step` returns.
@@ -99,13 +101,30 @@ class EnvOptions:
         check_kinds(self.tracks)
 
 
+def check_kinds(kinds: tuple[str, ...]) -> tuple[TrackKind, ...]:
+    """Return the track kinds.
+
+    Raises:
+        OptionError: none is given.
+        TaskError: one is unknown.
+    """
+    if not kinds:
+        raise OptionError(f"no track kind given; choose among {', '.join(TRACK_PROPORTIONS)}")
+    for kind in kinds:
+        if kind not in TRACK_PROPORTIONS:
+            raise TaskError(f"unknown track kind {kind!r}{did_you_mean(kind, TRACK_PROPORTIONS)}")
+    return tuple(kind for kind in TRACK_PROPORTIONS if kind in kinds)
+
+
 def track_seed(seed: int, env: int, counter: int) -> int:
     """Return the seed of the counter-th track that an environment flies."""
     return int(environment_generator(seed, env, TRACK_STREAM, counter).integers(0, 2**63))
 
 
-def environment_generator(seed: int, env: int, stream: int, counter: int = 0) -> np.random.Generator:
+def environment_generator(seed: int, env: int, stream: int, counter: int = 0) -> "np.random.Generator":
     """Return one of the generators that belong to an environment, whatever the other environments do."""
+    import numpy as np
+
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(env, stream, counter))))
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deploy_kit.errors import OptionError, TaskError
+from deploy_kit.errors import OptionError
 from deploy_kit.sim.layouts import LAYOUTS
 from deploy_kit.sim.obstacles import place_obstacles
+from deploy_kit.sim.options import check_kinds
 from deploy_kit.sim.primitives import Primitive
 from deploy_kit.sim.rotations import Array, matrix_from_quaternion, quaternion_from_euler
 from deploy_kit.task.tracks import (
@@ -24,7 +25,6 @@ from deploy_kit.task.tracks import (
     TRACK_PROPORTIONS,
     TrackKind,
 )
-from deploy_kit.text import did_you_mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,21 +100,6 @@ def _point(vector: Array) -> tuple[float, float, float]:
 def _quaternion(vector: Array) -> tuple[float, float, float, float]:
     w, x, y, z = (float(c) for c in vector)
     return w, x, y, z
-
-
-def check_kinds(kinds: tuple[str, ...]) -> tuple[TrackKind, ...]:
-    """Return the track kinds.
-
-    Raises:
-        OptionError: none is given.
-        TaskError: one is unknown.
-    """
-    if not kinds:
-        raise OptionError(f"no track kind given; choose among {', '.join(TRACK_PROPORTIONS)}")
-    for kind in kinds:
-        if kind not in TRACK_PROPORTIONS:
-            raise TaskError(f"unknown track kind {kind!r}{did_you_mean(kind, TRACK_PROPORTIONS)}")
-    return tuple(kind for kind in TRACK_PROPORTIONS if kind in kinds)
 
 
 def make_track(

@@ -5,7 +5,7 @@ import torch
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.errors import DatasetError
 from deploy_kit.export.samples import choose_recorded, draw_synthetic, make_golden
-from deploy_kit.policy.run.observation import StateTerm
+from deploy_kit.policy.run.state_term import StateTerm
 from helpers.feature_files import write_policy_file
 from helpers.networks import SMALL_OBSERVATION, make_observations, small_network
 

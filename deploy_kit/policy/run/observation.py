@@ -8,6 +8,7 @@ from deploy_kit.policy.run.camera import CameraSpec, resolve_camera
 from deploy_kit.policy.run.env_file import ENV_FILE
 from deploy_kit.policy.run.env_terms import DEPTH_FUNCTIONS, EnvTerm, read_terms
 from deploy_kit.policy.run.params import RunParams
+from deploy_kit.policy.run.state_term import StateTerm
 from deploy_kit.policy.run.vehicle import named_task
 from deploy_kit.task.interface import ObservationLayout, ObservationTerm
 from deploy_kit.task.racing import TASK_ID
@@ -20,43 +21,6 @@ _MEASURES = {
     "depth": IMAGE_PLANE,
     "distance_to_camera": "distance to the optical centre, m",
 }
-
-
-@dataclass(frozen=True)
-class StateTerm:
-    """One slice [start, stop) of the state; what is not known is None.
-
-    The observation holds ``clip(value) * scale`` of a value in `unit`.
-
-    Attributes:
-        name: a known quantity's name, else the run's name of the term.
-        start: first index.
-        stop: one past the last index.
-        quantity: what the numbers are, a name of `docs/contract.md`.
-        unit: SI unit, "1" where dimensionless.
-        frame: coordinate frame.
-        description: one line for a human.
-        clip: smallest and largest value, before `scale`; None for none, and where nothing is known.
-        scale: per component; None for none, and where nothing is known.
-        low: smallest value to be expected in flight, in `unit`, per component.
-        high: largest value to be expected in flight.
-        range_source: where the range comes from.
-        source: where order, size and meaning come from.
-    """
-
-    name: str
-    start: int
-    stop: int
-    quantity: str | None
-    unit: str | None
-    frame: str | None
-    description: str | None
-    clip: tuple[float, float] | None
-    scale: tuple[float, ...] | None
-    low: tuple[float, ...] | None
-    high: tuple[float, ...] | None
-    range_source: str | None
-    source: str | None
 
 
 @dataclass(frozen=True)
