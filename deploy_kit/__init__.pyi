@@ -12,9 +12,9 @@ from deploy_kit.collection.run import (
 )
 from deploy_kit.data.reader import FeatureFile as FeatureFile
 from deploy_kit.data.reader import open_feature_file as open_feature_file
-from deploy_kit.demo import DemoOptions as DemoOptions
-from deploy_kit.demo import DemoResult as DemoResult
-from deploy_kit.demo import run_demo as run_demo
+from deploy_kit.demo.options import DemoOptions as DemoOptions
+from deploy_kit.demo.run import DemoResult as DemoResult
+from deploy_kit.demo.run import run_demo as run_demo
 from deploy_kit.errors import (
     CheckFailedError as CheckFailedError,
 )

@@ -12,7 +12,6 @@ _STYLE: Any = {
     "grid.alpha": 0.25,
     "font.size": 10,
     "figure.dpi": 120,
-    "savefig.bbox": "tight",
 }
 
 

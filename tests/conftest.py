@@ -10,6 +10,7 @@ from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.policy.shipped import DEMO_POLICY
 from helpers.bundles import Run, copy_bundle, make_run
 from helpers.networks import make_network
+from helpers.pictures import blank_pictures
 
 
 @pytest.fixture
@@ -55,3 +56,10 @@ def shared_bundle(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def bundle_copy(shared_bundle: Bundle, tmp_path: Path) -> Path:
     """A copy of the shared bundle's folder, to be broken."""
     return copy_bundle(shared_bundle.path, tmp_path / "copy")
+
+
+@pytest.fixture
+def pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write blank pictures, unless the test is marked `drawn`."""
+    if request.node.get_closest_marker("drawn") is None:
+        blank_pictures(monkeypatch)

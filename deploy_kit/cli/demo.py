@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy_kit.cli.command import Command
+from deploy_kit.bundle.thresholds import Thresholds
+from deploy_kit.cli.command import Command, under
 from deploy_kit.cli.console import stdout
 from deploy_kit.cli.options import (
     checkpoint_path_from,
@@ -18,11 +19,14 @@ from deploy_kit.cli.options import (
     vehicle_option,
 )
 from deploy_kit.cli.progress import progress_bars
+from deploy_kit.demo.options import DemoOptions
 from deploy_kit.policy.shipped import DEMO_NAME
 from deploy_kit.sim.options import EnvOptions
 
 if TYPE_CHECKING:
-    from deploy_kit.demo import DemoResult
+    from deploy_kit.demo.run import DemoResult
+
+_amount = under("How much")
 
 
 @click.command(
@@ -32,6 +36,9 @@ if TYPE_CHECKING:
         "deploy-kit demo": "the policy that comes with deploy-kit, into outputs/demo",
         "deploy-kit demo outputs/mine --checkpoint model_7998.pt": "a policy of yours",
         "deploy-kit demo outputs/latest --experiment_name racing": "the latest run of an experiment",
+        "deploy-kit demo outputs/small --num-rows 100 --heldout-episodes 8 --flights 2": (
+            "whether everything works, not how well"
+        ),
     },
 )
 @click.argument("output", type=click.Path(path_type=Path), required=False)
@@ -40,6 +47,34 @@ if TYPE_CHECKING:
 @num_envs_option
 @seed_option
 @vehicle_option
+@_amount(
+    "--num-rows",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=DemoOptions.num_rows,
+    help="Training rows with a gate passage, and as many without.",
+)
+@_amount(
+    "--heldout-episodes",
+    metavar="N",
+    type=click.IntRange(min=2),
+    default=DemoOptions.heldout_episodes,
+    help="Whole episodes to judge the gate head on.",
+)
+@_amount(
+    "--live-episodes",
+    metavar="N",
+    type=click.IntRange(min=Thresholds.min_episodes),
+    default=DemoOptions.live_episodes,
+    help="Flights of the verification, in each mode.",
+)
+@_amount(
+    "--flights",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=DemoOptions.flights,
+    help="Flights with the bundle in control; the pictures show the one with the most gates.",
+)
 def demo_command(output: Path | None, num_envs: int, seed: int, **options: Any) -> None:
     """Show the whole job in two minutes: collect, finetune, export, verify, and a flight with pictures.
 
@@ -48,7 +83,7 @@ def demo_command(output: Path | None, num_envs: int, seed: int, **options: Any) 
     """
     policy = checkpoint_path_from(options, default=DEMO_NAME)
 
-    from deploy_kit.demo import DemoOptions, run_demo
+    from deploy_kit.demo.run import run_demo
 
     output = DemoOptions.output if output is None else output
     env = EnvOptions(num_envs=num_envs, seed=seed)

@@ -1,18 +1,16 @@
-"""The whole job on a scripted task: what it leaves, what it tells, what it refuses, what an interruption leaves."""
+"""The whole job on a scripted task: what it refuses, what an interruption leaves; cli/test_demo.py sees it through."""
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
-import numpy as np
 import pytest
 import torch
 
 from deploy_kit.bundle.reader import open_bundle
 from deploy_kit.data.reader import open_feature_file
-from deploy_kit.demo import EPOCHS, STEPS, DemoOptions, run_demo
+from deploy_kit.demo.run import EPOCHS, DemoOptions, run_demo
 from deploy_kit.errors import CheckpointError, OptionError, TaskError
 from deploy_kit.policy.checkpoint import load_checkpoint, save_checkpoint, save_safetensors
 from deploy_kit.sim.options import EnvOptions
@@ -20,6 +18,8 @@ from deploy_kit.task.racing import TASK_ID
 from helpers import scripted_racing
 from helpers.checkpoints import CALIBRATION
 from helpers.networks import make_network
+
+pytestmark = pytest.mark.usefixtures("pictures")
 
 
 @pytest.fixture
@@ -62,37 +62,6 @@ def interrupt_in(phase):
     return progress
 
 
-@pytest.mark.slow
-def test_the_whole_job(options):
-    seen = []
-    result = run_demo(options, seen.append)
-    places = list(dict.fromkeys(moment.phase.split(" · ")[0] for moment in seen))
-    assert places == [f"{index}/5 {name}" for index, name in enumerate(STEPS, 1)]
-    output = options.output
-    assert {path.name for path in output.iterdir()} == {"features.h5", "finetune", "bundle", "pictures"}
-    with open_feature_file(output / "features.h5") as file:
-        assert (file.attrs.complete, file.attrs.seed) == (True, 5)
-        assert len(file.heldout().label) > 12
-    metrics = json.loads((output / "finetune" / "metrics.json").read_text())
-    assert metrics["dataset"]["training_rows"] == 80
-    assert (metrics["before"], metrics["after"]) == (result.finetuned.before, result.finetuned.after)
-    assert metrics["options"]["epochs"] == len(metrics["epochs"]) == EPOCHS
-    trained = load_checkpoint(result.finetuned.checkpoint)
-    bundle = open_bundle(result.bundle)
-    assert bundle.contract.provenance.checkpoint_sha256 == trained.sha256
-    assert bundle.contract.gate.threshold_logit == trained.calibration.threshold_logit
-    assert bundle.golden.source == "recorded"
-    assert result.report.passed
-    ran = {check.name for check, verdict in zip(result.report.checks, result.report.verdicts, strict=True)}
-    assert {"replay/heldout/onnx-head", "replay/kept/onnx", "live/shadow", "live/driving"} <= ran
-    assert not [verdict for verdict in result.report.verdicts if verdict.status == "not run"]
-    gates = [sum(scripted_racing.label_of(i, 0, s) for s in range(scripted_racing.length_of(i, 0))) for i in range(3)]
-    assert result.flight.statistics.episodes == 3
-    assert result.flight.statistics.gates_per_episode.mean == np.mean(gates)
-    assert [path.name for path in result.flight.pictures] == ["actions.png", "auxiliary_prob.png", "depth.mp4"]
-    assert all(path.parent == output / "pictures" and path.stat().st_size > 1000 for path in result.flight.pictures)
-
-
 def test_an_output_that_exists_is_kept(options):
     options.output.mkdir()
     (options.output / "mine.txt").touch()
@@ -122,7 +91,7 @@ def test_a_checkpoint_in_the_output_s_place_is_told_where_it_belongs(options):
 
 
 def test_a_policy_that_passes_no_gate_is_refused_after_a_while(options, logged, monkeypatch):
-    monkeypatch.setattr("deploy_kit.demo.MOST_ENV_STEPS", 200)
+    monkeypatch.setattr("deploy_kit.demo.run.MOST_ENV_STEPS", 200)
     monkeypatch.setattr(scripted_racing, "label_of", lambda env, episode, step: False)
     with pytest.raises(CheckpointError, match=r"passed no gate in \d+ env steps"):
         run_demo(options)
@@ -136,7 +105,7 @@ def test_a_vehicle_that_contradicts_the_task_is_refused_before_any_flight(
     class FlightError(Exception):
         pass
 
-    monkeypatch.setattr("deploy_kit.demo.collect", Mock(side_effect=FlightError))
+    monkeypatch.setattr("deploy_kit.demo.run.collect", Mock(side_effect=FlightError))
     vehicle_params.write_text(vehicle_params.read_text().replace("ratio: 3.0", "ratio: 4.0"))
     racing = replace(options, task=TASK_ID)
     with pytest.raises(OptionError, match=r"says 4\.0.*--vehicle FILE"):

@@ -92,6 +92,7 @@ def test_readme_and_docs_show_the_same_lines():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("pictures")
 def test_the_lines_of_the_docs_run(tmp_path, shipped_policy, monkeypatch):
     """The lines as they stand, in small sizes, on the shipped policy."""
     from dataclasses import replace
@@ -101,8 +102,8 @@ def test_the_lines_of_the_docs_run(tmp_path, shipped_policy, monkeypatch):
     small = {
         "CollectOptions": lambda *args, **kwargs: replace(
             deploy_kit.CollectOptions(*args, **kwargs),
-            env=deploy_kit.EnvOptions(num_envs=8),
-            heldout_episodes=8,
+            env=deploy_kit.EnvOptions(num_envs=6),
+            heldout_episodes=6,
             keep_observations=8,
         ),
         "VerifyOptions": lambda *args, **kwargs: replace(

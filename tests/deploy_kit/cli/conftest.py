@@ -8,6 +8,11 @@ from click.testing import CliRunner
 from deploy_kit.cli.main import main
 
 
+@pytest.fixture(autouse=True)
+def _blank(pictures):
+    """What pictures show is tested in the rooms that draw them."""
+
+
 @dataclass
 class Run:
     """One call: exit code, the two streams apart."""

@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from deploy_kit.policy.checkpoint import save_safetensors
+from helpers.feature_files import write_policy_file
+from helpers.networks import small_network
+
 RACING = ("--task", "DiffLab-Quadcopter-CTBR-Racing-v0")
 
 
@@ -161,19 +165,20 @@ def test_a_truncated_file(refused, checkpoint, dataset, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["finetune", "export", "verify"])
-def test_a_file_collected_with_another_policy(refused, cli, checkpoint, dataset, tmp_path, command):
-    bundle = tmp_path / "bundle"
+def test_a_file_collected_with_another_policy(refused, checkpoint, dataset, run, tmp_path, command):
     entries = torch.load(checkpoint, weights_only=True)
     entries["model_state_dict"]["state_enc.bias"][3] += 1e-3
     torch.save(entries, checkpoint)
-    if command == "verify":
-        assert cli("export", "--checkpoint", checkpoint, "--output", bundle, *RACING).code == 0
+    bundle, other = tmp_path / "bundle", small_network(seed=1)
+    save_safetensors(tmp_path / "other.safetensors", other)
+    write_policy_file(tmp_path / "other.h5", other, tmp_path / "other.safetensors")
     arguments = {
         "finetune": finetune(checkpoint, dataset, tmp_path),
         "export": ("export", "--checkpoint", checkpoint, "--samples", dataset, "--output", bundle, *RACING),
-        "verify": ("verify", bundle, "--checkpoint", checkpoint, "--h5", dataset, "--no-live"),
+        "verify": ("verify", run.bundle, "--checkpoint", run.checkpoint, "--h5", tmp_path / "other.h5", "--no-live"),
     }[command]
     refused(*arguments, words=("another policy",))
+    assert not bundle.exists()
 
 
 def test_a_dataset_name_that_does_not_end_in_h5(refused, checkpoint, tmp_path):
@@ -216,17 +221,14 @@ def test_vehicle_numbers_are_never_made_up(refused, checkpoint, tmp_path):
     assert not (tmp_path / "bundle").exists()
 
 
-def test_verifying_without_a_dataset_must_be_said(refused, cli, checkpoint, tmp_path):
-    assert cli("export", "--checkpoint", checkpoint, "--output", tmp_path / "bundle", *RACING).code == 0
-    refused("verify", tmp_path / "bundle", "--checkpoint", checkpoint, words=("--no-replay",))
+def test_verifying_without_a_dataset_must_be_said(refused, run):
+    refused("verify", run.bundle, "--checkpoint", run.checkpoint, words=("--no-replay",))
 
 
-def test_an_existing_bundle_is_kept(refused, cli, checkpoint, tmp_path):
-    arguments = ("export", "--checkpoint", checkpoint, "--output", tmp_path / "bundle")
-    assert cli(*arguments, *RACING).code == 0
-    before = {path.name: path.read_bytes() for path in (tmp_path / "bundle").iterdir()}
-    refused(*arguments, *RACING, words=("--overwrite",))
-    assert {path.name: path.read_bytes() for path in (tmp_path / "bundle").iterdir()} == before
+def test_an_existing_bundle_is_kept(refused, run, bundle_copy):
+    before = {path.name: path.read_bytes() for path in bundle_copy.iterdir()}
+    refused("export", "--checkpoint", run.checkpoint, "--output", bundle_copy, *RACING, words=("--overwrite",))
+    assert {path.name: path.read_bytes() for path in bundle_copy.iterdir()} == before
 
 
 def test_a_file_that_holds_nothing_known(refused, tmp_path):

@@ -1,27 +1,37 @@
 """``deploy-kit demo``: what it prints, its exit codes, and what it hands to the library."""
 
+import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-import deploy_kit.demo
+import deploy_kit.demo.run
 from deploy_kit.bundle.reader import open_bundle
 from deploy_kit.bundle.thresholds import Thresholds, Tolerance
+from deploy_kit.data.reader import open_feature_file
+from deploy_kit.demo.options import DemoOptions
+from deploy_kit.demo.run import EPOCHS
 from deploy_kit.policy import shipped
+from deploy_kit.policy.checkpoint import load_checkpoint
+from deploy_kit.policy.network_hints import NetworkHints
+from helpers import scripted_racing
 
 SCRIPTED = ("--task", "helpers.scripted_racing:make")
 
 
+@pytest.mark.drawn
 @pytest.mark.slow
 def test_the_whole_job_of_a_random_policy(cli, checkpoint, vehicle, tmp_path, monkeypatch):
     (checkpoint.parent / "params" / "agent.yaml").unlink()
     results = []
-    run = deploy_kit.demo.run_demo
-    monkeypatch.setattr("deploy_kit.demo.run_demo", lambda *given: results.append(run(*given)) or results[0])
+    run = deploy_kit.demo.run.run_demo
+    monkeypatch.setattr("deploy_kit.demo.run.run_demo", lambda *given: results.append(run(*given)) or results[0])
     output = tmp_path / "out"
     told = cli(
         *("demo", output, "--checkpoint", checkpoint.parent, *SCRIPTED, "--num-envs", 8, "--seed", 4),
         *("--activation", "lrelu", "--image-shape", "72x96", "--vehicle", vehicle),
+        *("--num-rows", 60, "--heldout-episodes", 16, "--live-episodes", 16, "--flights", 5),
     )
     assert told.code == 0, told
     (result,) = results
@@ -33,7 +43,7 @@ def test_the_whole_job_of_a_random_policy(cli, checkpoint, vehicle, tmp_path, mo
     statistics = result.flight.statistics
     assert f"{before:.3f} before, {after:.3f} after finetuning" in table
     assert f"gates per episode {statistics.gates_per_episode.mean:.2f} (95 % " in table
-    assert f"crashes {statistics.crash_rate.mean:.0%} of 16 flights" in table
+    assert f"crashes {statistics.crash_rate.mean:.0%} of 5 flights" in table
     assert "verification VERIFIED" in table
     name, share = result.report.worst_share
     assert f"{share:.2f} of its limit, in {name}" in table
@@ -41,17 +51,42 @@ def test_the_whole_job_of_a_random_policy(cli, checkpoint, vehicle, tmp_path, mo
     for path in (result.bundle, output / "pictures"):
         assert str(path) in table.replace(" ", "")
     assert "depth.mp4" in table
+    _has_done_the_whole_job(result, output, rows=60, seed=4)
     for place in ("1/5 collect · held-out", "1/5 collect · training", "2/5 finetune", "3/5 export", "4/5 verify"):
         assert place in told.stderr
     assert "5/5 fly · flights 100%" in told.stderr
 
     # The same report under limits that nothing keeps: the last line names it, the exit code tells.
     failing = replace(result, report=result.report.judged(Thresholds(parity=Tolerance(0.0, 1e-12))))
-    monkeypatch.setattr("deploy_kit.demo.run_demo", lambda *given: failing)
+    monkeypatch.setattr("deploy_kit.demo.run.run_demo", lambda *given: failing)
     told = cli("demo", output, "--checkpoint", checkpoint)
     assert told.code == 1
     assert "FAILED" in told.stdout
     assert told.stdout.splitlines()[-1].startswith("What failed: ")
+
+
+def _has_done_the_whole_job(result, output, rows, seed):
+    assert {path.name for path in output.iterdir()} == {"features.h5", "finetune", "bundle", "pictures"}
+    with open_feature_file(output / "features.h5") as file:
+        assert (file.attrs.complete, file.attrs.seed) == (True, seed)
+        assert len(file.heldout().label) > 16
+    metrics = json.loads((output / "finetune" / "metrics.json").read_text())
+    assert metrics["dataset"]["training_rows"] == 2 * rows
+    assert (metrics["before"], metrics["after"]) == (result.finetuned.before, result.finetuned.after)
+    assert metrics["options"]["epochs"] == len(metrics["epochs"]) == EPOCHS
+    trained = load_checkpoint(result.finetuned.checkpoint, NetworkHints("lrelu", (72, 96)))
+    bundle = open_bundle(result.bundle)
+    assert bundle.contract.provenance.checkpoint_sha256 == trained.sha256
+    assert bundle.contract.gate.threshold_logit == trained.calibration.threshold_logit
+    assert bundle.golden.source == "recorded"
+    assert result.report.passed
+    ran = {check.name for check, verdict in zip(result.report.checks, result.report.verdicts, strict=True)}
+    assert {"replay/heldout/onnx-head", "replay/kept/onnx", "live/shadow", "live/driving"} <= ran
+    gates = [sum(scripted_racing.label_of(i, 0, s) for s in range(scripted_racing.length_of(i, 0))) for i in range(5)]
+    assert result.flight.statistics.episodes == 5
+    assert result.flight.statistics.gates_per_episode.mean == np.mean(gates)
+    assert [path.name for path in result.flight.pictures] == ["actions.png", "auxiliary_prob.png", "depth.mp4"]
+    assert all(path.parent == output / "pictures" and path.stat().st_size > 1000 for path in result.flight.pictures)
 
 
 def test_the_defaults_are_the_shipped_policy_and_a_folder_of_outputs(cli, checkpoint, tmp_path, monkeypatch):
@@ -62,15 +97,18 @@ def test_the_defaults_are_the_shipped_policy_and_a_folder_of_outputs(cli, checkp
         raise KeyboardInterrupt
 
     monkeypatch.setattr(shipped, "DEMO_POLICY", checkpoint)
-    monkeypatch.setattr("deploy_kit.demo.run_demo", refuse)
+    monkeypatch.setattr("deploy_kit.demo.run.run_demo", refuse)
     monkeypatch.chdir(tmp_path)
     told = cli("demo")
     assert (told.code, told.stderr.strip()) == (130, "Interrupted")
-    cli("demo", "there", "--num-envs", 3, "--seed", 9, "--normalizer-eps", 0.5)
+    sizes = ("--num-rows", 5, "--heldout-episodes", 6, "--live-episodes", 17, "--flights", 8)
+    cli("demo", "there", "--num-envs", 3, "--seed", 9, "--normalizer-eps", 0.5, *sizes)
     first, second = given
     assert (first.checkpoint, str(first.output)) == (checkpoint, "outputs/demo")
     assert (first.env.num_envs, first.env.seed) == (16, 0)
     assert (str(second.output), second.env.num_envs, second.env.seed) == ("there", 3, 9)
+    assert (second.num_rows, second.heldout_episodes, second.live_episodes, second.flights) == (5, 6, 17, 8)
+    assert first == replace(DemoOptions(checkpoint), hints=first.hints)
     assert [options.hints.normalizer_eps for options in given] == [None, 0.5]
 
 

@@ -11,7 +11,7 @@ from deploy_kit.cli import main as entry
 from deploy_kit.cli.command import OTHER_OPTIONS, HeadedOption, spelling
 from deploy_kit.cli.options import NETWORK_PARAMETERS
 from deploy_kit.collection.options import CollectOptions
-from deploy_kit.demo import DemoOptions
+from deploy_kit.demo.run import DemoOptions
 from deploy_kit.export.options import ExportOptions
 from deploy_kit.finetuning.learners.attack import Norm
 from deploy_kit.finetuning.options import NORMS, FinetuneOptions

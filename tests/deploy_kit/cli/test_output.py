@@ -13,6 +13,7 @@ from rich.tree import Tree
 
 from deploy_kit.cli import console
 from deploy_kit.cli.console import Output, degraded, set_up_encodings, set_up_logging
+from helpers.bundles import copy_bundle
 
 LONG = "/a/" + "very-long-folder/" * 40 + "[odd] :smile: name.h5"
 
@@ -76,7 +77,7 @@ def test_a_stream_of_any_encoding_takes_every_character(monkeypatch, encoding, e
     assert raw.getvalue() == expected
 
 
-def run(*arguments, **environment):
+def call(*arguments, **environment):
     return subprocess.run(
         [sys.executable, "-m", "deploy_kit", *map(str, arguments)],
         env={**os.environ, **environment},
@@ -85,27 +86,24 @@ def run(*arguments, **environment):
     )
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
-def test_a_console_of_another_encoding_keeps_the_exit_code(checkpoint, vehicle, tmp_path, encoding):
-    folder = tmp_path / "bündle → 2"
-    exported = run(
-        *("export", "--checkpoint", checkpoint, "--vehicle", vehicle, "--output", folder, "--physical-actions"),
-        PYTHONIOENCODING=encoding,
-    )
-    assert exported.returncode == 0, exported.stderr
-    said = exported.stdout.decode(encoding)
-    assert ("bündle -> 2" if encoding == "cp1252" else "bundle -> 2") in said
-    verified = run(
-        *("verify", folder, "--checkpoint", checkpoint, "--vehicle", vehicle, "--no-replay", "--no-live"),
-        PYTHONIOENCODING=encoding,
+def test_a_console_of_another_encoding_keeps_the_exit_code_of_verify(run, tmp_path):
+    folder = copy_bundle(run.bundle, tmp_path / "bündle → 2")
+    verified = call(
+        *("verify", folder, "--checkpoint", run.checkpoint, "--no-replay", "--no-live"),
+        PYTHONIOENCODING="cp1252",
         COLUMNS="40",
     )
     assert verified.returncode == 0, verified.stderr
-    lines = verified.stdout.decode(encoding).splitlines()
-    assert any(line.startswith("VERIFIED") for line in lines)
-    assert "Traceback" not in verified.stderr.decode(encoding)
-    refused = run("inspect", tmp_path / "no → file", PYTHONIOENCODING=encoding)
+    said = verified.stdout.decode("cp1252")
+    assert any(line.startswith("VERIFIED") for line in said.splitlines())
+    assert "bündle -> 2" in said
+    assert "Traceback" not in verified.stderr.decode("cp1252")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_console_of_another_encoding_is_told_what_is_wrong(tmp_path, encoding):
+    refused = call("inspect", tmp_path / "no → file", PYTHONIOENCODING=encoding)
     assert refused.returncode == 2
     assert "no -> file" in refused.stderr.decode(encoding)
-    help_ = run("--help", PYTHONIOENCODING=encoding)
+    help_ = call("--help", PYTHONIOENCODING=encoding)
     assert "collect -> finetune -> export -> verify" in help_.stdout.decode(encoding)

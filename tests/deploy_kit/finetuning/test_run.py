@@ -40,6 +40,8 @@ from helpers.checkpoints import write_racing_run
 from helpers.feature_files import write_separable_file
 from helpers.networks import make_network
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 F = 192
 LAST = "policy_finetune_epoch-3.pt"
 
@@ -382,6 +384,7 @@ def one_class(name: str, value: int) -> Callable[[h5py.File], None]:
     return lambda file: file[name].write_direct(np.full(file[name].shape, value, np.int8))
 
 
+@pytest.mark.drawn
 def test_the_report_says_where_figures_flatter(options: FinetuneOptions) -> None:
     with h5py.File(options.feature_files, "r+") as file:
         del file["heldout"]
@@ -668,6 +671,7 @@ def test_a_pattern_that_matches_nothing_is_refused(options: FinetuneOptions, tmp
         finetune(replace(options, feature_files=tmp_path / "nothing-*.h5"))
 
 
+@pytest.mark.drawn
 def test_the_optimum_comes_with_its_certificate(options: FinetuneOptions) -> None:
     result = finetune(replace(options, solver="lbfgs", epochs=None, lr=None))
     found = json.loads(result.metrics_path.read_text())
@@ -677,7 +681,11 @@ def test_the_optimum_comes_with_its_certificate(options: FinetuneOptions) -> Non
     assert result.after["auroc"] > 0.9
     assert found["losses"][-1] == pytest.approx(result.certificate.loss, abs=1e-6)
     assert found["losses"][-1] < found["losses"][0]
-    assert len(list((result.output / "plots").glob("*.png"))) == 5
+    pictures = sorted((result.output / "plots").glob("*.png"))
+    assert len(pictures) == 5
+    for picture in pictures:
+        with Image.open(picture) as image:
+            assert image.width > 500
     assert f"lbfgs, loss {result.certificate.loss:.6f}" in (result.output / "report.html").read_text()
     assert {"batch_size", "lr"}.isdisjoint(load_checkpoint(result.checkpoint).calibration.training)
     adam = finetune(replace(options, output=options.output / "adam", epochs=3))
@@ -754,6 +762,7 @@ def test_what_is_known_of_the_head_before_is_told(earlier: FinetuneOptions, resu
     assert again.gate_head_before == "finetuned by deploy-kit"
 
 
+@pytest.mark.drawn
 def test_the_comparison_stands_in_metrics_and_report(options: FinetuneOptions) -> None:
     result = finetune(replace(options, compare=True))
     found = json.loads(result.metrics_path.read_text())["comparison"]

@@ -4,25 +4,25 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from deploy_kit.collection.run import CollectOptions, collect
+from deploy_kit.demo.options import DemoOptions
 from deploy_kit.errors import CheckpointError, OptionError
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.finetuning.run import FinetuneOptions, FinetuneResult, finetune
 from deploy_kit.flight.fly import FlyOptions, FlyResult, fly
 from deploy_kit.policy.checkpoint import save_checkpoint
-from deploy_kit.policy.network_hints import NetworkHints
 from deploy_kit.policy.shipped import with_known_vehicle
 from deploy_kit.policy.vehicle_checkpoint import load_with_vehicle
 from deploy_kit.progress import Progress, silent
-from deploy_kit.sim.options import EnvOptions
-from deploy_kit.task.racing import TASK_ID
 from deploy_kit.verify.report import VerifyReport
 from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
+
+__all__ = ["EPOCHS", "STEPS", "DemoOptions", "DemoResult", "run_demo"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,35 +36,6 @@ EPOCHS, LEARNING_RATE, BATCH_SIZE = 20, 3e-3, 64
 
 MOST_ENV_STEPS = 50_000
 """Training rows are collected no longer than this, so that a policy that hardly passes a gate ends too."""
-
-
-@dataclass(frozen=True)
-class DemoOptions:
-    """Options of `run_demo`.
-
-    Attributes:
-        checkpoint: the policy.
-        output: folder for everything that is written; must not exist.
-        env: the vector environment's options.
-        task: task id, or ``module:factory``.
-        num_rows: training rows with a gate passage, and as many without.
-        heldout_episodes: whole episodes to judge the gate head on.
-        live_episodes: of the verification, in each mode.
-        flights: with the bundle in control, for the statistics; the pictures show the one with the most gates.
-        vehicle_file: the vehicle's numbers, where neither task nor run has them, or where they contradict each other.
-        hints: what the checkpoint's weights do not tell.
-    """
-
-    checkpoint: Path
-    output: Path = Path("outputs/demo")
-    env: EnvOptions = field(default_factory=EnvOptions)
-    task: str = TASK_ID
-    num_rows: int = 400
-    heldout_episodes: int = 32
-    live_episodes: int = 8
-    flights: int = 16
-    vehicle_file: Path | None = None
-    hints: NetworkHints = field(default_factory=NetworkHints)
 
 
 @dataclass(frozen=True)
