@@ -9,9 +9,9 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from deploy_kit.sim.options import EnvOptions, track_seed
+from deploy_kit.sim.options import EnvOptions, check_kinds, track_seed
 from deploy_kit.sim.primitives import Primitive
-from deploy_kit.sim.tracks import Track, check_kinds, make_track
+from deploy_kit.sim.tracks import Track, make_track
 from deploy_kit.task.racing import Levels
 from deploy_kit.task.tracks import TRACK_PROPORTIONS, TrackKind
 
