@@ -35,7 +35,6 @@ _amount = under("How much")
     examples={
         "deploy-kit demo": "the policy that comes with deploy-kit, into outputs/demo",
         "deploy-kit demo outputs/mine --checkpoint model_7998.pt": "a policy of yours",
-        "deploy-kit demo outputs/latest --experiment_name racing": "the latest run of an experiment",
         "deploy-kit demo outputs/small --num-rows 100 --heldout-episodes 8 --flights 2": (
             "whether everything works, not how well"
         ),
