@@ -7,10 +7,12 @@
 (`model_<iteration>.pt`, read by every deploy-kit command), `params/agent.yaml` and TensorBoard logs go to the folder
 named first. A run that was stopped goes on from any checkpoint, in the stage and with the gate noise that it had.
 
-The task is the one that `deploy-kit fly` flies; what is rewarded while training differs from MasterRacing's stages:
+The task is the one that `deploy-kit fly` flies. By default the tracks lie in ten levels of difficulty, between which a
+drone moves with its success, as in MasterRacing; `--no-levels` draws a track of any difficulty for every episode.
+What is rewarded while training differs from MasterRacing's stages:
 - Closing in on the gate is rewarded by speed, beside MasterRacing's reward for its direction.
-- In stage 0 a crash ends the episode and changes of the command cost a tenth. With MasterRacing's weights the noise
-  of a new policy costs more than flying earns, and PPO learns to end each episode as soon as it can.
+- In stage 0 the drone is solid, a crash ends the episode, and changes of the command cost a tenth. With MasterRacing's
+  weights the noise of a new policy costs more than flying earns, and PPO learns to end each episode as soon as it can.
 - In stage 1 the noise on commanded gates grows five times as fast as MasterRacing's, to the noise of stage 2.
 - In stage 2 a crash costs three times as much, so that the policy slows down among obstacles.
 
@@ -51,7 +53,7 @@ MOST_GATE_NOISE = STAGES[2].gate_noise
 """Half width at which the noise on commanded gates stops growing, m."""
 
 TRAINING_STAGES = (
-    replace(STAGES[0], ends_on_crash=True, rewards=replace(STAGES[0].rewards, command_change=-0.001)),
+    replace(STAGES[0], ends_on_crash=True, colliders=True, rewards=replace(STAGES[0].rewards, command_change=-0.001)),
     replace(STAGES[1], curriculum=NoiseCurriculum(grow=1.05, shrink=0.95)),
     replace(STAGES[2], rewards=replace(STAGES[2].rewards, collision=-300.0)),
 )
@@ -186,7 +188,8 @@ def train(arguments: argparse.Namespace) -> None:
         num_envs=arguments.num_envs,
         seed=arguments.seed,
         stage=0,
-        episodes_per_track=1,
+        episodes_per_track=0 if arguments.levels else 1,
+        levels=arguments.levels,
         device=arguments.device,
         track_pool=arguments.track_pool,
     )
@@ -228,7 +231,8 @@ def main() -> None:
     parser.add_argument("--weights", help="policy whose weights to begin with, `demo` for the one that comes along")
     parser.add_argument("--init-std", type=float, default=0.5, help="standard deviation of the action at first")
     parser.add_argument("--num-envs", type=int, default=4096, help="environments side by side")
-    parser.add_argument("--track-pool", type=int, help="tracks to draw from (default: 512)")
+    parser.add_argument("--track-pool", type=int, default=640, help="tracks to draw from, or in all levels")
+    parser.add_argument("--no-levels", dest="levels", action="store_false", help="tracks of any difficulty for all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--save-interval", type=int, default=25, help="iterations between checkpoints")

@@ -45,7 +45,7 @@ class TrackGrid:
 
     def track(self, level: int, column: int) -> Track:
         """Return the track of a level and column, with its neighbours' solids if the options ask for them."""
-        track = self._own(level, column)
+        track = self.own(level, column)
         if not self._options.neighbours:
             return track
         solids = list(track.primitives)
@@ -53,10 +53,11 @@ class TrackGrid:
             for beside in range(max(column - 1, 0), min(column + 2, self.columns)):
                 if (other, beside) != (level, column):
                     offset = self.place(other, beside) - self.place(level, column)
-                    solids.extend(_moved(solid, offset) for solid in self._own(other, beside).primitives)
+                    solids.extend(moved(solid, offset) for solid in self.own(other, beside).primitives)
         return dataclasses.replace(track, primitives=tuple(solids))
 
-    def _own(self, level: int, column: int) -> Track:
+    def own(self, level: int, column: int) -> Track:
+        """Return the track of a level and column, alone."""
         place = (level, column)
         if place not in self._tracks:
             options, count = self._options, self._levels.count
@@ -80,6 +81,7 @@ def column_kind(column: int, columns: int, kinds: tuple[str, ...]) -> TrackKind:
     return _COLUMN_ORDER[int(np.argmax(column / columns + 1e-3 < ends))]
 
 
-def _moved(solid: Primitive, offset: npt.NDArray[np.float64]) -> Primitive:
+def moved(solid: Primitive, offset: npt.NDArray[np.float64]) -> Primitive:
+    """Return a solid, moved by a vector (3,), m."""
     x, y, z = (float(a + b) for a, b in zip(solid.position, offset, strict=True))
     return dataclasses.replace(solid, position=(x, y, z))

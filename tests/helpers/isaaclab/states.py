@@ -1,5 +1,6 @@
 """States of the racing task in Isaac Lab, set and read."""
 
+import numpy as np
 import torch
 from isaaclab.utils.math import matrix_from_quat
 
@@ -7,7 +8,16 @@ from deploy_kit.sim.isaaclab.racing.race import race_of
 from deploy_kit.sim.options import EnvOptions
 
 CALM = EnvOptions(num_envs=4, seed=3, stage=0, randomisation=False, obstacles=False, num_threads=1)
-"""Nominal drones on tracks without obstacles, in stage 0: contact does not end an episode."""
+"""Nominal drones on tracks without obstacles, in stage 0: they have no colliders."""
+
+LEVEL = [1.0, 0.0, 0.0, 0.0]
+HOVER = float(np.arctanh(2 / 3 - 1))
+"""Action whose thrust is the weight: tanh(a) · 1.5 + 1.5 = 1."""
+
+
+def actions(env, *values):
+    """Return one action for all drones."""
+    return torch.tensor(values, dtype=torch.float32).repeat(env.num_envs, 1)
 
 
 def place(env, position, quaternion, velocity, rates):

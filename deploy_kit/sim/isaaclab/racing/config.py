@@ -92,6 +92,7 @@ class _Events:
 @configclass
 class _Curriculum:
     gate_noise = CurriculumTermCfg(func=terms.adapt_gate_noise)
+    level: CurriculumTermCfg | None = None
 
 
 @configclass
@@ -149,6 +150,8 @@ def racing_env_cfg(options: EnvOptions | None = None, task: Task = RACING_TASK) 
     cfg.scene.num_envs = options.num_envs
     _fill_scene(cfg.scene, options, task)
     cfg.actions.ctbr.settings = cfg.commands.race.settings = RaceSettings(options, task)
+    if options.levels:
+        cfg.curriculum.level = CurriculumTermCfg(func=terms.adapt_levels)
     cfg.rewards = {
         field.name: RewardTermCfg(func=getattr(terms, field.name), weight=getattr(stage.rewards, field.name))
         for field in fields(RewardWeights)
@@ -166,7 +169,8 @@ def _stage_from_environment() -> int:
 def _fill_scene(scene: RacingSceneCfg, options: EnvOptions, task: Task) -> None:
     # The ray caster keeps meshes by prim path for the life of the process: every environment needs a path of its own.
     track_path = f"/World/track_{next(_instances)}"
-    mesh = build_pool(options).mesh
+    colliders = task.stages[options.stage].colliders
+    mesh = build_pool(options, task.levels).mesh
     solid = sim_utils.UsdPhysicsCollisionCfg(collision_enabled=True)
     scene.track = AssetBaseCfg(
         prim_path=track_path,
@@ -180,12 +184,13 @@ def _fill_scene(scene: RacingSceneCfg, options: EnvOptions, task: Task) -> None:
             size=tuple(2 * extent for extent in task.airframe.box),
             rigid_props=sim_utils.UsdPhysicsRigidBodyCfg(rigid_body_enabled=True),
             mass_props=sim_utils.MassCfg(mass=task.airframe.mass),
-            collision_props=solid,
-            activate_contact_sensors=True,
+            collision_props=sim_utils.UsdPhysicsCollisionCfg(collision_enabled=colliders),
+            activate_contact_sensors=colliders,
         ),
         init_state=RigidObjectCfg.InitialStateCfg(pos=(0.0, 0.0, 5.0)),
     )
-    scene.contact = ContactSensorCfg(prim_path=_DRONE, history_length=task.clock.decimation, update_period=0.0)
+    if colliders:
+        scene.contact = ContactSensorCfg(prim_path=_DRONE, history_length=task.clock.decimation, update_period=0.0)
     scene.camera = _camera(task.camera, task.clock.camera_period, track_path)
 
 

@@ -11,9 +11,12 @@ from functools import lru_cache
 import numpy as np
 
 from deploy_kit.sim.isaaclab.racing.meshes import TriangleMesh, concatenate, ground_mesh, primitive_mesh
+from deploy_kit.sim.levels import TrackGrid, grid_columns, moved
 from deploy_kit.sim.options import EnvOptions, track_seed
-from deploy_kit.sim.rotations import Array, matrix_from_quaternion
+from deploy_kit.sim.rotations import Array
+from deploy_kit.sim.rules.containment import SolidArrays
 from deploy_kit.sim.tracks import Track, make_track
+from deploy_kit.task.racing import RACING_TASK, Levels
 from deploy_kit.task.tracks import NUM_GATES
 
 CELL = 60.0
@@ -31,14 +34,18 @@ class TrackPool:
     """Tracks side by side.
 
     Attributes:
-        tracks: each in its own frame.
+        tracks: each in its own frame; with levels, level after level.
         origins: where each track's frame lies in the world, m, shape (T, 3).
         mesh: all solids and the ground, world frame.
+        columns: with levels, tracks of each level; 0 without.
+        neighbours: whether solids of other tracks may come close.
     """
 
     tracks: tuple[Track, ...]
     origins: Array
     mesh: TriangleMesh
+    columns: int = 0
+    neighbours: bool = False
 
     def gates(self, cyclic: bool) -> Array:
         """Return gate centres in flight order and what follows the last one, in the tracks' frames, (T, 9, 3).
@@ -52,18 +59,23 @@ class TrackPool:
             gates[index, NUM_GATES] = track.gate_positions[0] if track.closed or cyclic else track.exit_point
         return gates
 
-    def gate_bars(self) -> tuple[Array, Array, Array]:
-        """Return centres (T, B, 3), rotations to the track's frame (T, B, 3, 3) and half extents (T, B, 3), m."""
-        bars = [[p for p in track.primitives if p.role == "gate"] for track in self.tracks]
-        return (
-            np.array([[bar.position for bar in row] for row in bars]),
-            np.array([[matrix_from_quaternion(np.array(bar.quaternion)) for bar in row] for row in bars]),
-            np.array([[bar.size for bar in row] for row in bars]),
+    def solids(self) -> SolidArrays:
+        """Return the solids that a drone on each track may meet, in the tracks' frames."""
+        if not self.neighbours:
+            return SolidArrays.of([track.primitives for track in self.tracks])
+        near = [np.flatnonzero(np.abs(self.origins - origin).max(axis=1) < CELL) for origin in self.origins]
+        return SolidArrays.of(
+            [
+                [moved(solid, self.origins[other] - origin) for other in row for solid in self.tracks[other].primitives]
+                for origin, row in zip(self.origins, near, strict=True)
+            ]
         )
 
 
-def pool_size(options: EnvOptions) -> int:
+def pool_size(options: EnvOptions, levels: Levels = RACING_TASK.levels) -> int:
     """Return how many tracks an environment's pool holds."""
+    if options.levels:
+        return levels.count * grid_columns(options, levels)
     if options.track_pool is not None:
         return options.track_pool
     wanted = max(options.num_envs, FRESH_TRACKS) if options.episodes_per_track else options.num_envs
@@ -71,15 +83,31 @@ def pool_size(options: EnvOptions) -> int:
 
 
 @lru_cache(maxsize=1)
-def build_pool(options: EnvOptions) -> TrackPool:
+def build_pool(options: EnvOptions, levels: Levels = RACING_TASK.levels) -> TrackPool:
     """Lay out the tracks of an environment's options.
 
     Track i is the one on which environment i of the embedded simulator begins.
     """
-    tracks = tuple(
-        make_track(track_seed(options.seed, index, 0), options.tracks, options.difficulty, options.obstacles)
-        for index in range(pool_size(options))
+    if options.levels:
+        grid = TrackGrid(options, levels)
+        places = [(level, column) for level in range(levels.count) for column in range(grid.columns)]
+        tracks = tuple(grid.own(*place) for place in places)
+        if options.neighbours:
+            origins = np.array([grid.place(*place) for place in places])
+            low, high = (edge(axis=0)[:2] for edge in (origins.min, origins.max))
+            ground = ground_mesh(low - levels.tile, high + levels.tile, CELL / 4)
+            return TrackPool(tracks, origins, _mesh(ground, tracks, origins), grid.columns, True)
+        return _isolated(tracks, grid.columns)
+    return _isolated(
+        tuple(
+            make_track(track_seed(options.seed, index, 0), options.tracks, options.difficulty, options.obstacles)
+            for index in range(pool_size(options))
+        )
     )
+
+
+def _isolated(tracks: tuple[Track, ...], level_columns: int = 0) -> TrackPool:
+    """Put every track in the middle of a cell, out of sight of the others."""
     columns = math.ceil(math.sqrt(len(tracks)))
     rows = math.ceil(len(tracks) / columns)
     cells = np.array([[index % columns, index // columns, 0] for index in range(len(tracks))], float)
@@ -89,9 +117,13 @@ def build_pool(options: EnvOptions) -> TrackPool:
         # The track's frame is the one it was drawn in; its middle goes to the middle of the cell.
         origin[:2] -= (reached.min(axis=0) + reached.max(axis=0)) / 2
     margin = np.array([columns + 1, rows + 1]) * CELL / 2
+    return TrackPool(tracks, origins, _mesh(ground_mesh(-margin, margin, CELL / 4), tracks, origins), level_columns)
+
+
+def _mesh(ground: TriangleMesh, tracks: tuple[Track, ...], origins: Array) -> TriangleMesh:
     solids = [
         primitive_mesh(primitive).moved(origin)
         for origin, track in zip(origins, tracks, strict=True)
         for primitive in track.primitives
     ]
-    return TrackPool(tracks, origins, concatenate([ground_mesh(-margin, margin, CELL / 4), *solids]))
+    return concatenate([ground, *solids])

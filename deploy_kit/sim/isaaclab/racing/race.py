@@ -15,6 +15,7 @@ from isaaclab.utils.math import matrix_from_quat
 from torch import Tensor
 
 from deploy_kit.sim.isaaclab.racing.actions import CtbrAction, Ids
+from deploy_kit.sim.isaaclab.racing.containment import Solids
 from deploy_kit.sim.isaaclab.racing.pool import build_pool
 from deploy_kit.sim.isaaclab.racing.randomness import uniform
 from deploy_kit.sim.isaaclab.racing.settings import RaceSettings
@@ -36,7 +37,7 @@ class Outcome:
         rotation: body to world, (N, 3, 3).
         velocity: world axes, m/s, (N, 3).
         to_gate: from the drone to the true centre of the gate it flew to, world axes, m, (N, 3).
-        contact: contact force above the limit.
+        collided: contact force above the limit, or what takes its place without colliders.
         flipped: roll or pitch beyond 90°.
         passed: gate passed.
         crashed: ended otherwise than by time-out.
@@ -53,7 +54,7 @@ class Outcome:
     rotation: Tensor
     velocity: Tensor
     to_gate: Tensor
-    contact: Tensor
+    collided: Tensor
     flipped: Tensor
     passed: Tensor
     crashed: Tensor
@@ -101,6 +102,7 @@ class Race(CommandTerm):  # type: ignore[misc]  # Isaac Lab is not there when ty
         track: index of each environment's track in the pool, (N,).
         gate: index of the gate ahead, (N,).
         gate_noise: half width of the noise on commanded gate positions, m, (N,).
+        level: level of each environment's track, (N,); 0 without the option `levels`.
         target_noise: noise on the current and the next gate's commanded centre, m, (N, 2, 3).
         episodes: episodes begun, (N,).
         outcome: what the last step came to, None before the first.
@@ -114,18 +116,25 @@ class Race(CommandTerm):  # type: ignore[misc]  # Isaac Lab is not there when ty
         options, task, n = cfg.settings.options, cfg.settings.task, self.num_envs
         self.options, self.task, self.stage = options, task, task.stages[options.stage]
         self.generator = torch.Generator(self.device).manual_seed(options.seed)
-        self.pool = build_pool(options)
+        self.pool = build_pool(options, task.levels)
         self._gates = self._tensor(self.pool.gates(options.finish == "cyclic"))
         self._origins = self._tensor(self.pool.origins)
         self._starts = self._tensor([track.start for track in self.pool.tracks])
-        self._bars = tuple(map(self._tensor, self.pool.gate_bars()))
+        self._solids = None if self.stage.colliders else Solids(self.pool.solids(), task, self.device)
         self._track_ids = torch.tensor([track.track_id for track in self.pool.tracks], device=self.device)
         self._open = torch.tensor(
             [not track.closed and options.finish == "end" for track in self.pool.tracks], device=self.device
         )
         self.track = torch.arange(n, device=self.device) % len(self.pool.tracks)
+        self.level = torch.zeros(n, dtype=torch.long, device=self.device)
+        if options.levels:
+            self._column = torch.arange(n, device=self.device) * self.pool.columns // n
+            self.level = self._draw(task.levels.highest_first + 1, n)
+            self._track_by_level(torch.arange(n, device=self.device))
         self.gate = torch.zeros(n, dtype=torch.long, device=self.device)
         self.gates_passed = torch.zeros(n, dtype=torch.int32, device=self.device)
+        # Those that a curriculum counts: without a gate passed in an episode's last step.
+        self._counted = self.gates_passed.clone()
         self.gate_noise = torch.full((n,), self.stage.gate_noise, device=self.device)
         self.target_noise = torch.zeros(n, 2, 3, device=self.device)
         self.episodes = torch.zeros(n, dtype=torch.long, device=self.device)
@@ -164,24 +173,14 @@ class Race(CommandTerm):  # type: ignore[misc]  # Isaac Lab is not there when ty
     def _gate_centre(self, ahead: int) -> Tensor:
         return self._gates[self.track, self.gate + ahead]
 
-    def clearance(self, ids: Tensor, points: Tensor) -> Tensor:
-        """Return the distance of points (E, K, 3) of the environments `ids` to gate frames and ground, m, (E, K).
-
-        Obstacles are left out: none lies where a drone may start.
-        """
-        centres, rotations, extents = (part[self.track[ids]] for part in self._bars)
-        offset = points[:, :, None] - centres[:, None]
-        local = torch.einsum("ebij,ekbi->ekbj", rotations, offset).abs() - extents[:, None]
-        outside = torch.linalg.norm(local.clamp(min=0), dim=-1)
-        distance = outside + local.amax(dim=-1).clamp(max=0)
-        return torch.minimum(distance.amin(dim=-1), points[..., 2])
-
     def draw_tracks(self, ids: Tensor) -> None:
         """Give the environments `ids` new tracks if their turn has come; called as an episode begins."""
         per_track = self.options.episodes_per_track
-        if per_track:
+        if self.options.levels:
+            self._track_by_level(ids)
+        elif per_track:
             due = (self.episodes[ids] > 0) & (self.episodes[ids] % per_track == 0)
-            drawn = torch.randint(len(self.pool.tracks), (len(ids),), generator=self.generator, device=self.device)
+            drawn = self._draw(len(self.pool.tracks), len(ids))
             self.track[ids] = torch.where(due, drawn, self.track[ids])
 
     def _state(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,11 +199,16 @@ class Race(CommandTerm):  # type: ignore[misc]  # Isaac Lab is not there when ty
         to_gate = self._gate_centre(0) - position
         passed = torch.linalg.norm(to_gate, dim=-1) < self.task.pass_radius
         # The ground is a surface: a drone that fell through it between two physics steps is in contact all the same.
-        contact, flipped = self._in_contact() | (position[:, 2] < 0), rotation[:, 2, 2] < 0
-        crashed = contact | flipped if self.stage.ends_on_crash else torch.zeros_like(contact)
+        if self._solids is None:
+            collided = self._in_contact() | (position[:, 2] < 0)
+        else:
+            collided = self._solids.hold(position, rotation, self.track)
+        flipped = rotation[:, 2, 2] < 0
+        crashed = collided | flipped if self.stage.ends_on_crash else torch.zeros_like(collided)
         if self.stage.height_range is not None:
             low, high = self.stage.height_range
             crashed = crashed | (position[:, 2] < low) | (position[:, 2] > high)
+        self._counted = self.gates_passed.clone()
         self.gates_passed += passed
         self.outcome = Outcome(
             position=position,
@@ -212,7 +216,7 @@ class Race(CommandTerm):  # type: ignore[misc]  # Isaac Lab is not there when ty
             rotation=rotation,
             velocity=velocity,
             to_gate=to_gate,
-            contact=contact,
+            collided=collided,
             flipped=flipped,
             passed=passed,
             crashed=crashed,
@@ -235,12 +239,26 @@ class Race(CommandTerm):  # type: ignore[misc]  # Isaac Lab is not there when ty
     def adapt_noise(self, ids: Ids) -> None:
         """Scale the gate noise by how the episodes that end in the environments `ids` went."""
         curriculum = self.stage.curriculum
-        if curriculum is None or self.outcome is None:
+        if curriculum is None:
             return
-        passed = self.gates_passed[ids]
+        passed = self._counted[ids]
         noise = self.gate_noise[ids]
         noise = torch.where(passed >= curriculum.grow_at, noise * curriculum.grow, noise)
         self.gate_noise[ids] = torch.where(passed < curriculum.shrink_below, noise * curriculum.shrink, noise)
+
+    def adapt_levels(self, ids: Ids) -> None:
+        """Move the environments `ids`, whose episodes end, up or down; the torch twin of `rules.curricula`."""
+        levels, passed = self.task.levels, self._counted[ids]
+        moved = self.level[ids] + (passed >= levels.up_at).long() - (passed < levels.down_below).long()
+        beyond = self._draw(levels.count, len(moved))
+        self.level[ids] = torch.where(moved >= levels.count, beyond, moved.clamp(min=0))
+
+    def _draw(self, count: int, size: int) -> Tensor:
+        """Return numbers below `count`, each as likely as any other."""
+        return torch.randint(count, (size,), generator=self.generator, device=self.device)
+
+    def _track_by_level(self, ids: Tensor) -> None:
+        self.track[ids] = self.level[ids] * self.pool.columns + self._column[ids]
 
     def sight(self) -> Sight:
         """Return what is seen and felt now; computed once a policy instant."""
@@ -278,6 +296,7 @@ class Race(CommandTerm):  # type: ignore[misc]  # Isaac Lab is not there when ty
         """Begin an episode: Isaac Lab resamples at resets alone, since the resampling time never comes."""
         ids = torch.arange(self.num_envs, device=self.device)[env_ids] if isinstance(env_ids, slice) else env_ids
         self.gate[ids], self.gates_passed[ids], self.episode_step[ids] = 0, 0, 0
+        self._counted[ids] = 0
         self.episodes[ids] += 1
         # The camera counts its frames from 0 again.
         self._frame[ids] = -1
@@ -293,6 +312,7 @@ class Race(CommandTerm):  # type: ignore[misc]  # Isaac Lab is not there when ty
         if self.outcome is None:
             return
         moved = (self.outcome.passed & (self.episode_step > 0)).nonzero().flatten()
+        self._counted = self.gates_passed.clone()
         self.gate[moved] = (self.gate[moved] + 1) % NUM_GATES
         self._draw_noise(moved)
 

@@ -81,22 +81,21 @@ def progress(env: Any) -> Tensor:
 
 
 def body_rate(env: Any) -> Tensor:
-    """Return the norm of the commanded body rates, rad/s, (N,)."""
-    norm: Tensor = torch.linalg.norm(ctbr_of(env).command[:, 1:], dim=-1)
+    """Return the norm of the newest command's body rates, rad/s, (N,)."""
+    norm: Tensor = torch.linalg.norm(ctbr_of(env).newest[:, 1:], dim=-1)
     return norm
 
 
 def command_change(env: Any) -> Tensor:
-    """Return the summed squared change of the command, thrust in N, (N,)."""
+    """Return the summed squared change from the command given before to the newest one, thrust in N, (N,)."""
     ctbr = ctbr_of(env)
-    change = ctbr.command - ctbr.previous_command
-    mass = ctbr.task.airframe.mass
-    return change[:, 1:].square().sum(dim=-1) + (mass * change[:, 0]).square()
+    change = ctbr.newest - ctbr.given_before
+    return change[:, 1:].square().sum(dim=-1) + (ctbr.reckoned_mass * change[:, 0]).square()
 
 
 def collision(env: Any) -> Tensor:
-    """Return whether there was contact, (N,)."""
-    return race_of(env).judge().contact.float()
+    """Return whether there was contact, or what takes its place without colliders, (N,)."""
+    return race_of(env).judge().collided.float()
 
 
 def perception(env: Any) -> Tensor:
@@ -134,18 +133,25 @@ def adapt_gate_noise(env: Any, env_ids: Any) -> Tensor:
     return race.gate_noise.mean()
 
 
+def adapt_levels(env: Any, env_ids: Any) -> Tensor:
+    """Move drones whose episodes end to the level that they have earned; returns the mean level."""
+    race = race_of(env)
+    race.adapt_levels(env_ids)
+    return race.level.float().mean()
+
+
 def set_airframe(env: Any, env_ids: Any) -> None:
     """Give every drone its mass, inertia and gains: nominal ones, or randomised."""
     race, robot = race_of(env), env.scene["robot"]
     airframe, ranges = race.task.airframe, race.task.randomisation
     mass = torch.full((env.num_envs, 1), airframe.mass, device=env.device)
-    inertia = torch.diag(torch.tensor(airframe.inertia, device=env.device)).flatten().repeat(env.num_envs, 1, 1)
+    moments = torch.tensor(airframe.inertia, device=env.device).repeat(env.num_envs, 1)
     if race.options.randomisation:
         mass += uniform(mass.shape, -ranges.mass, ranges.mass, race.generator)
-        inertia *= uniform((env.num_envs, 1, 1), *ranges.inertia, race.generator)
+        moments *= mass / airframe.mass * uniform(moments.shape, *ranges.inertia, race.generator)
         ctbr_of(env).randomise_airframe(race.generator)
     robot.set_masses_index(masses=mass)
-    robot.set_inertias_index(inertias=inertia.contiguous())
+    robot.set_inertias_index(inertias=torch.diag_embed(moments).flatten(1)[:, None].contiguous())
 
 
 def begin_episode(env: Any, env_ids: Any) -> None:
