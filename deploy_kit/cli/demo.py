@@ -102,7 +102,7 @@ def _show(result: "DemoResult", output: Path) -> None:
     low, high = statistics.gates_per_episode.ci95
     worst = report.worst_share
     verdict = Text("VERIFIED", "bold green") if report.passed else Text("FAILED", "bold red")
-    pictures = ", ".join(path.name for path in result.flight.pictures)
+    pictures = ", ".join(path.name for path in result.flight.pictures if path.suffix != ".html")
     rows: tuple[tuple[str, str | Text], ...] = (
         ("gate head's AUROC on test episodes", f"{before:.3f} before, {after:.3f} after finetuning"),
         ("gates per episode", f"{statistics.gates_per_episode.mean:.2f} (95 % {low:.2f} … {high:.2f})"),
@@ -110,6 +110,7 @@ def _show(result: "DemoResult", output: Path) -> None:
         ("verification", verdict),
         ("largest error", "not measured" if worst is None else f"{worst[1]:.2f} of its limit, in {worst[0]}"),
         ("for the drone", Text(str(result.bundle))),
+        ("to look at, in a browser", Text(str(result.page))),
         ("pictures", Text(f"{output / 'pictures'}: {pictures}")),
     )
     table = Table(title=f"The whole job, in {result.seconds:.0f} s", show_header=False)

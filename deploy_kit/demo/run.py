@@ -11,10 +11,13 @@ import torch
 
 from deploy_kit.collection.run import CollectOptions, collect
 from deploy_kit.demo.options import DemoOptions
+from deploy_kit.demo.page import demo_page
 from deploy_kit.errors import CheckpointError, OptionError
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.finetuning.run import FinetuneOptions, FinetuneResult, finetune
 from deploy_kit.flight.fly import FlyOptions, FlyResult, fly
+from deploy_kit.flight.pictures.index import PAGE_NAME
+from deploy_kit.page.render import write_page
 from deploy_kit.policy.checkpoint import save_checkpoint
 from deploy_kit.policy.shipped import with_known_vehicle
 from deploy_kit.policy.vehicle_checkpoint import load_with_vehicle
@@ -47,6 +50,7 @@ class DemoResult:
         bundle: folder with what flies on the drone.
         report: of the verification.
         flight: statistics and pictures of flights with the bundle in control.
+        page: all of it to look at, one HTML file.
         seconds: wall time.
     """
 
@@ -54,6 +58,7 @@ class DemoResult:
     bundle: Path
     report: VerifyReport
     flight: FlyResult
+    page: Path
     seconds: float
 
 
@@ -151,7 +156,9 @@ def _run(options: DemoOptions, progress: Callable[[Progress], None]) -> DemoResu
         ),
         _step(progress, "fly"),
     )
-    return DemoResult(finetuned, bundle, report, flight, time.monotonic() - started)
+    page = options.output / PAGE_NAME
+    write_page(page, demo_page(options.checkpoint.name, finetuned, report, flight))
+    return DemoResult(finetuned, bundle, report, flight, page, time.monotonic() - started)
 
 
 def _step(progress: Callable[[Progress], None], name: str) -> Callable[[Progress], None]:

@@ -98,6 +98,21 @@ class FlightStatistics:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class GateScores:
+    """What the gate head gave at each step of whole episodes, one after another.
+
+    Attributes:
+        logit: (n,).
+        label: (n,) whether the step passed a gate.
+        episode: (n,) number of the episode, ascending.
+    """
+
+    logit: npt.NDArray[np.float32]
+    label: npt.NDArray[np.bool_]
+    episode: npt.NDArray[np.int64]
+
+
 class FirstEpisodes:
     """Collects the first episode of each environment from a rollout.
 
@@ -168,13 +183,20 @@ class FirstEpisodes:
             gate_auroc=self._gate_auroc(seed),
         )
 
-    def _gate_auroc(self, seed: int) -> Estimate | None:
+    def gate_scores(self) -> GateScores | None:
+        """Return what the gate head gave in the episodes, episode by episode; None without a gate head."""
         if not self._logits:
             return None
         env = np.concatenate(self._envs)
         order = np.argsort(env, kind="stable")
-        logit, label = np.concatenate(self._logits)[order], np.concatenate(self._labels)[order]
-        starts = np.searchsorted(env[order], np.arange(self.num_envs + 1))
+        return GateScores(np.concatenate(self._logits)[order], np.concatenate(self._labels)[order], env[order])
+
+    def _gate_auroc(self, seed: int) -> Estimate | None:
+        scores = self.gate_scores()
+        if scores is None:
+            return None
+        logit, label = scores.logit, scores.label
+        starts = np.searchsorted(scores.episode, np.arange(self.num_envs + 1))
 
         def statistic(episodes: npt.NDArray[np.int64]) -> float | None:
             rows = np.concatenate([np.arange(starts[e], starts[e + 1]) for e in episodes])

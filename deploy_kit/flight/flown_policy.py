@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Literal
 from torch import nn
 
 from deploy_kit.arrays import sigmoid
+from deploy_kit.bundle.contract_fields import DetectorSpec
 from deploy_kit.bundle.reader import MANIFEST_NAME, ONNX_NAME, open_bundle
 from deploy_kit.bundle.runners import OnnxRunner
 from deploy_kit.flight.drivers import ArtifactDriver
 from deploy_kit.flight.rollout import Driver, require_checkpoint, require_interface
+from deploy_kit.policy.calibration import GateDetector
 from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.policy.network_hints import NetworkHints
 from deploy_kit.policy.vehicle_checkpoint import load_with_vehicle
@@ -51,6 +53,7 @@ class FlownPolicy:
         layout: of its observation.
         transform: from its action to physical units.
         threshold: of the gate, a probability; None if it has none.
+        detector: announces passages; None if it has none.
         checkpoint: None for a bundle.
     """
 
@@ -59,6 +62,7 @@ class FlownPolicy:
     layout: ObservationLayout
     transform: ActionTransform
     threshold: float | None
+    detector: GateDetector | None = None
     checkpoint: Checkpoint | None = None
 
     def require_fits(self, env: "VecEnv", task: str) -> None:
@@ -105,6 +109,7 @@ def load_policy(path: Path, hints: NetworkHints, task: str, vehicle_file: Path |
         layout=checkpoint.network.config.layout,
         transform=vehicle.action_transform,
         threshold=None if calibration is None else float(sigmoid(calibration.threshold_logit)),
+        detector=None if calibration is None else calibration.detector,
         checkpoint=checkpoint,
     )
 
@@ -128,4 +133,11 @@ def _load_bundle(folder: Path) -> FlownPolicy:
         layout=ObservationLayout(spec.state_size, (spec.depth.rows, spec.depth.columns)),
         transform=transform,
         threshold=None if threshold is None else float(sigmoid(threshold)),
+        detector=None if contract.gate is None else _detector(contract.gate.detector),
     )
+
+
+def _detector(spec: DetectorSpec | None) -> GateDetector | None:
+    if spec is None:
+        return None
+    return GateDetector(spec.threshold_logit, spec.release_logit, spec.refractory_steps, spec.tolerance_steps)

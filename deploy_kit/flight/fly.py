@@ -13,10 +13,13 @@ from deploy_kit.flight.first_episodes import Flight, fly_first_episodes
 from deploy_kit.flight.flown_policy import FlownPolicy, load_policy
 from deploy_kit.flight.paired import paired_differences
 from deploy_kit.flight.pictures.flight import draw_flight, picture_paths
+from deploy_kit.flight.pictures.index import PAGE_NAME, FlownFlights, chosen_traces, flight_page
 from deploy_kit.flight.pictures.video import require_video
 from deploy_kit.flight.record import FlightComparison, PolicyFlight, episode_rows, write_record
 from deploy_kit.flight.rollout import StepRecord, policy_period
 from deploy_kit.flight.trace import FlightTrace
+from deploy_kit.page.blocks import Page
+from deploy_kit.page.render import write_page
 from deploy_kit.policy.network_hints import NetworkHints
 from deploy_kit.progress import Progress, silent
 from deploy_kit.sim.registry import make_env
@@ -41,10 +44,10 @@ class FlyOptions:
         task: task id, or ``module:factory``.
         backend: simulator.
         json_path: where to write the record: options, versions, statistics, one row an episode; None for nowhere.
-        pictures: folder for the pictures and the video of one environment, None for none. Those of a second policy go
-            to `SECOND_FOLDER` in it.
-        picture_env: environment that the pictures show; None for the one that passes the most gates (the depth images
-            of all are then held in memory, some 4 MB each).
+        pictures: folder for the page (`PAGE_NAME`), the pictures and the video of one environment, None for none. Those
+            of a second policy go to `SECOND_FOLDER` in it; both are on one page.
+        picture_env: environment that the pictures show; None for the one that passes the most gates, and on the page
+            also the crash with the fewest (the depth images of all are then held in memory, some 4 MB each).
         overwrite: replace existing pictures and record.
         vehicle_file: vehicle numbers for the actions' units, where neither task nor run has them.
         hints: what the checkpoint's weights do not tell.
@@ -75,7 +78,8 @@ class FlyOptions:
             last = self.env.num_envs - 1
             raise OptionError(f"--picture-env {self.picture_env}: there are environments 0 to {last}")
         pictures = [path for folder in self.picture_folders() for path in picture_paths(folder).values()]
-        for path in (*pictures, *filter(None, [self.json_path])):
+        pages = [] if self.pictures is None else [self.pictures / PAGE_NAME]
+        for path in (*pages, *pictures, *filter(None, [self.json_path])):
             if path.exists() and not self.overwrite:
                 raise OptionError(f"{path} exists and is kept; pass --overwrite to replace it, or another name")
 
@@ -97,12 +101,14 @@ class FlyResult:
     Attributes:
         flights: of each policy, in order.
         comparison: of two policies, None for one.
-        pictures: files written.
+        pictures: files written, the page last.
+        page: what the page shows, None without pictures.
     """
 
     flights: tuple[PolicyFlight, ...]
     comparison: FlightComparison | None
     pictures: tuple[Path, ...]
+    page: Page | None = None
 
     @property
     def statistics(self) -> FlightStatistics:
@@ -127,26 +133,42 @@ def fly(options: FlyOptions, progress: Callable[[Progress], None] = silent) -> F
     if options.pictures is not None:
         require_video()
     policies = [load_policy(path, options.hints, options.task, options.vehicle_file) for path in options.policies()]
-    flown: list[tuple[Flight, PolicyFlight]] = []
+    flown: list[FlownFlights] = []
     pictures: list[Path] = []
     for index, policy in enumerate(policies):
         phase = "flights" if len(policies) == 1 else f"flights of policy {index + 1} of {len(policies)}"
         flight, summary, traces = _fly_one(options, policy, policies, progress, phase)
-        flown.append((flight, summary))
-        if options.pictures is not None:
+        shown = chosen_traces(traces)
+        flown.append(FlownFlights(policy, flight, summary, shown))
+        if shown:
             progress(Progress("pictures", 0))
             folder = options.picture_folders()[index]
-            shown = max(traces, key=lambda trace: (sum(trace.passed), not trace.crashed))
-            pictures += draw_flight(folder, shown, policy.layout.image_shape, policy.transform, policy.threshold)
+            pictures += draw_flight(folder, shown[0], policy.layout.image_shape, policy.transform, policy.threshold)
     comparison = None
     if len(flown) == 2:
-        (first, _), (second, _) = flown
+        first, second = (flights.flight for flights in flown)
         differences = paired_differences(first.episodes, second.episodes)
         comparison = FlightComparison(first.starts_like(second), differences)
-    flights = tuple(summary for _, summary in flown)
+    page = None
+    if options.pictures is not None:
+        page = flight_page(flown, comparison, _facts(options))
+        pictures.append(options.pictures / PAGE_NAME)
+        write_page(pictures[-1], page)
+    flights = tuple(one.summary for one in flown)
     if options.json_path is not None:
         write_record(options.json_path, flights, comparison, asdict(options))
-    return FlyResult(flights, comparison, tuple(pictures))
+    return FlyResult(flights, comparison, tuple(pictures), page)
+
+
+def _facts(options: FlyOptions) -> dict[str, str]:
+    env = options.env
+    obstacles = "with obstacles" if env.obstacles else "without obstacles"
+    difficulty = "drawn for each track" if env.difficulty is None else f"{env.difficulty:g}"
+    return {
+        "Task": f"{options.task} on {options.backend}, stage {env.stage}, seed {env.seed}",
+        "Tracks": f"{', '.join(env.tracks)}, {obstacles}, difficulty {difficulty}",
+        "Randomisation": "on" if env.randomisation else "off",
+    }
 
 
 def _fly_one(

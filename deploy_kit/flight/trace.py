@@ -19,6 +19,7 @@ class FlightTrace:
         image_start: where the depth image begins in the observation.
         track: the track it flew on, None where the environment has none to show.
         position: world position after each step, m, (3,) each.
+        quaternion: attitude after each step, (w, x, y, z), body to world; stays empty where it is not reported.
         speed: m/s.
         probability: gate probability; stays empty without a gate head.
         action: raw network action, (4,) each.
@@ -32,6 +33,7 @@ class FlightTrace:
     image_start: int
     track: Track | None = None
     position: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    quaternion: list[npt.NDArray[np.float64]] = field(default_factory=list)
     speed: list[float] = field(default_factory=list)
     probability: list[float] = field(default_factory=list)
     action: list[npt.NDArray[np.float32]] = field(default_factory=list)
@@ -47,6 +49,8 @@ class FlightTrace:
         if "position" in record.extras:
             self.position.append(record.extras["position"][self.env].cpu().numpy().astype(np.float64))
             self.speed.append(float(record.extras["speed"][self.env]))
+        if "quaternion" in record.extras:
+            self.quaternion.append(record.extras["quaternion"][self.env].cpu().numpy().astype(np.float64))
         if record.output.gate_logit is not None:
             self.probability.append(float(record.output.gate_logit[self.env, 0].sigmoid()))
         self.action.append(record.output.action[self.env].cpu().numpy())

@@ -199,6 +199,7 @@ def test_the_demo_trains_the_head_anew_and_proves_the_bundle(shipped_policy, one
         "depth.mp4",
         "depth.png",
         "track.png",
+        "index.html",
     ]
     # Only the head was trained.
     given, trained = (load_checkpoint(p).network.state_dict() for p in (shipped_policy, result.finetuned.checkpoint))

@@ -16,6 +16,7 @@ from deploy_kit.policy import shipped
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.policy.network_hints import NetworkHints
 from helpers import scripted_racing
+from helpers.pages import assert_self_contained
 
 SCRIPTED = ("--task", "helpers.scripted_racing:make")
 
@@ -51,6 +52,7 @@ def test_the_whole_job_of_a_random_policy(cli, checkpoint, vehicle, tmp_path, mo
     for path in (result.bundle, output / "pictures"):
         assert str(path) in table.replace(" ", "")
     assert "depth.mp4" in table
+    assert str(output / "index.html") in table.replace(" ", "")
     _has_done_the_whole_job(result, output, rows=60, seed=4)
     for place in ("1/5 collect · held-out", "1/5 collect · training", "2/5 finetune", "3/5 export", "4/5 verify"):
         assert place in told.stderr
@@ -66,7 +68,9 @@ def test_the_whole_job_of_a_random_policy(cli, checkpoint, vehicle, tmp_path, mo
 
 
 def _has_done_the_whole_job(result, output, rows, seed):
-    assert {path.name for path in output.iterdir()} == {"features.h5", "finetune", "bundle", "pictures"}
+    assert {path.name for path in output.iterdir()} == {
+        *("features.h5", "finetune", "bundle", "pictures", "index.html")
+    }
     with open_feature_file(output / "features.h5") as file:
         assert (file.attrs.complete, file.attrs.seed) == (True, seed)
         assert len(file.heldout().label) > 16
@@ -85,8 +89,15 @@ def _has_done_the_whole_job(result, output, rows, seed):
     gates = [sum(scripted_racing.label_of(i, 0, s) for s in range(scripted_racing.length_of(i, 0))) for i in range(5)]
     assert result.flight.statistics.episodes == 5
     assert result.flight.statistics.gates_per_episode.mean == np.mean(gates)
-    assert [path.name for path in result.flight.pictures] == ["actions.png", "auxiliary_prob.png", "depth.mp4"]
+    names = ["actions.png", "auxiliary_prob.png", "depth.mp4", "index.html"]
+    assert [path.name for path in result.flight.pictures] == names
     assert all(path.parent == output / "pictures" and path.stat().st_size > 1000 for path in result.flight.pictures)
+    page = assert_self_contained(result.page.read_text())
+    assert page.text.index("VERIFIED") < page.text.index("In the air") < page.text.index("What was verified")
+    verified = {row[0]: row[-1] for row in page.tables["Checks"][1:]}
+    assert verified == {verdict.name: verdict.status for verdict in result.report.verdicts}
+    head = {row[0]: row[1:] for row in page.tables["Figures on the test episodes"][1:]}
+    assert head["AUROC"] == [f"{figures['auroc']:.3f}" for figures in (metrics["before"], metrics["after"])]
 
 
 def test_the_defaults_are_the_shipped_policy_and_a_folder_of_outputs(cli, checkpoint, tmp_path, monkeypatch):

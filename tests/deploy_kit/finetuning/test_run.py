@@ -782,7 +782,7 @@ def test_the_comparison_stands_in_metrics_and_report(options: FinetuneOptions) -
     page = (result.output / "report.html").read_text()
     assert f"<small>[{found['after']['clean']['auroc']['low']:.3f}" in page
     for name in found:
-        assert f"<td>{name}</td>" in page
+        assert f'<th scope="row">{name}</th>' in page
     after = result.after
     verdict = f"AUROC on the test rows: {result.before['auroc']:.3f} before, {after['auroc']:.3f} after."
     assert f"finds {after['event_hit_rate']:.0%} of the passages, with " in page

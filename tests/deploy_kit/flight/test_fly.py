@@ -22,6 +22,7 @@ from deploy_kit.sim.mujoco.env import MujocoRacingEnv
 from deploy_kit.sim.options import EnvOptions
 from helpers import scripted_racing
 from helpers.networks import small_network
+from helpers.pages import assert_self_contained
 
 
 @pytest.fixture
@@ -186,7 +187,18 @@ def test_pictures_of_a_second_policy_lie_in_a_folder_of_their_own(options, other
     folder = tmp_path / "pictures"
     result = fly(replace(options, compare_with=other, pictures=folder))
     names = ["actions.png", "auxiliary_prob.png", "depth.mp4"]
-    assert list(result.pictures) == [folder / name for name in names] + [folder / "second" / name for name in names]
+    second = [folder / "second" / name for name in names]
+    assert list(result.pictures) == [*(folder / name for name in names), *second, folder / "index.html"]
+    page = assert_self_contained((folder / "index.html").read_text())
+    assert [flight["name"] for flight in page.data[0]["flights"]] == [
+        "First policy, environment 0: 1 gate",
+        "Second policy, environment 0: 1 gate",
+    ]
+    differences = result.comparison.differences
+    for row, figure in zip(
+        page.tables[next(name for name in page.tables if "minus" in name)][1:], differences, strict=True
+    ):
+        assert row[:2] == [figure.name, f"{figure.difference:+.3f} [{figure.ci95[0]:+.3f}, {figure.ci95[1]:+.3f}]"]
     with pytest.raises(OptionError, match="--overwrite"):
         fly(replace(options, compare_with=other, pictures=folder))
 
@@ -203,9 +215,13 @@ def test_the_pictured_environment_must_exist(options, tmp_path):
 
 def test_pictures_of_a_task_without_tracks_leave_the_track_out(options, tmp_path):
     result = fly(replace(options, pictures=tmp_path / "pictures"))
-    names = ["actions.png", "auxiliary_prob.png", "depth.mp4"]
+    names = ["actions.png", "auxiliary_prob.png", "depth.mp4", "index.html"]
     assert [path.name for path in result.pictures] == names
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == names
+    page = assert_self_contained((tmp_path / "pictures" / "index.html").read_text())
+    (flight,) = page.data[0]["flights"]
+    assert (flight["position"], flight["track"], flight["speed"]) == (None, None, None)
+    assert len(flight["command"][0]) == scripted_racing.length_of(0, 0)
     with av.open(str(tmp_path / "pictures" / "depth.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == scripted_racing.length_of(0, 0)
 
@@ -219,6 +235,31 @@ def test_the_pictures_show_the_flight_with_the_most_gates_where_none_is_named(op
     assert (shown[0].env, sum(shown[0].passed), shown[0].crashed) == (2, 3, False)
 
 
+def test_the_page_says_what_the_record_says(options, tmp_path):
+    target = tmp_path / "flight.json"
+    fly(replace(options, pictures=tmp_path / "pictures", json_path=target))
+    source = (tmp_path / "pictures" / "index.html").read_text()
+    page = assert_self_contained(source)
+    (flight,) = json.loads(target.read_text())["flights"]
+    figures = flight["statistics"]
+
+    def shown(name, form):
+        low, high = (form.format(bound) for bound in figures[name]["ci95"])
+        return f"{form.format(figures[name]['mean'])} [{low}, {high}]"
+
+    rows = dict(page.tables["Means with 95 % intervals"])
+    assert rows["gates per flight"] == shown("gates_per_episode", "{:.2f}")
+    assert rows["crashes"] == shown("crash_rate", "{:.1%}")
+    assert rows["mean speed (m/s)"] == "not measured"
+    assert rows["gate head's AUROC"] == shown("gate_auroc", "{:.3f}")
+    assert f"{figures['gates_per_episode']['mean']:.2f} gates per flight" in page.text
+    assert flight["policy"]["sha256"][:12] in page.text
+    assert page.text.index("gates per flight") < page.text.index("In the air")
+    sweep = page.data[1]
+    assert sweep["passages"] == sum(row["gates"] for row in flight["episodes"])
+    assert sweep["chosen"] is None
+
+
 @pytest.mark.slow
 def test_pictures_of_the_racing_task(checkpoint, tmp_path):
     folder = tmp_path / "pictures"
@@ -228,9 +269,14 @@ def test_pictures_of_the_racing_task(checkpoint, tmp_path):
         "actions.png",
         "auxiliary_prob.png",
         "depth.mp4",
+        "index.html",
         "track.png",
     ], "an untrained policy passes no gate, so there is no still of a passage"
     assert result.statistics.mean_speed.mean > 0
+    (shown,) = assert_self_contained((folder / "index.html").read_text()).data[0]["flights"]
+    steps = result.flights[0].episodes[0].steps
+    assert [len(shown[name][0]) for name in ("position", "quaternion", "command")] == [steps] * 3
+    assert len(shown["track"]["centres"][0]) == 8
     for path in folder.glob("*.png"):
         pixels = np.asarray(Image.open(path).convert("RGB"))
         assert pixels.shape[0] > 200
