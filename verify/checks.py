@@ -5,18 +5,22 @@
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from deploy_kit.bundle.parity import ParityCheck, ParityComparison
-from deploy_kit.bundle.runners import GATE_TERMS
+from deploy_kit.bundle.runners import FEATURE_TERMS, GATE_TERMS, Float32
 from deploy_kit.progress import Progress
 from deploy_kit.verify.artifacts import ARTIFACTS, Artifacts, open_artifacts
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
 from deploy_kit.verify.dataset import Dataset
+from deploy_kit.verify.flight_like import flight_like_samples, near_samples
 from deploy_kit.verify.live import LiveTest
 from deploy_kit.verify.opening import attempt, guarded
 from deploy_kit.verify.options import LIVE_MODES, ReplayOptions
 from deploy_kit.verify.replay import Advance, reference_outputs, replay
 from deploy_kit.verify.report import Check, FactCheck, NotRun
 from deploy_kit.verify.samples import SampleSet, extreme_samples, golden_samples, random_samples
+from deploy_kit.verify.search import search
 
 
 def run_checks(
@@ -66,10 +70,6 @@ def _replayed_and_flown(
     else:
         yield _stored_golden(subject)
     sets = [] if golden is None else [golden]
-    sets += [
-        random_samples(subject.contract, options.random_rows, options.seed),
-        extreme_samples(subject.contract, options.seed),
-    ]
     if dataset is None:
         for name in ("heldout/onnx-head", "kept", "stored-features"):
             yield NotRun(f"replay/{name}", "--no-replay: no feature file was given", "--no-replay")
@@ -83,8 +83,17 @@ def _replayed_and_flown(
         else:
             yield dataset.stored_features_check(subject, kept)
             sets.append(kept.samples)
-    for samples in sets:
+    contract, seed, rows = subject.contract, options.seed, max(1, options.random_rows // 2)
+    flying = flight_like_samples(contract, rows, seed)
+    # The user's own observations, else the bundle's.
+    recorded = sets[-1] if sets else flying
+    near = near_samples(recorded.observation, contract, rows, seed, recorded.described)
+    drawn = [near, flying, random_samples(contract, options.random_rows, seed)]
+    for samples in (*sets, *drawn, extreme_samples(contract, seed)):
         yield from _replay_set(subject, artifacts, samples, progress)
+    start = np.concatenate([samples.observation[: options.random_rows] for samples in (recorded, *drawn)])
+    usual = float(reference_outputs(subject.reference, flying.observation)[FEATURE_TERMS].max())
+    yield from _searched(subject, artifacts, start, usual, options, progress)
     if live is not None:
         yield from live.run(subject, artifacts.onnx, progress)
     for mode in LIVE_MODES:
@@ -105,20 +114,61 @@ def _stored_golden(subject: BundleAndCheckpoint) -> ParityCheck:
     return comparison.result(lambda row: f"golden sample {row} ({golden.reason[row]})", subject.note)
 
 
+def _searched(
+    subject: BundleAndCheckpoint,
+    artifacts: Artifacts,
+    start: Float32,
+    usual_terms: float,
+    options: ReplayOptions,
+    progress: Callable[[Progress], None],
+) -> Iterator[Check]:
+    """Search with the graph that flies, and run the others on the worst that was found."""
+    if artifacts.onnx is None:
+        yield from (NotRun(f"replay/search/{name}", "the ONNX graph was not opened") for name in ARTIFACTS)
+        return
+    described = f"{options.search_evaluations} inputs of a search for the largest difference, seed {options.seed}"
+    comparison = ParityComparison("replay/search/onnx", described, subject.roles, subject.semantics)
+    advance = counter(progress, "search", options.search_evaluations)
+    found = search(
+        start,
+        subject.contract,
+        subject.reference,
+        artifacts.onnx,
+        comparison,
+        options.search_evaluations,
+        options.seed,
+        usual_terms,
+        advance,
+    )
+    yield found.check
+    if not len(found.worst.observation):
+        yield from (NotRun(f"replay/search/{name}", "the search was not run") for name in ARTIFACTS if name != "onnx")
+        return
+    yield from _replay_set(subject, artifacts, found.worst, progress, leave_out=("onnx",))
+
+
 def _replay_set(
-    subject: BundleAndCheckpoint, artifacts: Artifacts, samples: SampleSet, progress: Callable[[Progress], None]
+    subject: BundleAndCheckpoint,
+    artifacts: Artifacts,
+    samples: SampleSet,
+    progress: Callable[[Progress], None],
+    leave_out: tuple[str, ...] = (),
 ) -> Iterator[Check]:
     reference = reference_outputs(subject.reference, samples.observation)
     opened = {artifact.name for artifact in artifacts.observed}
     for name in ARTIFACTS:
-        if name not in opened:
+        if name not in opened and name not in leave_out:
             reason, switch = "not opened: a check above says why", artifacts.switched_off.get(name)
             yield NotRun(f"replay/{samples.name}/{name}", switch or reason, switch)
+    described = f"{samples.described}{', one by one and in batches' if samples.recorded else ''}"
     for artifact in artifacts.observed:
+        if artifact.name in leave_out:
+            continue
         comparison = ParityComparison(
-            f"replay/{samples.name}/{artifact.name}", samples.described, artifact.roles, subject.semantics
+            f"replay/{samples.name}/{artifact.name}", described, artifact.roles, subject.semantics
         )
-        advance = counter(progress, f"replay {samples.name}, {artifact.name}", len(samples.observation))
+        total = len(samples.observation) * (2 if samples.recorded else 1)
+        advance = counter(progress, f"replay {samples.name}, {artifact.name}", total)
         yield replay(samples, reference, artifact.runner, comparison, advance)
 
 

@@ -114,9 +114,8 @@ class Dataset:
             return f"{_where('observation', kept.rows, index)}{f' [{tags}]' if tags else ''}"
 
         count = f"{chosen.size}" if chosen.size == len(kept) else f"{chosen.size} of {len(kept)}"
-        samples = SampleSet(
-            "kept", f"{count} recorded observations of {self.path.name}", _select(kept.matrix, chosen).load(), where
-        )
+        described = f"{count} recorded observations of {self.path.name}"
+        samples = SampleSet("kept", described, _select(kept.matrix, chosen).load(), where, recorded=True)
         return KeptSamples(samples, _select(kept.rows.matrix, chosen).load())
 
     def stored_features_check(self, subject: BundleAndCheckpoint, kept: KeptSamples) -> ParityCheck:

@@ -1,6 +1,7 @@
 """Options of `verify_bundle`."""
 
-from dataclasses import dataclass, field
+import secrets
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,9 @@ from deploy_kit.task.racing import TASK_ID
 if TYPE_CHECKING:
     from deploy_kit.sim.options import EnvOptions
 
+SEED_BITS = 31
+"""Of seeds drawn from the operating system: every generator takes such a number."""
+
 LIVE_MODES: tuple[str, ...] = ("shadow", "driving")
 
 
@@ -20,8 +24,9 @@ class ReplayOptions:
     """Which inputs to replay.
 
     Attributes:
-        seed: of the random and extreme inputs.
-        random_rows: how many random inputs.
+        seed: of all inputs that are drawn.
+        random_rows: how many inputs to draw within the contract's ranges, and as many as in flight.
+        search_evaluations: how many inputs a search for the largest difference may try.
         max_rows: most held-out rows, spread evenly; None for all.
         max_observations: most kept observations, spread evenly; None for all.
         observations: whether the feature file must hold whole observations.
@@ -30,6 +35,7 @@ class ReplayOptions:
 
     seed: int = 0
     random_rows: int = 512
+    search_evaluations: int = 2048
     max_rows: int | None = None
     max_observations: int | None = 2000
     observations: bool = True
@@ -51,8 +57,10 @@ class VerifyOptions:
         env: options of the environment, None for the task's defaults; `episodes` sets its number of environments.
         task: task id, or ``module:factory``.
         backend: simulator.
-        seed: of the random and extreme inputs, and of the flights unless `env` is given.
-        random_rows: how many random inputs to replay.
+        seed: of all inputs that are drawn, and of the flights unless `env` is given. None draws one for the inputs from
+            the operating system, which a bundle cannot have been made for and the report names; flights then have 0.
+        random_rows: how many inputs to draw within the contract's ranges, and as many as in flight.
+        search_evaluations: how many inputs a search for the largest difference may try.
         max_rows: most held-out rows to replay, spread evenly; None for all.
         max_observations: most kept observations to replay, spread evenly; None for all.
         observations: whether the feature file must hold whole observations; switch it off where it has none.
@@ -75,8 +83,9 @@ class VerifyOptions:
     env: "EnvOptions | None" = None
     task: str = TASK_ID
     backend: str = "mujoco"
-    seed: int = ReplayOptions.seed
+    seed: int | None = None
     random_rows: int = ReplayOptions.random_rows
+    search_evaluations: int = ReplayOptions.search_evaluations
     max_rows: int | None = ReplayOptions.max_rows
     max_observations: int | None = ReplayOptions.max_observations
     observations: bool = ReplayOptions.observations
@@ -91,8 +100,18 @@ class VerifyOptions:
     def replayed(self) -> ReplayOptions:
         """Which inputs to replay."""
         return ReplayOptions(
-            self.seed, self.random_rows, self.max_rows, self.max_observations, self.observations, self.torchscript
+            ReplayOptions.seed if self.seed is None else self.seed,
+            self.random_rows,
+            self.search_evaluations,
+            self.max_rows,
+            self.max_observations,
+            self.observations,
+            self.torchscript,
         )
+
+    def with_seed(self) -> "VerifyOptions":
+        """Return these options with a seed: their own, or else one drawn from the operating system."""
+        return self if self.seed is not None else replace(self, seed=secrets.randbits(SEED_BITS))
 
     def check(self) -> None:
         """Check the values.
@@ -115,7 +134,9 @@ class VerifyOptions:
                 f"--episodes {self.episodes}: at least {self.thresholds.min_episodes} are needed, by the profile "
                 f"{self.thresholds.profile}"
             )
-        for name in ("random_rows", "max_rows", "max_observations"):
+        if self.seed is not None and self.seed < 0:
+            raise OptionError(f"--seed {self.seed}: a seed is 0 or more")
+        for name in ("random_rows", "search_evaluations", "max_rows", "max_observations"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise OptionError(f"--{name.replace('_', '-')} {value}: at least 1 is needed")

@@ -21,7 +21,7 @@ Advance = Callable[[int], None]
 def replay(
     samples: SampleSet, reference: Outputs, runner: Runner, comparison: ParityComparison, advance: Advance
 ) -> ParityCheck:
-    """Run an artifact on a sample set and compare.
+    """Run an artifact on a sample set and compare; recorded rows one by one, as in flight, and then in batches.
 
     Args:
         samples: the rows.
@@ -30,15 +30,19 @@ def replay(
         comparison: a fresh accumulator.
         advance: told the number of rows after each batch.
     """
+    count = len(samples.observation)
+    passes = [(1,), BATCH_SIZES] if samples.recorded else [BATCH_SIZES]
     try:
-        for rows in batches(len(samples.observation), BATCH_SIZES):
+        for rows in (rows for sizes in passes for rows in batches(count, sizes)):
             candidate = runner(samples.observation[rows])
             scale = None if samples.row_scale is None else samples.row_scale[rows]
             comparison.add({role: values[rows] for role, values in reference.items()}, candidate, scale)
             advance(rows.stop - rows.start)
     except ArtifactError as error:
         comparison.fail(str(error))
-    return comparison.result(samples.where)
+    if not samples.recorded:
+        return comparison.result(samples.where)
+    return comparison.result(lambda row: f"{samples.where(row % count)}{', in a batch' if row >= count else ''}")
 
 
 def replay_features(

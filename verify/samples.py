@@ -1,4 +1,4 @@
-"""Inputs that artifacts are replayed on: golden, kept, random, extreme."""
+"""Inputs that artifacts are replayed on: golden, random, extreme."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,13 +30,15 @@ class SampleSet:
         where: puts a row index into words.
         row_scale: (n, 1) what one unit of output is in each row, None for 1. Rounding errors grow with the input, so
             an input k times beyond the contract's ranges is allowed k times the error.
+        recorded: whether the rows are what flew, and are run row by row too.
     """
 
     name: str
     described: str
     observation: Float32
     where: Callable[[int], str]
-    row_scale: Float32 | None = None
+    row_scale: npt.NDArray[np.floating] | None = None
+    recorded: bool = False
 
 
 def golden_samples(bundle: Bundle) -> SampleSet:
@@ -47,6 +49,7 @@ def golden_samples(bundle: Bundle) -> SampleSet:
         f"{golden.source} golden samples",
         golden.observation,
         lambda row: f"golden sample {row} ({golden.reason[row]})",
+        recorded=True,
     )
 
 

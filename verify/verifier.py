@@ -48,6 +48,7 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
         TaskError: the task is unknown, or its environment does not fit the policy.
     """
     options.check()
+    flight_seed, options = options.replayed.seed, options.with_seed()
     import_onnxruntime()
     started = time.monotonic()
     with ExitStack() as stack:
@@ -57,7 +58,7 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
         dataset = None
         if options.feature_file is not None:
             dataset = stack.enter_context(open_dataset(options.feature_file, checkpoint.network))
-        live = _live(options, stack, checkpoint)
+        live = _live(options, flight_seed, stack, checkpoint)
         manifest = manifest_sha256(options.bundle)
 
         def report(checks: list[Check], bundle: Bundle | None, artifacts: Artifacts | None) -> VerifyReport:
@@ -90,10 +91,10 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
     return found
 
 
-def _live(options: VerifyOptions, stack: ExitStack, checkpoint: Checkpoint) -> LiveTest | None:
+def _live(options: VerifyOptions, seed: int, stack: ExitStack, checkpoint: Checkpoint) -> LiveTest | None:
     if not options.live:
         return None
-    live = LiveTest(options.live_modes, options.episodes, options.env, options.seed, options.task, options.backend)
+    live = LiveTest(options.live_modes, options.episodes, options.env, seed, options.task, options.backend)
     stack.enter_context(live)
     live.prepare(checkpoint)
     return live

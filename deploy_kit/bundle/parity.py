@@ -23,7 +23,7 @@ from deploy_kit.bundle.differences import (
     OutputComparison,
     OutputParity,
 )
-from deploy_kit.bundle.runners import GATE_TERMS, Float32, Outputs
+from deploy_kit.bundle.runners import GATE_TERMS, Outputs
 from deploy_kit.bundle.thresholds import Thresholds, Tolerance, shipped_profile
 from deploy_kit.task.interface import ActionTransform
 
@@ -100,9 +100,9 @@ class ParityComparison:
         limit: Limit = Limit.PARITY,
     ) -> None:
         transform, threshold_logit = semantics.transform, semantics.threshold_logit
-        self.name, self.compared, self.limit = name, compared, limit
+        self.name, self.compared, self.limit, self.roles = name, compared, limit, roles
         self.rows = 0
-        self._transform = transform
+        self.transform = transform
         self._outputs = {role: OutputComparison(role, transform.scale if role == "command" else 1.0) for role in roles}
         self._commands = (
             CommandComparison(semantics.names, semantics.units) if {"action", "command"} & set(roles) else None
@@ -110,7 +110,7 @@ class ParityComparison:
         gate = {"gate_logit", "gate_probability"} & set(roles)
         self._decisions = DecisionComparison(threshold_logit) if gate and threshold_logit is not None else None
 
-    def add(self, reference: Outputs, candidate: Outputs, row_scale: Float32 | None = None) -> None:
+    def add(self, reference: Outputs, candidate: Outputs, row_scale: npt.NDArray[np.floating] | None = None) -> None:
         """Compare the next block of rows."""
         first = self.rows
         self.rows += len(next(iter(reference.values())))
@@ -149,9 +149,9 @@ class ParityComparison:
         if "command" in candidate:
             return candidate["command"]
         action = candidate.get("action")
-        if action is None or action.ndim != 2 or action.shape[1] != len(self._transform.scale):
+        if action is None or action.ndim != 2 or action.shape[1] != len(self.transform.scale):
             return None
-        return self._transform.apply(action)
+        return self.transform.apply(action)
 
     def _decision(self, candidate: Outputs) -> npt.NDArray[np.bool_] | None:
         assert self._decisions is not None
@@ -163,7 +163,34 @@ class ParityComparison:
         return None
 
 
-def _unit(role: str, reference: Outputs, row_scale: Float32 | None) -> npt.NDArray[np.floating] | None:
+def row_shares(
+    reference: Outputs,
+    candidate: Outputs,
+    roles: tuple[str, ...],
+    transform: ActionTransform,
+    tolerance: Tolerance,
+    row_scale: npt.NDArray[np.floating] | None = None,
+) -> npt.NDArray[np.float64]:
+    """Return which share of the tolerance the worst number of each row uses up, (n,).
+
+    Infinite where a number is not finite, or an output is missing or of another shape.
+    """
+    shares = np.zeros(len(next(iter(reference.values()))))
+    for role in roles:
+        if role not in candidate or candidate[role].shape != reference[role].shape:
+            return np.full(shares.shape, np.inf)
+        unit = np.asarray(transform.scale if role == "command" else 1.0)
+        if (row_unit := _unit(role, reference, row_scale)) is not None:
+            unit = unit * row_unit
+        expected = reference[role].astype(np.float64)
+        with np.errstate(all="ignore"):
+            error = np.abs(candidate[role].astype(np.float64) - expected)
+            share = error / (tolerance.absolute * unit + tolerance.relative * np.abs(expected))
+        shares = np.maximum(shares, np.where(np.isfinite(share), share, np.inf).max(axis=1))
+    return shares
+
+
+def _unit(role: str, reference: Outputs, row_scale: npt.NDArray[np.floating] | None) -> npt.NDArray[np.floating] | None:
     """Return one unit of an output in each row, (n, 1), None for 1.
 
     Features and the gate logit may be small differences of large terms, and have their rounding errors. A feature's

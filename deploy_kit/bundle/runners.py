@@ -60,6 +60,9 @@ def _onnxruntime_errors() -> tuple[type[Exception], ...]:
 GATE_TERMS = "gate_terms"
 """Role of the summed sizes of the gate logit's terms; the checkpoint alone gives it, as the logit's yardstick."""
 
+FEATURE_TERMS = "feature_terms"
+"""The same of each feature's terms: how large the sums inside the network are."""
+
 
 class Reference:
     """The checkpoint's network: the truth that artifacts are compared with.
@@ -77,15 +80,14 @@ class Reference:
 
     def __call__(self, observation: Float32) -> Outputs:
         """Return all roles for flat observations (n, 6928)."""
-        return self._outputs(lambda rows: self.network(rows), observation)
+        with torch.inference_mode():
+            output, terms = self.network.with_feature_terms(torch.from_numpy(np.ascontiguousarray(observation)))
+            return self.roles(output) | {FEATURE_TERMS: terms.numpy()}
 
     def heads(self, features: Float32) -> Outputs:
         """Return all roles for features (n, 192)."""
-        return self._outputs(lambda rows: self.network.heads(rows), features)
-
-    def _outputs(self, forward: Callable[[torch.Tensor], PolicyOutput], rows: Float32) -> Outputs:
         with torch.inference_mode():
-            return self.roles(forward(torch.from_numpy(np.ascontiguousarray(rows))))
+            return self.roles(self.network.heads(torch.from_numpy(np.ascontiguousarray(features))))
 
     def roles(self, output: PolicyOutput) -> Outputs:
         """Return all roles of an output of the network."""

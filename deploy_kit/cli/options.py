@@ -239,6 +239,11 @@ def env_from(options: dict[str, Any], num_envs: int) -> EnvOptions:
     )
 
 
+def is_given(name: str) -> bool:
+    """Return whether the user gave an option, by the name of the command's parameter."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
 def refuse_given(why: str, *names: str) -> None:
     """Refuse options that the user gave and that have no effect.
 
@@ -249,10 +254,9 @@ def refuse_given(why: str, *names: str) -> None:
     Raises:
         OptionError: one was given on the command line.
     """
-    context = click.get_current_context()
-    for parameter in context.command.params:
+    for parameter in click.get_current_context().command.params:
         name = parameter.name or ""
-        if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if name in names and is_given(name):
             raise OptionError(f"{parameter.opts[0]} has no effect {why}; leave it out")
 
 

@@ -12,6 +12,7 @@ from deploy_kit.cli.options import (
     checkpoint_path_from,
     env_from,
     hints_from,
+    is_given,
     next_command,
     refuse_given,
     run_options,
@@ -72,6 +73,13 @@ _replay, _live, _result = under("Replay"), under("Flights"), under("Output")
     type=click.IntRange(min=1),
     help="Most held-out rows to replay. [default: all]",
 )
+@_replay(
+    "--search-evaluations",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=VerifyOptions.search_evaluations,
+    help="Inputs that a search for the largest difference may try.",
+)
 @_live("--no-live", is_flag=True, help="Go without live rollouts; the report says so.")
 @_live(
     "--episodes",
@@ -128,7 +136,7 @@ def verify_command(bundle: Path | None, **options: Any) -> None:
         refuse_given("with --no-replay", "max_rows", "no_observations")
     if not live:
         refuse_given("with --no-live", *_FLIGHTS)
-    seed = options["seed"]
+    seed = options["seed"] if is_given("seed") else None
     env = env_from(options, options["episodes"])
     settings = VerifyOptions(
         bundle=bundle,

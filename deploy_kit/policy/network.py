@@ -168,10 +168,25 @@ class VisionActorCritic(nn.Module):
 
     def features(self, state: Tensor, depth: Tensor) -> Tensor:
         """Return the fused features (B, 192) of a state (B, 16) and a depth image (B, 1, 72, 96) in [0, 1]."""
+        return self._fused(*self._encoded(state, depth))
+
+    def _encoded(self, state: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the last layers of both encoders read: the flat image (B, n) and the normalised state (B, 16)."""
         if self.normalizer is not None:
             state, depth = self.normalizer(state, depth)
-        fused: Tensor = self.activation(self.stem(depth) + self.state_enc(state))
+        for layer in self.stem[:-1]:
+            depth = layer(depth)
+        return depth, state
+
+    def _fused(self, flat: Tensor, state: Tensor) -> Tensor:
+        fused: Tensor = self.activation(self.stem[-1](flat) + self.state_enc(state))
         return fused
+
+    def with_feature_terms(self, observation: Tensor) -> tuple[PolicyOutput, Tensor]:
+        """Return what `forward` does, and the summed sizes of the terms that each feature is the sum of, (B, 192)."""
+        flat, state = self._encoded(*self.split(observation))
+        terms = flat.abs() @ self.stem[-1].weight.abs().T + state.abs() @ self.state_enc.weight.abs().T
+        return self.heads(self._fused(flat, state)), terms + self.stem[-1].bias.abs() + self.state_enc.bias.abs()
 
     def heads(self, features: Tensor) -> PolicyOutput:
         """Return action and gate logit of fused features (B, 192)."""

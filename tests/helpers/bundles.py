@@ -33,7 +33,13 @@ class Run:
     def verify(self, **changes: object) -> VerifyOptions:
         """Return options that verify this bundle without flying."""
         defaults = VerifyOptions(
-            bundle=self.bundle, checkpoint=self.checkpoint, feature_file=self.dataset, live=False, random_rows=128
+            bundle=self.bundle,
+            checkpoint=self.checkpoint,
+            feature_file=self.dataset,
+            live=False,
+            seed=0,
+            random_rows=128,
+            search_evaluations=128,
         )
         return replace(defaults, **changes)
 

@@ -37,6 +37,12 @@ ONNX = {f"{samples}/onnx" for samples in REPLAYED}
 TORCHSCRIPT = {f"{samples}/torchscript" for samples in REPLAYED}
 SAFETENSORS = {f"{samples}/safetensors" for samples in REPLAYED}
 HEAD = {"replay/heldout/onnx-head"}
+DRAWN = {
+    f"replay/{samples}/{artifact}"
+    for samples in ("near", "flight-like", "search")
+    for artifact in ("onnx", "torchscript", "safetensors")
+}
+"""Drawn in each run; whether they show a small fault is a matter of the draw."""
 
 
 def failed(run, **changes):
@@ -223,7 +229,7 @@ def test_one_weight_off_by_a_thousandth_fails(run, tmp_path, name, expected):
     # A weight of a channel that is hardly ever active (stem.0) shows in extreme inputs alone.
     assert "replay/extreme/onnx" in names
     assert "onnx/proof" in names
-    assert names <= expected | {"onnx/proof"}
+    assert names <= expected | DRAWN | {"onnx/proof"}
     assert (names >= HEAD) == (expected >= HEAD)
 
 
@@ -413,6 +419,7 @@ def test_one_weight_of_safetensors_off_fails(run, tmp_path):
     names = failed(result)
     assert {"safetensors/tensors", *SAFETENSORS} <= names
     assert not names & (ONNX | TORCHSCRIPT | HEAD)
+    assert names & DRAWN
 
 
 def test_last_bit_of_safetensors_fails(run, tmp_path):
@@ -449,7 +456,7 @@ def test_changed_golden_outputs_fail(run, tmp_path):
     ],
 )
 def test_replaced_artifact_fails(run, other_run, tmp_path, name, expected):
-    assert failed(replace_file(run, tmp_path, other_run, name)) == expected
+    assert failed(replace_file(run, tmp_path, other_run, name)) - DRAWN == expected
 
 
 def test_replaced_artifact_without_its_manifest_entry_fails(run, other_run, tmp_path):

@@ -56,6 +56,24 @@ def test_replay_runs_every_row_in_several_batch_sizes():
     assert (check.decisions.positive, check.decisions.flipped) == (29, 0)
 
 
+def test_recorded_rows_are_run_one_by_one_and_then_in_batches():
+    observation = np.arange(20, dtype=np.float32)[:, None]
+    sizes = []
+
+    def runner(rows):
+        sizes.append(len(rows))
+        # In a batch, and only there, row 15 is wrong.
+        wrong = (rows == 15) & (len(rows) > 1)
+        return outputs(np.repeat(rows + wrong, 2, axis=1), rows)
+
+    comparison = ParityComparison("c", "x", ("action",), MEANING)
+    samples = SampleSet("s", "d", observation, lambda row: f"row {row}", recorded=True)
+    check = replay(samples, outputs(np.repeat(observation, 2, axis=1), observation), runner, comparison, lambda n: None)
+    assert sizes == [1] * 20 + [1, 2, 3, 7, 7]
+    assert check.rows == 40
+    assert check.outputs[0].worst(Tolerance(1e-5, 1e-5))[0].where == "row 15, in a batch"
+
+
 def test_artifact_that_cannot_run_fails():
     def runner(rows):
         raise ArtifactError("onnxruntime cannot run the graph on 3 rows: boom")

@@ -18,7 +18,7 @@ from helpers.checkpoints import CALIBRATION
 from helpers.feature_files import write_policy_file
 from helpers.networks import small_network
 
-OBSERVED = ("golden", "random", "extreme", "kept")
+OBSERVED = ("golden", "kept", "near", "flight-like", "random", "extreme", "search")
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,12 @@ def test_every_artifact_is_replayed_on_every_set(report):
 def test_counts_are_those_of_the_inputs(report):
     checks = {check.name: check for check in report.checks}
     assert checks["replay/heldout/onnx-head"].rows == 300
-    assert checks["replay/kept/onnx"].rows == 36
-    assert checks["replay/golden/torchscript"].rows == 16
+    # Recorded rows are run one by one, and in batches.
+    assert checks["replay/kept/onnx"].rows == 2 * 36
+    assert checks["replay/golden/torchscript"].rows == 2 * 16
+    assert checks["replay/near/onnx"].rows == checks["replay/flight-like/torchscript"].rows == 64
+    assert checks["replay/search/onnx"].rows == 128
+    assert checks["replay/search/safetensors"].rows == 32
     assert checks["replay/random/safetensors"].rows == 128
     assert checks["bundle/manifest"].count == 5
     assert checks["replay/random/onnx"].decisions.threshold_logit == CALIBRATION.threshold_logit
@@ -85,6 +89,15 @@ def test_same_seed_same_figures(run, report, tmp_path):
     assert other.checks != report.checks
 
 
+def test_a_seed_is_drawn_for_each_run_and_repeats_it(run, tmp_path):
+    first, second = (verify_bundle(run.verify(seed=None, report=tmp_path / f"{i}.json")) for i in range(2))
+    seeds = [report.options["seed"] for report in (first, second)]
+    assert seeds[0] != seeds[1]
+    assert first.checks != second.checks
+    again = verify_bundle(run.verify(seed=seeds[0], report=tmp_path / "again.json"))
+    assert again.checks == first.checks
+
+
 def test_without_dataset_the_report_says_so(run, tmp_path):
     report = verify_bundle(run.verify(feature_file=None, replay=False, report=tmp_path / "r.json"))
     assert report.passed
@@ -108,7 +121,7 @@ def test_limits_on_rows_are_named(run, tmp_path):
     checks = {check.name: check for check in report.checks}
     assert checks["replay/heldout/onnx-head"].rows == 100
     assert checks["replay/heldout/onnx-head"].note == "100 of 300 rows, spread evenly"
-    assert checks["replay/kept/onnx"].rows == 10
+    assert checks["replay/kept/onnx"].rows == 2 * 10
     assert checks["replay/kept/onnx"].compared.startswith("10 of 36 recorded")
 
 
@@ -117,7 +130,8 @@ def test_progress_names_phases_and_ends_complete(run, tmp_path):
     verify_bundle(run.verify(report=tmp_path / "r.json"), told.append)
     last = {progress.phase: (progress.completed, progress.total) for progress in told}
     assert last["replay held-out rows"] == (300, 300)
-    assert last["replay kept, torchscript"] == (36, 36)
+    assert last["replay kept, torchscript"] == (72, 72)
+    assert last["search"] == (128, 128)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +266,7 @@ def test_importing_the_package_loads_nothing_heavy():
 def test_reference_policy_passes_and_a_weight_off_fails(reference_run, tmp_path):
     checkpoint = reference_run / "model_7998.pt"
     bundle = export_bundle(ExportOptions(checkpoint=checkpoint, output=tmp_path / "bundle", use_auxiliary_head=True))
-    options = VerifyOptions(bundle=bundle, checkpoint=checkpoint, replay=False, live=False)
+    options = VerifyOptions(bundle=bundle, checkpoint=checkpoint, replay=False, live=False, seed=0)
     report = verify_bundle(options)
     assert failed(report) == set(), format_table(report)
     put_a_weight_off(bundle)
