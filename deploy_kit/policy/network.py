@@ -174,7 +174,7 @@ class VisionActorCritic(nn.Module):
         """Return what the last layers of both encoders read: the flat image (B, n) and the normalised state (B, 16)."""
         if self.normalizer is not None:
             state, depth = self.normalizer(state, depth)
-        for layer in self.stem[:-1]:
+        for layer in list(self.stem)[:-1]:
             depth = layer(depth)
         return depth, state
 
@@ -185,8 +185,10 @@ class VisionActorCritic(nn.Module):
     def with_feature_terms(self, observation: Tensor) -> tuple[PolicyOutput, Tensor]:
         """Return what `forward` does, and the summed sizes of the terms that each feature is the sum of, (B, 192)."""
         flat, state = self._encoded(*self.split(observation))
-        terms = flat.abs() @ self.stem[-1].weight.abs().T + state.abs() @ self.state_enc.weight.abs().T
-        return self.heads(self._fused(flat, state)), terms + self.stem[-1].bias.abs() + self.state_enc.bias.abs()
+        last = self.stem[-1]
+        assert isinstance(last, nn.Linear)
+        terms = flat.abs() @ last.weight.abs().T + state.abs() @ self.state_enc.weight.abs().T
+        return self.heads(self._fused(flat, state)), terms + last.bias.abs() + self.state_enc.bias.abs()
 
     def heads(self, features: Tensor) -> PolicyOutput:
         """Return action and gate logit of fused features (B, 192)."""
