@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.sampling_range import pixel_range, term_range
-from deploy_kit.policy.run.observation import StateTerm
+from deploy_kit.policy.run.state_term import StateTerm
 from deploy_kit.task.racing import GRAVITY
 from deploy_kit.verify.samples import Float32, SampleSet, state_range
 
