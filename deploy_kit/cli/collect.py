@@ -1,5 +1,7 @@
 """``deploy-kit collect``."""
 
+import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,20 +23,42 @@ from deploy_kit.cli.options import (
 )
 from deploy_kit.cli.progress import duration, progress_bars
 from deploy_kit.collection.options import CollectOptions
+from deploy_kit.data.cadence import DEFAULT_CADENCE, CheckpointEvery
+from deploy_kit.errors import OptionError
 
 if TYPE_CHECKING:
     from deploy_kit.collection.estimate import CollectEstimate
+    from deploy_kit.collection.run import CollectResult
 
 LONG_S = 30 * 60
 """From here on, the command that collects less is named."""
 
-_rows, _video = under("What to store"), under("Video")
+_rows, _video, _processes = under("What to store"), under("Video"), under("Several processes")
+
+
+class Cadence(click.ParamType[CheckpointEvery]):
+    """How often a shard is closed: a number of rows, or a time such as ``30s``."""
+
+    name = "CADENCE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> CheckpointEvery:
+        """Parse ``50000``, ``30s``, ``5m`` or ``1h``."""
+        if isinstance(value, CheckpointEvery):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", str(value))
+        if found is None or float(found[1]) <= 0 or (not found[2] and "." in found[1]):
+            self.fail(f"{value!r} is neither a number of rows nor a time, for example 50000 or 30s", param, ctx)
+        if found[2]:
+            return CheckpointEvery(seconds=float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]])
+        return CheckpointEvery(rows=int(found[1]))
+
 
 _STOPPED = {
     "full": "Complete",
     "max_steps": "Stopped at --max-steps",
     "video": "Stopped after the video",
     "interrupt": "Interrupted; what was collected is kept",
+    "failure": "Ended by a process that failed; what was collected is kept",
 }
 
 
@@ -92,6 +116,34 @@ _STOPPED = {
     help="End the collecting of training rows after this many steps.",
 )
 @_rows("--overwrite", is_flag=True, help="Replace an existing feature file, once the new one is whole.")
+@_rows("--resume", is_flag=True, help="Go on with an interrupted collection into the same file.")
+@_rows(
+    "--recover",
+    is_flag=True,
+    help="Make the feature file of an interrupted collection's rows, without flying; they stay for --resume.",
+)
+@_rows(
+    "--checkpoint-every",
+    metavar="N|TIME",
+    type=Cadence(),
+    default=DEFAULT_CADENCE,
+    help="Bring rows to the disk for good after so many, or so much time, as in 30s or 5m.",
+)
+@_processes(
+    "--num-processes",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=CollectOptions.num_processes,
+    help="Simulators side by side, each in a process of its own with --num-envs environments.",
+)
+@_processes(
+    "--num-gpus",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="One process for each of N GPUs of this machine, started with torchrun.",
+)
+@_processes("--log-all-ranks", is_flag=True, help="Show what every process prints, not only the first one's output.")
+@_processes("--dry-run", is_flag=True, help="Print the torchrun command of --num-gpus and stop.")
 @num_envs_option
 @task_options
 @_video("--video", is_flag=True, help="Write the depth view of environment 0 as an mp4, and stop after it.")
@@ -107,14 +159,27 @@ def collect_command(**options: Any) -> None:
     """Fly a policy in simulation; store its features with gate labels in an HDF5 file.
 
     Held-out episodes come first, then training rows. Stops when both classes are full, at --max-steps, or on Ctrl-C;
-    the rows so far are then in a valid file.
+    the rows so far are then in a valid file. A killed process loses the rows since the last checkpoint.
     """
+    num_gpus, dry_run, recovering = (options.pop(name) for name in ("num_gpus", "dry_run", "recover"))
+    if recovering:
+        _recover(options["feature_file"], options["overwrite"])
+        return
+    if num_gpus is None:
+        refuse_given("without --num-gpus", "dry_run")
+    elif options["num_processes"] > 1:
+        raise OptionError("--num-gpus starts a process a GPU, --num-processes some on the CPU; give one of them")
+    if num_gpus is None and options["num_processes"] == 1:
+        refuse_given("with one process", "log_all_ranks")
     if not options["video"]:
         refuse_given("without --video", "video_length", "keep_collecting")
     elif not options["keep_collecting"]:
         refuse_given("with --video, which stops before; give --keep-collecting too", "heldout_episodes")
     if options["heldout_episodes"] == 0 or (options["video"] and not options["keep_collecting"]):
         refuse_given("without held-out episodes, from which observations are kept", "keep_observations")
+    if num_gpus is not None:
+        _launch(num_gpus, dry_run, options)
+        return
     env = env_from(options, options.pop("num_envs"))
     settings = CollectOptions(checkpoint=checkpoint_path_from(options), env=env, hints=hints_from(options), **options)
 
@@ -127,18 +192,69 @@ def collect_command(**options: Any) -> None:
         )
     with progress_bars() as progress:
         result = collect(settings, progress, _say_how_long)
-    stdout.print(
-        f"{_STOPPED[result.stopped_by]}: {result.path} holds {result.num_positive:,} positive and "
-        f"{result.num_negative:,} negative training rows, {result.heldout_episodes} held-out episodes and "
-        f"{result.observations} whole observations ({result.env_steps:,} env steps in {result.seconds:.0f} s)."
-    )
-    if result.video is not None:
-        stdout.print(f"Video: {result.video}")
+    if result.worker:
+        return
+    _show(result)
     if result.num_positive and result.num_negative:
         files = ("--checkpoint", settings.checkpoint, "--feature-file", result.path)
         stdout.print(next_command("finetune", *files, *policy_words(settings.hints)))
     if result.stopped_by == "interrupt":
         raise click.exceptions.Exit(130)
+    if result.failures:
+        raise click.exceptions.Exit(1)
+
+
+def _show(result: "CollectResult") -> None:
+    stdout.print(
+        f"{_STOPPED[result.stopped_by]}: {result.path} holds {result.num_positive:,} positive and "
+        f"{result.num_negative:,} negative training rows, {result.heldout_episodes} held-out episodes and "
+        f"{result.observations} whole observations ({result.env_steps:,} env steps in {result.seconds:.0f} s)."
+    )
+    for rank, problem in result.failures.items():
+        stderr.print(f"Process {rank} failed: {problem}; its rows up to its last checkpoint are kept")
+    if result.dropped_episodes:
+        stdout.print(f"{result.dropped_episodes} episodes are left out: the simulator's numbers were not finite there.")
+    if not result.complete and result.stopped_by in ("interrupt", "failure"):
+        stdout.print("--resume, added to the same command, goes on with it.")
+    if result.video is not None:
+        stdout.print(f"Video: {result.video}")
+
+
+def _recover(feature_file: Path, overwrite: bool) -> None:
+    from deploy_kit.collection.run import recover
+
+    with progress_bars() as progress:
+        result = recover(feature_file, overwrite, progress)
+    stdout.print(
+        f"Recovered: {result.path} holds {result.num_positive:,} positive and {result.num_negative:,} negative "
+        f"training rows, {result.heldout_episodes} held-out episodes and {result.observations} whole observations. "
+        f"--resume, added to the command that was interrupted, goes on with it."
+    )
+
+
+def _launch(num_gpus: int, dry_run: bool, options: dict[str, Any]) -> None:
+    """Start a process for each GPU, and make the file where they were ended before they could."""
+    from deploy_kit.cli.torchrun import run_torchrun, torchrun_command, typed_arguments
+
+    command = torchrun_command(
+        num_gpus, options["log_all_ranks"], typed_arguments("num_gpus", "dry_run", "log_all_ranks")
+    )
+    if dry_run:
+        stdout.print(shlex.join(command))
+        return
+    code = run_torchrun(command)
+    if code:
+        _recover_if_left(options["feature_file"])
+        raise click.exceptions.Exit(130 if code < 0 else code)
+
+
+def _recover_if_left(feature_file: Path) -> None:
+    from deploy_kit.collection.run import feature_file_path
+    from deploy_kit.data.shard_folder import folder_of
+
+    path = feature_file_path(feature_file)
+    if folder_of(path).is_dir() and not path.exists():
+        _recover(feature_file, overwrite=False)
 
 
 def _say_how_long(estimate: "CollectEstimate") -> None:

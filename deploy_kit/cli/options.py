@@ -273,13 +273,14 @@ def command_line(changes: Mapping[str, object]) -> str:
         if name not in changes and context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             continue
         value = changes.get(name, context.params.get(name))
-        words += _typed(parameter, value)
+        words += typed_words(parameter, value)
     if launcher := context.meta.get(LAUNCHER_ARGUMENTS):
         words += ["--", *launcher]
     return shlex.join(words)
 
 
-def _typed(parameter: click.Parameter, value: object) -> list[str]:
+def typed_words(parameter: click.Parameter, value: object) -> list[str]:
+    """Return an option as it is typed."""
     if isinstance(parameter, click.Argument):
         return [str(value)]
     if isinstance(parameter, click.Option) and parameter.is_flag:

@@ -1,22 +1,44 @@
-"""Training rows on their way from the simulator's device to the file, in blocks and beside the simulation."""
+"""Training rows on their way from the simulator's device to the shards, in blocks and beside the simulation."""
 
 import queue
 import threading
+from collections.abc import Iterable
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deploy_kit.collection.rows import RowMaker
-from deploy_kit.data.writer import FeatureFileWriter
 from deploy_kit.flight.rollout import StepRecord
 
 BLOCK_STEPS = 16
 """Steps of all environments that go to the host at once."""
 
 _WAITING_BLOCKS = 2
+
+
+class RowSink(Protocol):
+    """Where training rows go."""
+
+    @property
+    def num_positive(self) -> int:
+        """Positive rows."""
+
+    @property
+    def num_negative(self) -> int:
+        """Negative rows."""
+
+    @property
+    def full(self) -> bool:
+        """Whether there are enough."""
+
+    def add_training(self, **columns: Any) -> None:
+        """Offer rows."""
+
+    def drop_episodes(self, episodes: Iterable[int]) -> None:
+        """Let episodes not count."""
 
 
 class _Step(NamedTuple):
@@ -26,6 +48,7 @@ class _Step(NamedTuple):
     label: Tensor
     done: Tensor
     track: Tensor | None
+    broken: Tensor | None
 
 
 class TrainingFeed:
@@ -35,16 +58,17 @@ class TrainingFeed:
     Leaving the context hands over what is left.
 
     Args:
-        writer: where rows go; nobody else may use it inside the context.
+        writer: where rows go.
         maker: numbers the episodes.
     """
 
-    def __init__(self, writer: FeatureFileWriter, maker: RowMaker) -> None:
+    def __init__(self, writer: RowSink, maker: RowMaker) -> None:
         self._writer, self._maker = writer, maker
         self._steps: list[_Step] = []
         self._blocks: queue.Queue[list[_Step] | None] = queue.Queue(_WAITING_BLOCKS)
         self._thread = threading.Thread(target=self._work, name="training rows", daemon=True)
         self._error: BaseException | None = None
+        self._stopped = False
         self._state = (writer.num_positive, writer.num_negative, writer.full)
 
     @property
@@ -69,8 +93,9 @@ class TrainingFeed:
             DatasetError: an earlier block could not be written.
         """
         track = record.extras.get("track_id")
-        track = None if track is None else track.clone()
-        self._steps.append(_Step(record.output.features, record.label, record.done, track))
+        # Environments may reuse what they return, and a block waits.
+        track, done = None if track is None else track.clone(), record.done.clone()
+        self._steps.append(_Step(record.output.features, record.label, done, track, record.broken))
         if len(self._steps) == BLOCK_STEPS:
             self._hand_over()
 
@@ -87,7 +112,7 @@ class TrainingFeed:
     def _work(self) -> None:
         while (block := self._blocks.get()) is not None:
             try:
-                if not self.full:
+                if not self.full and not self._stopped:
                     self._write(block)
             except BaseException as error:  # noqa: BLE001  # raised again by the next call of the caller's thread
                 self._error = error
@@ -98,14 +123,21 @@ class TrainingFeed:
         label, done = (torch.stack([getattr(step, name) for step in block]).cpu().numpy() for name in ("label", "done"))
         tracks = [self._maker.own_track if step.track is None else step.track.cpu().numpy() for step in block]
         numbers = [self._maker.number(ended) for ended in done]
-        self._writer.add_training(
-            features=features,
-            label=label.reshape(-1).astype(np.int8),
-            episode_id=np.concatenate([episode for episode, _ in numbers]),
-            env_id=np.tile(self._maker.env_id, len(block)),
-            track_id=np.concatenate(tracks),
-            step=np.concatenate([step for _, step in numbers]),
-        )
+        rows = {
+            "features": features,
+            "label": label.reshape(-1).astype(np.int8),
+            "episode_id": np.concatenate([episode for episode, _ in numbers]),
+            "env_id": np.tile(self._maker.env_id, len(block)),
+            "track_id": np.concatenate(tracks),
+            "step": np.concatenate([step for _, step in numbers]),
+        }
+        if any(step.broken is not None for step in block):
+            broken = (
+                torch.cat([torch.zeros_like(s.done) if s.broken is None else s.broken for s in block]).cpu().numpy()
+            )
+            self._writer.drop_episodes(np.unique(rows["episode_id"][broken]).tolist())
+            rows = {name: values[~broken] for name, values in rows.items()}
+        self._writer.add_training(**rows)
         self._state = (self._writer.num_positive, self._writer.num_negative, self._writer.full)
 
     def __enter__(self) -> Self:
@@ -116,9 +148,8 @@ class TrainingFeed:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self._steps:
+            if self._steps and self._error is None:
                 self._hand_over()
-        finally:
             while self._thread.is_alive():
                 try:
                     self._blocks.put(None, timeout=0.1)
@@ -126,5 +157,9 @@ class TrainingFeed:
                 except queue.Full:
                     continue
             self._thread.join()
-        if self._error is not None and error is None:
+        finally:
+            # A second interrupt ends the wait: the thread writes the block that it is at, and no other.
+            self._stopped = True
+        # Whatever else ended the block (an interrupt too), this is why rows are missing.
+        if self._error is not None and error is not self._error:
             raise self._error

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deploy_kit.data.cadence import CheckpointEvery
+from deploy_kit.errors import OptionError
 from deploy_kit.policy.network_hints import NetworkHints
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.task.racing import TASK_ID
@@ -15,7 +17,7 @@ class CollectOptions:
     Attributes:
         checkpoint: the policy to fly.
         feature_file: file to write, ``.h5``; a bare name goes to ``datasets/``.
-        env: the vector environment's options; its seed is the collection's seed.
+        env: the vector environment's options, for each process; its seed is the collection's seed.
         task: task id, or ``module:factory``.
         backend: simulator.
         num_positive: training rows in which a gate is passed.
@@ -24,6 +26,10 @@ class CollectOptions:
         keep_observations: full observations to keep from held-out episodes, for replay and golden samples.
         max_steps: stop collecting training rows after this many steps of all environments.
         overwrite: replace an existing dataset once the new one is whole.
+        resume: go on with an interrupted collection into the same file.
+        checkpoint_every: when rows are brought to the disk for good.
+        num_processes: simulators side by side, each in a process of its own.
+        log_all_ranks: show what every process prints, not only what the first one does.
         video: also write the depth view of environment 0 as an mp4 beside the dataset.
         video_length: policy steps of video.
         keep_collecting: go on after the video instead of stopping.
@@ -41,6 +47,10 @@ class CollectOptions:
     keep_observations: int = 256
     max_steps: int | None = None
     overwrite: bool = False
+    resume: bool = False
+    checkpoint_every: CheckpointEvery = field(default_factory=CheckpointEvery)
+    num_processes: int = 1
+    log_all_ranks: bool = False
     video: bool = False
     video_length: int = 200
     keep_collecting: bool = False
@@ -50,3 +60,16 @@ class CollectOptions:
     def only_video(self) -> bool:
         """Whether collecting ends with the video."""
         return self.video and not self.keep_collecting
+
+    def check(self) -> None:
+        """Check the values.
+
+        Raises:
+            OptionError: values contradict each other.
+        """
+        if self.num_processes < 1:
+            raise OptionError(f"num_processes is {self.num_processes}; at least one process is needed")
+        if self.overwrite and self.resume:
+            raise OptionError("--overwrite begins anew and --resume goes on; give one of them")
+        if self.video and (self.num_processes > 1 or self.resume):
+            raise OptionError("--video is of one process that begins anew; leave out --num-processes and --resume")

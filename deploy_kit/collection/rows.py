@@ -1,5 +1,6 @@
 """From rollout steps to the rows of a feature file."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from deploy_kit.data.sampling import Reservoir
-from deploy_kit.data.schema import KeepReason
-from deploy_kit.data.writer import FeatureFileWriter
+from deploy_kit.data.sampling import KeyedSample
+from deploy_kit.data.schema import UNKNOWN_TRACK, KeepReason
 from deploy_kit.flight.rollout import StepRecord
 
 
@@ -37,18 +37,18 @@ class RowMaker:
 
     Args:
         num_envs: number of environments.
-        first_id: number of the first episode, and track id of environment 0 where the environment reports no tracks.
+        first_id: number of the first episode.
+        first_env: number of the first environment among those of all processes.
 
     Attributes:
-        env_id: (N,) index of each environment.
+        env_id: (N,) number of each environment.
         own_track: (N,) track ids for an environment that reports none.
     """
 
-    def __init__(self, num_envs: int, first_id: int = 0) -> None:
-        self.env_id = np.arange(num_envs, dtype=np.int32)
+    def __init__(self, num_envs: int, first_id: int = 0, first_env: int = 0) -> None:
+        self.env_id = first_env + np.arange(num_envs, dtype=np.int32)
         self._episode = first_id + np.arange(num_envs, dtype=np.int64)
-        # An environment that reports no tracks counts as one track for all its life.
-        self.own_track = self._episode.copy()
+        self.own_track = np.full(num_envs, UNKNOWN_TRACK, np.int64)
         self._step = np.zeros(num_envs, dtype=np.int32)
         self._next_episode = first_id + num_envs
 
@@ -89,35 +89,31 @@ class RowMaker:
 
 
 class ObservationSample:
-    """Keeps a seeded uniform sample of whole observations, one share a reason and one of all steps alike."""
+    """Draws a seeded uniform sample of whole observations, one share a reason and one of all steps alike.
+
+    Args:
+        capacity: observations wanted.
+        seed: of the sample.
+    """
 
     REASONS = (KeepReason.GATE_PASS, KeepReason.STALE_IMAGE, KeepReason.FIRST_STEP, KeepReason.ORDINARY)
 
-    def __init__(self, capacity: int, seed: int) -> None:
+    def __init__(self, capacity: int, seed: int | Iterable[int]) -> None:
         share, rest = divmod(capacity, len(self.REASONS))
-        rng = np.random.default_rng(seed)
-        self._reservoirs = {reason: Reservoir(share + (index < rest), rng) for index, reason in enumerate(self.REASONS)}
-        self._kept: dict[KeepReason, dict[int, dict[str, npt.NDArray[Any]]]] = {reason: {} for reason in self.REASONS}
+        rng = np.random.default_rng(seed if isinstance(seed, int) else list(seed))
+        self._samples = {reason: KeyedSample(share + (index < rest), rng) for index, reason in enumerate(self.REASONS)}
 
-    def offer(self, rows: StepRows, envs: npt.NDArray[np.int64]) -> None:
-        """Take in one step of the given environments."""
-        for reason, reservoir in self._reservoirs.items():
-            chosen = envs if reason is KeepReason.ORDINARY else envs[(rows.reason[envs] & reason) != 0]
-            for env, slot in zip(chosen, reservoir.place(chosen.size), strict=True):
-                if slot >= 0:
-                    row = np.array([env])
-                    self._kept[reason][int(slot)] = {
-                        **rows.columns(row),
-                        "observation": rows.observation[int(env)][None].cpu().numpy(),
-                        "reason": rows.reason[row],
-                    }
-
-    def write(self, writer: FeatureFileWriter) -> None:
-        """Store the sample, each observation once."""
-        unique: dict[tuple[int, int], dict[str, npt.NDArray[Any]]] = {}
-        for kept in self._kept.values():
-            for row in kept.values():
-                unique[int(row["episode_id"][0]), int(row["step"][0])] = row
-        if unique:
-            rows = [unique[key] for key in sorted(unique)]
-            writer.keep_observations(**{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+    def offer(self, rows: StepRows, envs: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]] | None:
+        """Take in one step of the given environments; return what `keep_observations` takes, None if nothing stays."""
+        keys = np.full((envs.size, len(self.REASONS)), np.inf)
+        for column, (reason, sample) in enumerate(self._samples.items()):
+            wanted = (
+                np.ones(envs.size, np.bool_) if reason is KeepReason.ORDINARY else (rows.reason[envs] & reason) != 0
+            )
+            keys[wanted, column] = sample.draw(int(wanted.sum()))
+        kept = np.isfinite(keys).any(axis=1)
+        if not kept.any():
+            return None
+        chosen = envs[kept]
+        observation = rows.observation[chosen.tolist()].cpu().numpy()
+        return {**rows.columns(chosen), "observation": observation, "reason": rows.reason[chosen], "keys": keys[kept]}

@@ -1,8 +1,4 @@
-"""Collecting: fly the policy, store its fused features with the gate label of the step that followed.
-
-Held-out episodes come first, whole and on tracks of their own, so that a run that is stopped early can still be
-judged; then training rows until both classes are full.
-"""
+"""Collecting: fly the policy, store its fused features with the gate label of the step that followed."""
 
 import logging
 import time
@@ -12,43 +8,32 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
 from deploy_kit.collection.estimate import CollectEstimate, Forecast, silent_estimate
-from deploy_kit.collection.feed import TrainingFeed
+from deploy_kit.collection.flight import EPISODES_PER_TRACK, FIRST_TRAINING_ID, CollectionFlight
+from deploy_kit.collection.interrupts import interruptible
 from deploy_kit.collection.options import CollectOptions
-from deploy_kit.collection.rows import ObservationSample, RowMaker
-from deploy_kit.data.partial_file import check_target
+from deploy_kit.data.fusing import Fused, fuse, heldout_flown
 from deploy_kit.data.schema import SUFFIX, FeatureFileInfo
+from deploy_kit.data.shard_folder import ShardFolder, check_target
 from deploy_kit.data.writer import FeatureFileWriter
-from deploy_kit.errors import DatasetError, InputError
-from deploy_kit.flight.cpu_driver import fast_driver
-from deploy_kit.flight.meter import Meter
+from deploy_kit.errors import DatasetError
 from deploy_kit.flight.pictures.video import DepthVideo, require_video
-from deploy_kit.flight.rollout import StepRecord, policy_period, require_checkpoint, rollout
+from deploy_kit.flight.rollout import StepRecord, policy_period
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
 from deploy_kit.policy.fingerprint import feature_sha256
 from deploy_kit.progress import Progress, silent
-from deploy_kit.sim.registry import make_env
+from deploy_kit.ranks import ALONE, launched_rank
 from deploy_kit.task.racing import RACING_TASK, TASK_ID
 
 if TYPE_CHECKING:
     from rsl_rl.env import VecEnv
 
-__all__ = ["CollectOptions", "CollectResult", "collect", "feature_file_path"]
+__all__ = ["FIRST_TRAINING_ID", "CollectOptions", "CollectResult", "collect", "feature_file_path", "recover"]
 
 logger = logging.getLogger(__name__)
 
 LABEL_OFFSET_STEPS = 1
 """A row's label is judged on the state that the step which consumed its observation led to."""
-
-EPISODES_PER_TRACK = 1
-"""A new track each episode: a head that has seen few tracks learns those tracks."""
-
-FIRST_TRAINING_ID = 1 << 40
-"""Training episodes are numbered from here, held-out ones from 0, so that a number is unique in the file."""
 
 
 @dataclass
@@ -62,10 +47,13 @@ class CollectResult:
         num_negative: negative training rows.
         heldout_episodes: held-out episodes.
         observations: whole observations kept.
+        dropped_episodes: episodes that were left out, since the simulator's numbers were not finite.
         complete: whether everything that was asked for is there.
-        stopped_by: "full", "max_steps", "video" or "interrupt".
-        env_steps: environment steps flown.
+        stopped_by: "full", "max_steps", "video", "interrupt", or "failure" where a process of several died.
+        env_steps: environment steps flown, those before an interruption included.
         seconds: wall time.
+        failures: what became of processes that did not end well, by their number.
+        worker: whether this is one of several processes, whose first one writes the file.
     """
 
     path: Path
@@ -74,10 +62,19 @@ class CollectResult:
     num_negative: int = 0
     heldout_episodes: int = 0
     observations: int = 0
+    dropped_episodes: int = 0
     complete: bool = False
     stopped_by: str = "full"
     env_steps: int = 0
     seconds: float = field(default=0.0)
+    failures: dict[int, str] = field(default_factory=dict)
+    worker: bool = False
+
+    def take(self, fused: Fused) -> None:
+        """Take over what the feature file holds."""
+        for name in ("num_positive", "num_negative", "heldout_episodes", "observations", "dropped_episodes"):
+            setattr(self, name, getattr(fused, name))
+        self.env_steps = fused.env_steps
 
 
 def feature_file_path(name: Path) -> Path:
@@ -98,7 +95,8 @@ def collect(
 ) -> CollectResult:
     """Collect a feature file.
 
-    Ctrl-C ends collecting as `max_steps` does: the file is trimmed, valid and in place.
+    Ctrl-C, and a request to terminate, end collecting as `max_steps` does: the file is valid and in place. In a process
+    that ``torchrun`` started, it flies this process's share, and the first process makes the file.
 
     Args:
         options: what to fly and how much to store.
@@ -107,41 +105,103 @@ def collect(
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
-        DatasetError: the dataset's name is wrong, it exists and `overwrite` is off, or it cannot be written.
+        DatasetError: the dataset's name is wrong, it exists and `overwrite` is off, somebody else collects it, or it
+            cannot be written.
+        OptionError: options contradict each other.
         TaskError: the task is unknown or does not fit the policy.
     """
+    options.check()
+    rank = launched_rank()
     path = feature_file_path(options.feature_file)
-    check_target(path, options.overwrite)
+    if rank.leads:
+        check_target(path, options.overwrite, options.resume)
     checkpoint = load_checkpoint(options.checkpoint, options.hints)
     if options.video:
         require_video()
-    result, forecast = CollectResult(path=path), Forecast(options, tell_estimate)
-    started = time.monotonic()
-    writer = FeatureFileWriter(
-        path,
-        _file_info(options, checkpoint),
-        num_positive=options.num_positive,
-        num_negative=options.num_negative,
-        seed=options.env.seed,
-        overwrite=options.overwrite,
-    )
-    with writer:
-        try:
-            if not options.only_video:
-                _collect_heldout(options, checkpoint, writer, result, forecast, progress)
-            if not writer.full:
-                _collect_training(options, checkpoint, writer, result, forecast, progress)
-        except KeyboardInterrupt:
-            result.stopped_by = "interrupt"
-        result.complete = result.stopped_by == "full"
-        writer.finish(complete=result.complete)
-    result.num_positive, result.num_negative = writer.num_positive, writer.num_negative
-    result.heldout_episodes, result.observations = writer.num_heldout_episodes, writer.num_observations
+    info = file_info(options, checkpoint)
+    result, started = CollectResult(path=path), time.monotonic()
+    with interruptible():
+        if rank.count > 1 or options.num_processes > 1:
+            from deploy_kit.collection.processes import collect_as_rank, collect_in_processes
+
+            if rank.count > 1:
+                collect_as_rank(options, checkpoint, info, rank, result, progress, tell_estimate)
+            else:
+                collect_in_processes(options, info, result, progress, tell_estimate)
+        else:
+            _collect_alone(options, checkpoint, info, result, progress, tell_estimate)
     result.seconds = time.monotonic() - started
     return result
 
 
-def _file_info(options: CollectOptions, checkpoint: Checkpoint) -> FeatureFileInfo:
+def _collect_alone(
+    options: CollectOptions,
+    checkpoint: Checkpoint,
+    info: FeatureFileInfo,
+    result: CollectResult,
+    progress: Callable[[Progress], None],
+    tell_estimate: Callable[[CollectEstimate], None],
+) -> None:
+    writer = FeatureFileWriter(
+        result.path,
+        info,
+        num_positive=options.num_positive,
+        num_negative=options.num_negative,
+        seed=options.env.seed,
+        overwrite=options.overwrite,
+        resume=options.resume,
+        keep_observations=options.keep_observations,
+        every=options.checkpoint_every,
+    )
+    forecast = Forecast(options, tell_estimate)
+    flight = CollectionFlight(options, checkpoint, writer.shards, writer.segment, ALONE, forecast, progress)
+    with writer:
+        try:
+            if not options.only_video and not writer.heldout_flown:
+                flight.heldout()
+            else:
+                writer.shards.heldout_complete = True
+            if not writer.full:
+                picture = _Pictures(options, checkpoint, result).begin if options.video else None
+                result.stopped_by = flight.training(picture)
+        except KeyboardInterrupt:
+            result.stopped_by = "interrupt"
+        result.complete = result.stopped_by == "full"
+        writer.finish(result.complete, keep_shards=result.stopped_by == "interrupt", progress=progress)
+        assert writer.fused is not None
+        result.take(writer.fused)
+
+
+def recover(
+    feature_file: Path, overwrite: bool = False, progress: Callable[[Progress], None] = silent
+) -> CollectResult:
+    """Make the feature file of an interrupted collection's rows, without flying; the shards stay.
+
+    Args:
+        feature_file: as in `CollectOptions`.
+        overwrite: replace an existing file.
+        progress: told of the making of the file.
+
+    Raises:
+        DatasetError: there is no interrupted collection, it still goes on, or the file exists.
+    """
+    path = feature_file_path(feature_file)
+    check_target(path, overwrite, resume=True)
+    if path.exists() and not overwrite:
+        raise DatasetError(f"{path} exists and is kept; pass --overwrite to replace it")
+    folder = ShardFolder(path)
+    folder.lock()
+    try:
+        fused = fuse(folder, folder.read_plan(), complete=None, progress=progress)
+    finally:
+        folder.unlock()
+    result = CollectResult(path, complete=fused.full and fused.heldout_complete)
+    result.take(fused)
+    return result
+
+
+def file_info(options: CollectOptions, checkpoint: Checkpoint) -> FeatureFileInfo:
+    """Return the attributes of the feature file that options and checkpoint tell."""
     if checkpoint.network.aux_decoder is None:
         logger.info("%s has no gate head; its features can be collected all the same", checkpoint.path)
     return FeatureFileInfo(
@@ -164,136 +224,35 @@ def _label_rule(task: str) -> str:
     return f"observation group 'auxiliary' of task {task}"
 
 
-def _period(env: "VecEnv", task: str) -> float | None:
-    """Return the duration of a step, None where the environment does not say."""
-    known = task == TASK_ID or hasattr(getattr(env, "unwrapped", None), "step_dt")
-    return policy_period(env) if known else None
+class _Pictures:
+    """Writes the video of environment 0 while training rows are collected."""
 
+    def __init__(self, options: CollectOptions, checkpoint: Checkpoint, result: CollectResult) -> None:
+        self._options, self._layout, self._result = options, checkpoint.network.config.layout, result
 
-def _make_env(options: CollectOptions, checkpoint: Checkpoint, purpose: int) -> "VecEnv":
-    """Build the environment of one purpose (0 held-out, 1 training), with tracks of its own, new each episode."""
-    seed = int(np.random.SeedSequence([options.env.seed, purpose]).generate_state(1)[0])
-    env_options = replace(options.env, seed=seed, episodes_per_track=EPISODES_PER_TRACK)
-    env = make_env(env_options, options.task, options.backend)
-    try:
-        require_checkpoint(env, checkpoint, options.task)
-    except InputError:
-        _close(env)
-        raise
-    return env
+    def begin(self, env: "VecEnv", stack: ExitStack) -> Callable[[StepRecord], bool]:
+        """Open the video; return what takes each step and says whether collecting ends with it."""
+        self._result.video = self._result.path.with_suffix(".mp4")
+        video = stack.enter_context(DepthVideo(self._result.video, self._layout.image_shape, 1 / policy_period(env)))
 
-
-def _collect_heldout(
-    options: CollectOptions,
-    checkpoint: Checkpoint,
-    writer: FeatureFileWriter,
-    result: CollectResult,
-    forecast: Forecast,
-    progress: Callable[[Progress], None],
-) -> None:
-    """Store whole episodes.
-
-    Each environment gives a fixed number of its first episodes. Taking the first to finish, whichever they are, would
-    prefer those that crash early.
-    """
-    if options.heldout_episodes == 0:
-        return
-    num_envs = min(options.env.num_envs, options.heldout_episodes)
-    env_options = replace(options, env=replace(options.env, num_envs=num_envs))
-    env = _make_env(env_options, checkpoint, purpose=0)
-    writer.record_steps(_period(env, options.task), getattr(env, "clip_actions", None))
-    quota, rest = divmod(options.heldout_episodes, num_envs)
-    left = quota + (np.arange(num_envs) < rest)
-    steps: list[list[tuple[npt.NDArray[np.float32], np.int8]]] = [[] for _ in range(num_envs)]
-    maker, sample = RowMaker(num_envs), ObservationSample(options.keep_observations, options.env.seed)
-    meter = Meter(num_envs)
-    with ExitStack() as stack:
-        stack.callback(_close, env)
-        stack.callback(sample.write, writer)
-        driver = stack.enter_context(fast_driver(env, checkpoint.network, options.env.num_threads))
-        for record in rollout(env, driver):
-            rows = maker.rows(record)
-            forecast.add(rows.label)
-            active = np.flatnonzero(left > 0)
-            sample.offer(rows, active)
-            for i in active:
-                steps[i].append((rows.features[i], rows.label[i]))
-            for i in active[record.done.cpu().numpy()[active]]:
-                features, labels = zip(*steps[i], strict=True)
-                writer.add_heldout_episode(
-                    np.stack(features), np.array(labels), rows.episode_id[i], rows.env_id[i], rows.track_id[i]
+        def take(record: StepRecord) -> bool:
+            if video.frames < self._options.video_length:
+                logit = record.output.gate_logit
+                video.add(
+                    record.observation[0, self._layout.state_size :].cpu().numpy(),
+                    None if logit is None else float(logit[0, 0].sigmoid()),
+                    bool(record.label[0]),
                 )
-                steps[i], left[i] = [], left[i] - 1
-            result.env_steps += num_envs
-            if meter.due():
-                done = writer.num_heldout_episodes
-                progress(Progress("held-out episodes", done, options.heldout_episodes, meter.note()))
-            if not left.any():
-                break
-        progress(Progress("held-out episodes", options.heldout_episodes, options.heldout_episodes, meter.note()))
+            return self._options.only_video and video.frames >= self._options.video_length
+
+        return take
 
 
-def _collect_training(
-    options: CollectOptions,
-    checkpoint: Checkpoint,
-    writer: FeatureFileWriter,
-    result: CollectResult,
-    forecast: Forecast,
-    progress: Callable[[Progress], None],
-) -> None:
-    """Store training rows until the file is full or something else ends it."""
-    env = _make_env(options, checkpoint, purpose=1)
-    writer.record_steps(_period(env, options.task), getattr(env, "clip_actions", None))
-    maker, meter = RowMaker(env.num_envs, FIRST_TRAINING_ID), Meter(env.num_envs)
-    total = options.num_positive + options.num_negative
-    with ExitStack() as stack:
-        stack.callback(_close, env)
-        video = _video(options, checkpoint, result, stack, 1 / policy_period(env))
-        writer.hold_rate(env.num_envs * int(torch.as_tensor(env.max_episode_length).max()))
-        feed = stack.enter_context(TrainingFeed(writer, maker))
-        driver = stack.enter_context(fast_driver(env, checkpoint.network, options.env.num_threads))
-        for record in rollout(env, driver, options.max_steps):
-            feed.add(record)
-            forecast.add(record.label.cpu().numpy())
-            result.env_steps += env.num_envs
-            if video is not None and video.frames < options.video_length:
-                _add_frame(video, record, checkpoint)
-            if meter.due():
-                note = f"{feed.num_positive:,} positive, {feed.num_negative:,} negative, {meter.note()}"
-                progress(Progress("training rows", feed.num_positive + feed.num_negative, total, note))
-            if feed.full:
-                result.stopped_by = "full"
-                break
-            if options.only_video and video is not None and video.frames >= options.video_length:
-                result.stopped_by = "video"
-                break
-        else:
-            result.stopped_by = "max_steps"
-    if writer.full and result.stopped_by == "max_steps":
-        result.stopped_by = "full"
-    note = f"{writer.num_positive:,} positive, {writer.num_negative:,} negative, {meter.note()}"
-    progress(Progress("training rows", writer.num_positive + writer.num_negative, total, note))
+def with_share(options: CollectOptions, threads: int) -> CollectOptions:
+    """Return the options of one process of several: its share of the CPU, unless the user gave one."""
+    if options.env.num_threads is not None or options.backend != "mujoco":
+        return options
+    return replace(options, env=replace(options.env, num_threads=threads))
 
 
-def _video(
-    options: CollectOptions, checkpoint: Checkpoint, result: CollectResult, stack: ExitStack, fps: float
-) -> DepthVideo | None:
-    if not options.video:
-        return None
-    result.video = result.path.with_suffix(".mp4")
-    return stack.enter_context(DepthVideo(result.video, checkpoint.network.config.layout.image_shape, fps))
-
-
-def _add_frame(video: DepthVideo, record: StepRecord, checkpoint: Checkpoint) -> None:
-    logit = record.output.gate_logit
-    video.add(
-        record.observation[0, checkpoint.network.config.layout.state_size :].cpu().numpy(),
-        None if logit is None else float(logit[0, 0].sigmoid()),
-        bool(record.label[0]),
-    )
-
-
-def _close(env: "VecEnv") -> None:
-    # rsl_rl's VecEnv has no close of its own.
-    if hasattr(env, "close"):
-        env.close()
+__all__ += ["file_info", "heldout_flown", "with_share"]

@@ -13,8 +13,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from deploy_kit.data.schema import ADDED_LATER, SCHEMA_VERSION, Array, Column, Columns, FeatureFileInfo
+from deploy_kit.data.schema import ADDED_LATER, SCHEMA_VERSION, UNKNOWN_TRACK, Array, Column, Columns, FeatureFileInfo
 from deploy_kit.errors import DatasetError
+
+FLETCHER32 = h5py.h5z.FILTER_FLETCHER32
+"""HDF5's checksum of a chunk, the one filter that deploy-kit writes."""
 
 
 @contextmanager
@@ -93,8 +96,10 @@ def require_stored(path: Path, dataset: h5py.Dataset) -> None:
         DatasetError: rows were never written.
     """
     stored = dataset.id.get_storage_size()
-    # With a filter the size on disk says nothing; deploy-kit writes none.
-    if dataset.id.get_create_plist().get_nfilters() == 0 and stored < dataset.nbytes:
+    # A checksum adds to the size; with any other filter the size on disk says nothing, and deploy-kit writes none.
+    filters = dataset.id.get_create_plist()
+    others = [number for number in range(filters.get_nfilters()) if filters.get_filter(number)[0] != FLETCHER32]
+    if not others and stored < dataset.nbytes:
         raise DatasetError(
             f"{path}: {dataset.name} claims {dataset.shape[0]} rows, {dataset.nbytes} bytes, and holds {stored}; "
             "the file is damaged"
@@ -136,6 +141,8 @@ def read_info(path: Path, file: h5py.File) -> FeatureFileInfo | None:
 def check_heldout(path: Path, columns: Columns, training_tracks: Array) -> None:
     """Check that held-out rows are whole consecutive episodes, split by track, on tracks that no training row is from.
 
+    Of tracks that are not known nothing is checked.
+
     Args:
         path: the file, for messages.
         columns: `episode_id`, `env_id`, `track_id`, `step` and `is_test` of the held-out rows.
@@ -160,7 +167,8 @@ def check_heldout(path: Path, columns: Columns, training_tracks: Array) -> None:
         mixed = np.flatnonzero(columns[name] != np.repeat(columns[name][first], lengths))
         if mixed.size:
             raise DatasetError(f"{path}: /heldout/{name} changes within an episode, in row {mixed[0]}")
-    track, is_test = columns["track_id"][first], columns["is_test"][first]
+    known = columns["track_id"][first] != UNKNOWN_TRACK
+    track, is_test = columns["track_id"][first][known], columns["is_test"][first][known]
     if both := set(track[is_test].tolist()) & set(track[~is_test].tolist()):
         raise DatasetError(f"{path}: held-out track {min(both)} is in validation and test; a track must be in one")
     if shared := set(track.tolist()) & set(np.unique(training_tracks).tolist()):

@@ -1,12 +1,16 @@
-"""Which training rows to keep: class balance at a uniform rate over time and environments, in one pass.
+"""Which training rows to keep: a uniform sample of each class, in one pass, that survives a kill and can be merged.
 
-Positives are all kept. Negatives outnumber them about 50 to 1, so each gets a uniform random key and stays if the key
-is below a rate that makes both classes fill up together. The rate is unknown at first: rows wait in a bounded pilot
-buffer until enough positives have been seen. A class that is full before the other goes on as a reservoir (algorithm
-R: Vitter, "Random sampling with a reservoir", 1985), so its rows stay a uniform sample of everything seen so far.
+Every row that is seen draws a uniform random key. The sample of a class is the rows with the smallest keys, so it is
+uniform over all that was seen, whatever the order; samples of several processes, or of a collection before and after
+an interruption, are merged by taking the smallest keys of all. A row whose key is not below the class's limit can no
+longer be among them and is not stored; limits only fall.
+
+Negatives are about 50 times as many as positives. Their limit is lowered once enough positives have been seen, so
+that both classes fill up together.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,154 +19,217 @@ import numpy.typing as npt
 from deploy_kit.data.schema import Columns
 
 PILOT_POSITIVES = 256
-"""Positives that fix the rate; its relative error is then about 1/sqrt(256)."""
+"""Positives that fix the negatives' limit; its relative error is then about 1/sqrt(256)."""
 
 PILOT_ROWS = 65_536
-"""Negatives held in memory at most while the rate is unknown (50 MB at 192 features)."""
+"""Negatives below their limit at most while the prevalence is unknown (50 MB at 192 features)."""
+
+MARGIN = 1.25
+"""How many more negatives are stored than the prevalence of the pilot asks for: positives are what takes time."""
+
+SPARE = 1.25
+"""Stored rows of a full class, as a share of those wanted, from which its limit is lowered."""
+
+KEY = "key"
+"""Column of the keys."""
+
+Keys = npt.NDArray[np.float64]
 
 
-class Placement(NamedTuple):
-    """Rows of one class and where they go.
+class Tally(NamedTuple):
+    """What one process has seen and stored; pairs are negatives, positives.
 
     Attributes:
-        label: the class, 0 or 1.
-        slots: (n,) slot of each row within its class.
-        new: the first so many rows take new slots, the others overwrite, the later one winning.
-        rows: the rows' columns.
+        seen: rows seen.
+        limits: key from which on rows are not stored.
+        eligible: stored rows with a key below the limits that all processes share.
     """
 
-    label: int
-    slots: npt.NDArray[np.int64]
-    new: int
-    rows: Columns
+    seen: tuple[int, int] = (0, 0)
+    limits: tuple[float, float] = (1.0, 1.0)
+    eligible: tuple[int, int] = (0, 0)
 
 
-class Reservoir:
-    """A uniform sample of bounded size from a stream of unknown length (algorithm R).
+def class_sizes(eligible: Sequence[int], wanted: Sequence[int]) -> tuple[int, int]:
+    """Return how many negatives and positives a file holds: balanced as asked for, also where collecting ended early.
 
     Args:
-        capacity: number of slots.
-        rng: source of randomness.
+        eligible: negatives and positives with keys below the limits.
+        wanted: negatives and positives asked for.
+    """
+    positive = min(eligible[1], wanted[1])
+    negative = min(eligible[0], wanted[0])
+    if 0 < positive < wanted[1]:
+        negative = min(negative, math.ceil(positive * wanted[0] / wanted[1]))
+    return negative, positive
+
+
+class KeyedClass:
+    """Keys of one class that are below its limit.
+
+    Args:
+        capacity: rows wanted.
+
+    Attributes:
+        capacity: as given.
+        limit: rows with a key from here on are not stored.
     """
 
-    def __init__(self, capacity: int, rng: np.random.Generator) -> None:
+    def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.seen = 0
-        self._rng = rng
+        self.limit = 1.0 if capacity else 0.0
+        self._keys: list[Keys] = []
+        self.count = 0
+
+    def add(self, keys: Keys) -> None:
+        """Take in keys below the limit, and lower it where far more rows than wanted are below."""
+        if keys.size:
+            self._keys.append(keys)
+            self.count += keys.size
+        if self.count > SPARE * self.capacity + 64:
+            keys = self.keys
+            self.lower(float(np.partition(keys, self.capacity)[self.capacity]))
+
+    def lower(self, limit: float) -> None:
+        """Lower the limit."""
+        if limit < self.limit:
+            self.limit = limit
+            self._keys = [keys[keys < limit] for keys in self._keys]
+            self.count = sum(keys.size for keys in self._keys)
 
     @property
-    def count(self) -> int:
-        """Slots in use."""
-        return min(self.seen, self.capacity)
+    def keys(self) -> Keys:
+        """All keys below the limit."""
+        self._keys = [np.concatenate(self._keys)] if self._keys else []
+        return self._keys[0] if self._keys else np.empty(0)
 
-    def place(self, rows: int) -> npt.NDArray[np.int64]:
-        """Return a slot for each of the next rows, -1 for those left out."""
-        order = np.arange(self.seen, self.seen + rows)
-        self.seen += rows
-        slots = np.where(order < self.capacity, order, self._rng.integers(0, order + 1))
-        return np.where(slots < self.capacity, slots, -1)
+    def below(self, limit: float) -> int:
+        """Return how many keys are below a limit."""
+        return self.count if limit >= self.limit else int(np.count_nonzero(self.keys < limit))
 
 
-def _take(rows: Columns, index: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> Columns:
-    return {name: values[index] for name, values in rows.items()}
-
-
-class BalancedSampler:
-    """Decides which training rows stay, so that both classes fill up together and stay uniform over time.
+class KeyedSampler:
+    """Decides which training rows are stored, so that both classes fill up together and stay uniform over time.
 
     Args:
         num_positive: positives wanted.
         num_negative: negatives wanted.
-        seed: of all random choices.
+        seed: of the keys.
 
     Attributes:
-        pilot_rows: rows that are seen at least before the rate is fixed.
+        wanted: negatives and positives wanted.
+        classes: negatives and positives.
+        pilot_rows: rows that are seen at least before the negatives' limit is fixed.
         seen: negatives and positives seen.
+        base_seen: those seen before an interruption.
+        dropped: stored negatives and positives that do not count after all.
+        others: what other processes have seen and stored.
     """
 
-    def __init__(self, num_positive: int, num_negative: int, seed: int) -> None:
-        self._key_rng, positive_rng, negative_rng = (
-            np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3)
-        )
-        self._reservoirs = (Reservoir(num_negative, negative_rng), Reservoir(num_positive, positive_rng))
+    def __init__(self, num_positive: int, num_negative: int, seed: int | Sequence[int]) -> None:
+        self._rng = np.random.default_rng(seed)
+        self.wanted = (num_negative, num_positive)
+        self.classes = (KeyedClass(num_negative), KeyedClass(num_positive))
         self._pilot_positives = min(PILOT_POSITIVES, num_positive)
-        self._rate = 0.0 if num_negative == 0 else 1.0
-        self._fixed = num_positive == 0 or num_negative == 0
+        self.fixed = num_positive == 0 or num_negative == 0
         self.pilot_rows = 0
-        self._pilot: list[list[Columns]] = [[], []]
-        self._pilot_keys: npt.NDArray[np.float64] = np.empty(0)
         self.seen = [0, 0]
+        self.base_seen = (0, 0)
+        self.dropped = [0, 0]
+        self.others: tuple[Tally, ...] = ()
+
+    def go_on(self, limits: Sequence[float]) -> None:
+        """Go on from an interrupted collection, at its rates.
+
+        Args:
+            limits: of negatives and positives.
+        """
+        for kept, limit in zip(self.classes, limits, strict=True):
+            kept.lower(limit)
+        self.fixed = self.fixed or limits[0] < 1.0
+
+    @property
+    def total_seen(self) -> tuple[int, int]:
+        """Negatives and positives seen by all."""
+        own, others = self.tally.seen, self.others
+        return own[0] + sum(t.seen[0] for t in others), own[1] + sum(t.seen[1] for t in others)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Limits that all share: the lowest ones."""
+        negative, positive = (
+            min(kept.limit, *(tally.limits[label] for tally in self.others), 1.0)
+            for label, kept in enumerate(self.classes)
+        )
+        return negative, positive
+
+    @property
+    def eligible(self) -> tuple[int, int]:
+        """Stored negatives and positives of all, below the limits."""
+        negative, positive = (
+            own + sum(tally.eligible[label] for tally in self.others) for label, own in enumerate(self.tally.eligible)
+        )
+        return negative, positive
+
+    @property
+    def tally(self) -> Tally:
+        """What this process adds."""
+        limits = self.limits
+        negative, positive = (
+            max(0, kept.below(limits[label]) - self.dropped[label]) for label, kept in enumerate(self.classes)
+        )
+        own = (self.classes[0].limit, self.classes[1].limit)
+        seen = (self.base_seen[0] + self.seen[0], self.base_seen[1] + self.seen[1])
+        return Tally(seen, own, (negative, positive))
 
     @property
     def full(self) -> bool:
         """Whether both classes have all rows wanted."""
-        return self._fixed and all(r.count == r.capacity for r in self._reservoirs)
+        return self.fixed and all(have >= want for have, want in zip(self.eligible, self.wanted, strict=True))
 
     def count(self, label: int) -> int:
         """Return how many rows of a class there would be if sampling ended now."""
-        waiting = sum(len(rows["supervision"]) for rows in self._pilot[label])
-        if label == 0 and not self._fixed:
-            waiting = int(np.count_nonzero(self._pilot_keys < self._target_rate()))
-        reservoir = self._reservoirs[label]
-        return min(reservoir.count + waiting, reservoir.capacity)
+        return class_sizes(self.eligible, self.wanted)[label]
 
-    def rate(self, label: int) -> float:
-        """Return the share of a class's rows seen that are kept; NaN if none were seen."""
-        return self.count(label) / self.seen[label] if self.seen[label] else float("nan")
+    def offer(self, rows: Columns) -> Columns:
+        """Take in a block of rows and return those to store, with their keys."""
+        label = rows["supervision"][:, 0] != 0
+        keys = self._rng.random(label.size)
+        keep = keys < np.where(label, self.classes[1].limit, self.classes[0].limit)
+        positives = int(np.count_nonzero(label))
+        self.seen[0] += label.size - positives
+        self.seen[1] += positives
+        self.classes[0].add(keys[keep & ~label])
+        self.classes[1].add(keys[keep & label])
+        if not self.fixed:
+            self._pilot()
+        return {name: values[keep] for name, values in {**rows, KEY: keys}.items()}
 
-    def offer(self, rows: Columns) -> Iterator[Placement]:
-        """Take in a block of rows in the order of time and yield what is to be stored."""
-        positive = rows["supervision"][:, 0] != 0
-        negative = np.flatnonzero(~positive)
-        keys = self._key_rng.random(negative.size)
-        negatives = _take(rows, negative[keys < self._rate])
-        positives = _take(rows, positive)
-        self.seen[0] += negative.size
-        self.seen[1] += rows["supervision"].shape[0] - negative.size
-        if self._fixed:
-            yield from self._place(0, negatives)
-            yield from self._place(1, positives)
-            return
-        self._pilot[0].append(negatives)
-        self._pilot[1].append(positives)
-        self._pilot_keys = np.concatenate([self._pilot_keys, keys[keys < self._rate]])
-        if self.seen[1] >= self._pilot_positives and sum(self.seen) >= self.pilot_rows:
-            yield from self.settle()
-        while self._pilot_keys.size > PILOT_ROWS:
-            self._thin_pilot(self._rate / 2)
+    def _pilot(self) -> None:
+        negative, positive = self.total_seen
+        kept = self.classes[0]
+        if positive >= self._pilot_positives and negative + positive >= self.pilot_rows:
+            if negative:
+                kept.lower(MARGIN * positive / negative * self.wanted[0] / self.wanted[1])
+            self.fixed = True
+        while not self.fixed and kept.count > PILOT_ROWS:
+            kept.lower(kept.limit / 2)
 
-    def settle(self) -> Iterator[Placement]:
-        """Fix the rate from the prevalence seen so far and yield the rows that waited for it."""
-        if self._fixed:
-            return
-        self._thin_pilot(self._target_rate())
-        self._fixed = True
-        waiting, self._pilot, self._pilot_keys = self._pilot, [[], []], np.empty(0)
-        for label, blocks in enumerate(waiting):
-            for rows in blocks:
-                yield from self._place(label, rows)
 
-    def _target_rate(self) -> float:
-        if not self.seen[0] or not self.seen[1]:
-            return self._rate
-        negative, positive = self._reservoirs
-        return min(self._rate, self.seen[1] / self.seen[0] * negative.capacity / positive.capacity)
+class KeyedSample:
+    """A uniform sample of bounded size of one kind of rows.
 
-    def _thin_pilot(self, rate: float) -> None:
-        # One key decides for ever: lowering the rate keeps exactly the rows it would have kept from the start.
-        self._rate = rate
-        keep = self._pilot_keys < rate
-        start = 0
-        for block, rows in enumerate(self._pilot[0]):
-            stop = start + len(rows["supervision"])
-            self._pilot[0][block] = _take(rows, keep[start:stop])
-            start = stop
-        self._pilot_keys = self._pilot_keys[keep]
+    Args:
+        capacity: rows wanted.
+        rng: source of the keys.
+    """
 
-    def _place(self, label: int, rows: Columns) -> Iterator[Placement]:
-        reservoir = self._reservoirs[label]
-        before = reservoir.count
-        slots = reservoir.place(rows["supervision"].shape[0])
-        kept = slots >= 0
-        if kept.any():
-            yield Placement(label, slots[kept], reservoir.count - before, _take(rows, kept))
+    def __init__(self, capacity: int, rng: np.random.Generator) -> None:
+        self._class, self._rng = KeyedClass(capacity), rng
+
+    def draw(self, rows: int) -> Keys:
+        """Return a key for each of the next rows, infinity for those left out."""
+        keys = self._rng.random(rows)
+        keys[keys >= self._class.limit] = np.inf
+        self._class.add(keys[np.isfinite(keys)])
+        return keys

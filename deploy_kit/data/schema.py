@@ -16,7 +16,7 @@ import numpy.typing as npt
 from deploy_kit import __version__
 
 SCHEMA_VERSION = 1
-ADDED_LATER = ("policy_period_s", "clip_actions")
+ADDED_LATER = ("policy_period_s", "clip_actions", "provenance")
 """Attributes that files of this schema may lack."""
 
 SUFFIX = ".h5"
@@ -24,6 +24,9 @@ HELDOUT = "heldout"
 OBSERVATIONS = "observations"
 CHUNK_ROWS = 256
 """Rows of a chunk: row-wise chunks keep a random row cheap; h5py's own guess made one 60 times slower."""
+
+UNKNOWN_TRACK = -1
+"""Track of rows whose environment does not say which track it is on."""
 
 Array = npt.NDArray[Any]
 Columns = dict[str, Array]
@@ -118,6 +121,8 @@ class FeatureFileInfo:
         stage: training stage of the environment.
         backend: simulator back end.
         env_config: the environment's options, plain JSON data.
+        provenance: the flights that the rows come from (`segments`) and how many episodes were left out
+            (`dropped_episodes`), plain JSON data; empty in files of earlier versions.
         feature_layer: what the features are, in the network's terms.
         tool_version: version of deploy-kit that wrote the file.
         created_utc: when writing began, ISO 8601.
@@ -143,6 +148,7 @@ class FeatureFileInfo:
     env_config: dict[str, Any] = field(default_factory=dict)
     policy_period_s: float = float("nan")
     clip_actions: float = float("nan")
+    provenance: dict[str, Any] = field(default_factory=dict)
     feature_layer: str = "act(stem(depth) + state_enc(state))"
     tool_version: str = __version__
     created_utc: str = field(default_factory=utc_now)
@@ -156,11 +162,28 @@ class FeatureFileInfo:
     negative_rate: float = float("nan")
 
     def to_attributes(self) -> dict[str, str | int | float | np.bool_]:
-        """Return the attributes as stored: JSON text for `env_config`, full precision floats."""
+        """Return the attributes as stored: JSON text for mappings, full precision floats."""
         stored: dict[str, str | int | float | np.bool_] = {}
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name == "env_config":
+            if isinstance(value, dict):
                 value = json.dumps(value, sort_keys=True)
             stored[item.name] = np.bool_(value) if isinstance(value, bool) else value
         return stored
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return plain JSON data, None for NaN."""
+        return {item.name: None if (value := getattr(self, item.name)) != value else value for item in fields(self)}
+
+    @classmethod
+    def from_plain(cls, data: dict[str, Any]) -> "FeatureFileInfo":
+        """Return what `to_plain` gave.
+
+        Raises:
+            ValueError: the data are something else.
+        """
+        known = {item.name for item in fields(cls)}
+        if data.keys() != known:
+            raise ValueError(f"attributes {sorted(data.keys() ^ known)} are missing or unknown")
+        values: dict[str, Any] = {name: float("nan") if value is None else value for name, value in data.items()}
+        return cls(**values)

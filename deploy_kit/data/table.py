@@ -1,19 +1,20 @@
 """Row-aligned datasets that grow while they are written."""
 
+import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 
 from deploy_kit.data.schema import CHUNK_ROWS, Column, Columns
 from deploy_kit.errors import DatasetError
 
-SPILL_ROWS = 4 * CHUNK_ROWS
-"""Rows held back in memory, so that appends fill whole chunks."""
+STORE_ROWS = 64 * CHUNK_ROWS
+"""Rows that are written at once: whole chunks, so that each is checksummed once."""
 
 
 @contextmanager
@@ -32,8 +33,70 @@ def write_errors(path: Path) -> Iterator[None]:
         raise DatasetError(f"{path}: cannot be written ({reason}); check space and permissions") from error
 
 
+class _ErrorKeepingFile(io.RawIOBase):
+    """A file for the HDF5 library whose writes never fail; the error is kept for whoever opened it.
+
+    The library cannot close a file that it could not write: its process ends with a segmentation fault.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w+b", buffering=0)
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while self.error is None and done < len(view):
+                done += self._file.write(view[done:]) or 0
+        except OSError as error:
+            self.error = error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            self._file.truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+        return size or 0
+
+    def readinto(self, buffer: Any) -> int:
+        return self._file.readinto(buffer) or 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def sync(self) -> None:
+        """Bring everything to the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@contextmanager
+def new_hdf5_file(path: Path) -> Iterator[h5py.File]:
+    """Open a new HDF5 file for writing; what was written is on the disk when the block ends.
+
+    Raises:
+        OSError: something could not be written.
+    """
+    with closing(_ErrorKeepingFile(path)) as stored:
+        with h5py.File(stored, "w", rdcc_nbytes=0) as file:
+            yield file
+            if stored.error is not None:
+                raise stored.error
+        if stored.error is not None:
+            raise stored.error
+        stored.sync()
+
+
 class Table:
-    """Row-aligned datasets of one group, appended to and overwritten in blocks.
+    """Row-aligned datasets of one group, appended to, with a checksum (Fletcher 32) for each chunk.
 
     Args:
         group: where the datasets are created.
@@ -43,9 +106,8 @@ class Table:
     def __init__(self, group: h5py.Group, columns: tuple[Column, ...]) -> None:
         self.columns = columns
         self._stored = 0
-        self._appended: list[Columns] = []
-        self._overwritten: list[tuple[npt.NDArray[np.int64], Columns]] = []
-        self._waiting = 0
+        self._waiting: list[Columns] = []
+        self._waiting_rows = 0
         self._datasets = {
             column.name: group.create_dataset(
                 column.name,
@@ -53,6 +115,7 @@ class Table:
                 maxshape=(None, *column.shape(0)[1:]),
                 chunks=column.shape(CHUNK_ROWS),
                 dtype=column.dtype,
+                fletcher32=True,
             )
             for column in columns
         }
@@ -60,41 +123,25 @@ class Table:
     @property
     def rows(self) -> int:
         """Rows stored or waiting to be."""
-        return self._stored + sum(len(rows[self.columns[0].name]) for rows in self._appended)
+        return self._stored + self._waiting_rows
 
-    @property
-    def due(self) -> bool:
-        """Whether enough rows wait in memory to be stored."""
-        return self._waiting >= SPILL_ROWS
+    def append(self, rows: Columns) -> None:
+        """Add rows; whole chunks are written."""
+        self._waiting.append(rows)
+        self._waiting_rows += len(rows[self.columns[0].name])
+        if self._waiting_rows >= STORE_ROWS:
+            self._store(self._waiting_rows // CHUNK_ROWS * CHUNK_ROWS)
 
-    def append(self, rows: Columns) -> npt.NDArray[np.int64]:
-        """Add rows and return their row numbers."""
-        start, count = self.rows, len(rows[self.columns[0].name])
-        self._appended.append(rows)
-        self._waiting += count
-        return np.arange(start, start + count)
+    def finish(self) -> None:
+        """Write what still waits."""
+        if self._waiting_rows:
+            self._store(self._waiting_rows)
 
-    def overwrite(self, index: npt.NDArray[np.int64], rows: Columns) -> None:
-        """Replace rows; of two replacements of one row the later wins."""
-        self._overwritten.append((index, rows))
-        self._waiting += index.size
-
-    def store(self) -> None:
-        """Write what waits in memory to the datasets; an interrupted call is made good by the next one."""
-        stored = self.rows
-        for name, dataset in self._datasets.items() if self._appended else ():
-            dataset.resize(stored, axis=0)
-            dataset[self._stored :] = np.concatenate([rows[name] for rows in self._appended])
-        self._stored, self._appended = stored, []
-        self._replace()
-        self._overwritten = []
-        self._waiting = 0
-
-    def _replace(self) -> None:
-        if not self._overwritten:
-            return
-        every = np.concatenate([index for index, _ in self._overwritten])
-        index, first_from_end = np.unique(every[::-1], return_index=True)
-        latest = every.size - 1 - first_from_end
+    def _store(self, count: int) -> None:
+        rows = {column.name: np.concatenate([part[column.name] for part in self._waiting]) for column in self.columns}
         for name, dataset in self._datasets.items():
-            dataset[index] = np.concatenate([rows[name] for _, rows in self._overwritten])[latest]
+            dataset.resize(self._stored + count, axis=0)
+            dataset[self._stored :] = rows[name][:count]
+        self._stored += count
+        self._waiting_rows -= count
+        self._waiting = [{name: values[count:] for name, values in rows.items()}] if self._waiting_rows else []

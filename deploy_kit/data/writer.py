@@ -1,12 +1,13 @@
 """Writes feature files: class-balanced training rows, whole held-out episodes, kept observations.
 
-Rows go to `NAME.h5.partial` beside the target as they come, flushed regularly, so that even a killed process leaves a
-file that opens; the finished file is moved into place.
+Rows go to shards in `NAME.h5.partial/` beside the target; the finished file is made of them and moved into place. A
+process that is killed at any moment loses the rows of the last few seconds.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,44 +15,44 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from deploy_kit.data.partial_file import PartialFile
-from deploy_kit.data.sampling import BalancedSampler, Placement
-from deploy_kit.data.schema import (
-    HELDOUT,
-    ID_COLUMNS,
-    OBSERVATIONS,
-    REASON,
-    Array,
-    Columns,
-    FeatureFileInfo,
-    heldout_columns,
-    observation_columns,
-    training_columns,
-)
-from deploy_kit.data.split import TrackSplitter
-from deploy_kit.data.table import Table
+from deploy_kit.data.beginning import begin_collection
+from deploy_kit.data.cadence import DEFAULT_CADENCE, CheckpointEvery
+from deploy_kit.data.fusing import Fused, fuse, heldout_flown
+from deploy_kit.data.schema import Array, FeatureFileInfo
+from deploy_kit.data.shard import KEYS
+from deploy_kit.data.shard_folder import ShardFolder
+from deploy_kit.data.shard_writer import ShardWriter
 from deploy_kit.errors import DatasetError
+from deploy_kit.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
 
 
 class FeatureFileWriter:
-    """Writes one feature file. Use it as a context manager.
+    """Writes one feature file in one process. Use it as a context manager.
 
-    Leaving the context by `finish()` or normally moves the file into place. Leaving it by an exception (an interrupt
-    included) does the same with what is there, marked incomplete, unless an older file would be replaced: then
-    the new rows stay beside it as `NAME.h5.partial`.
+    Leaving the context by `finish()` or normally makes the file. Leaving it by an exception (an interrupt included)
+    does the same with what is there, marked incomplete, unless an older file would be replaced or the disk failed. The
+    shards stay after an exception, so that the collection can be gone on with.
 
     Args:
         path: the file to write; its name ends in `.h5`.
         info: how the rows come about; the writer fills in counts and rates.
         num_positive: positive training rows wanted.
         num_negative: negative training rows wanted.
-        seed: seed of the sampling and of the split of the held-out tracks.
+        seed: of the sampling and of the split of the held-out tracks.
         overwrite: replace an existing file, at the end.
+        resume: go on with an interrupted collection.
+        keep_observations: whole observations in the file, None for all that are given.
+        every: when rows are brought to the disk for good.
+
+    Attributes:
+        path: as given.
+        shards: where rows go.
+        fused: what the finished file holds, None before.
 
     Raises:
-        DatasetError: the file exists, has the wrong suffix, or its folder cannot be written.
+        DatasetError: the file exists, has the wrong suffix, its folder cannot be written, or somebody else collects it.
     """
 
     def __init__(
@@ -62,45 +63,57 @@ class FeatureFileWriter:
         num_negative: int,
         seed: int,
         overwrite: bool = False,
+        resume: bool = False,
+        keep_observations: int | None = None,
+        every: CheckpointEvery = DEFAULT_CADENCE,
     ) -> None:
         self.path = path
-        self._file = PartialFile(path, overwrite)
-        self._info = replace(info, requested_positive=num_positive, requested_negative=num_negative)
-        self._sampler = BalancedSampler(num_positive, num_negative, seed)
-        self._row_of = (np.empty(num_negative, np.int64), np.empty(num_positive, np.int64))
-        self._splitter = TrackSplitter(seed)
-        self._training_tracks: set[int] = set()
-        self._heldout_tracks: dict[int, bool] = {}
-        self._heldout_episodes: set[int] = set()
-        self._training = self._file.add_table("/", training_columns(info.feature_size))
-        self._heldout = self._file.add_table(HELDOUT, heldout_columns(info.feature_size))
-        self._observations: Table | None = None
-        self._file.store(self._attributes(complete=False))
+        self._folder = ShardFolder(path)
+        self._plan = begin_collection(
+            self._folder, info, num_positive, num_negative, seed, overwrite, resume, keep_observations
+        )
+        try:
+            self.shards = ShardWriter(self._folder, self._plan, every=every)
+        except BaseException:
+            self._folder.unlock()
+            raise
+        self.shards.record_steps(info.policy_period_s, info.clip_actions)
+        self.fused: Fused | None = None
+
+    @property
+    def segment(self) -> int:
+        """Number of the flight: 0, or more after interruptions."""
+        return self._plan.segment
+
+    @cached_property
+    def heldout_flown(self) -> bool:
+        """Whether an earlier flight has flown all held-out episodes."""
+        return heldout_flown(self._folder, self._plan)
 
     @property
     def num_positive(self) -> int:
         """Positive training rows that the file would hold if collecting ended now."""
-        return self._sampler.count(1)
+        return self.shards.num_positive if self.fused is None else self.fused.num_positive
 
     @property
     def num_negative(self) -> int:
         """Negative training rows that the file would hold if collecting ended now."""
-        return self._sampler.count(0)
+        return self.shards.num_negative if self.fused is None else self.fused.num_negative
 
     @property
     def num_heldout_episodes(self) -> int:
         """Held-out episodes so far."""
-        return len(self._heldout_episodes)
+        return self.shards.num_heldout_episodes if self.fused is None else self.fused.heldout_episodes
 
     @property
     def num_observations(self) -> int:
         """Kept observations so far."""
-        return 0 if self._observations is None else self._observations.rows
+        return self.shards.num_observations if self.fused is None else self.fused.observations
 
     @property
     def full(self) -> bool:
         """Whether all training rows wanted are there."""
-        return self._sampler.full
+        return self.shards.full
 
     def record_steps(self, policy_period_s: float | None, clip_actions: float | None) -> None:
         """Record how the rows were flown, which is known once there is an environment.
@@ -109,8 +122,7 @@ class FeatureFileWriter:
             policy_period_s: duration of a step, s; None where the environment does not say.
             clip_actions: limit of the actions' size, None for none.
         """
-        period, clip = (float("nan") if value is None else float(value) for value in (policy_period_s, clip_actions))
-        self._info = replace(self._info, policy_period_s=period, clip_actions=clip)
+        self.shards.record_steps(policy_period_s, clip_actions)
 
     def hold_rate(self, rows: int) -> None:
         """Leave the negatives' rate open until so many training rows have been offered.
@@ -120,7 +132,7 @@ class FeatureFileWriter:
         Args:
             rows: for example one whole episode of every environment.
         """
-        self._sampler.pilot_rows = rows
+        self.shards.sampler.pilot_rows = rows
 
     def add_training(
         self,
@@ -138,20 +150,15 @@ class FeatureFileWriter:
             label: (n,) or (n, 1), 0 or 1.
             episode_id: (n,) unique number of the episode.
             env_id: (n,) index of the environment.
-            track_id: (n,) derived from the track's seed.
+            track_id: (n,) derived from the track's seed; `UNKNOWN_TRACK` where the environment does not say.
             step: (n,) step within the episode, from 0.
 
         Raises:
             DatasetError: rows are malformed or not finite, a track is held out already, or the disk is full.
         """
-        rows = self._rows(features, label, episode_id, env_id, track_id, step)
-        tracks = set(np.unique(rows["track_id"]).tolist())
-        if shared := tracks & self._heldout_tracks.keys():
-            raise DatasetError(f"{self.path}: track {min(shared)} is held out and cannot give training rows too")
-        self._training_tracks |= tracks
-        for placement in self._sampler.offer(rows):
-            self._place(placement)
-        self._store_if_due()
+        self.shards.add_training(
+            features=features, label=label, episode_id=episode_id, env_id=env_id, track_id=track_id, step=step
+        )
 
     def add_heldout_episode(
         self,
@@ -170,33 +177,13 @@ class FeatureFileWriter:
             episode_id: unique number of the episode.
             env_id: index of the environment.
             track_id: derived from the track's seed; no training row may come from this track.
-            is_test: test or validation; None lets the writer split the tracks half and half, seeded.
+            is_test: test or validation; None splits the tracks half and half, seeded, when the file is made.
 
         Raises:
             DatasetError: rows are malformed or not finite, the track is a training track, was on the other side of the
                 split, the episode was added before, or the disk is full.
         """
-        count = np.shape(label)[0]
-        if count == 0:
-            raise DatasetError(f"{self.path}: held-out episode {episode_id} has no steps")
-        if track_id in self._training_tracks:
-            raise DatasetError(f"{self.path}: track {track_id} gave training rows and cannot be held out too")
-        if episode_id in self._heldout_episodes:
-            raise DatasetError(f"{self.path}: held-out episode {episode_id} was added before")
-        is_test = self._splitter.is_test(track_id) if is_test is None else is_test
-        if self._heldout_tracks.setdefault(track_id, is_test) != is_test:
-            raise DatasetError(f"{self.path}: held-out track {track_id} cannot be both validation and test")
-        rows = self._rows(
-            features,
-            label,
-            np.full(count, episode_id),
-            np.full(count, env_id),
-            np.full(count, track_id),
-            np.arange(count),
-        )
-        self._heldout_episodes.add(episode_id)
-        self._heldout.append({**rows, "is_test": np.full(count, is_test)})
-        self._store_if_due()
+        self.shards.add_heldout_episode(features, label, episode_id, env_id, track_id, is_test)
 
     def keep_observations(
         self,
@@ -208,6 +195,7 @@ class FeatureFileWriter:
         track_id: npt.ArrayLike,
         step: npt.ArrayLike,
         reason: npt.ArrayLike,
+        keys: Array | None = None,
     ) -> None:
         """Keep whole observations beside the features that the policy made of them.
 
@@ -220,46 +208,51 @@ class FeatureFileWriter:
             track_id: (n,) derived from the track's seed.
             step: (n,) step within the episode, from 0.
             reason: (n,) bits of `KeepReason`.
+            keys: (n, 4) random keys of `ObservationSample`, None to keep all.
 
         Raises:
             DatasetError: rows are malformed or not finite, or the disk is full.
         """
-        rows = self._rows(features, label, episode_id, env_id, track_id, step)
-        count = len(rows["step"])
-        if self._observations is None:
-            columns = observation_columns(self._info.feature_size, np.shape(observation)[-1])
-            self._observations = self._file.add_table(OBSERVATIONS, columns)
-        seen = self._observations.columns[0]
-        rows[seen.name] = self._array(observation, seen.dtype, seen.name, seen.shape(count))
-        rows[REASON.name] = self._array(reason, REASON.dtype, REASON.name, REASON.shape(count))
-        self._observations.append(rows)
-        self._store_if_due()
+        count = np.shape(label)[0]
+        rows = {"features": features, "label": label, "episode_id": episode_id, "env_id": env_id}
+        rows |= {"track_id": track_id, "step": step}
+        keys = np.zeros((count, KEYS)) if keys is None else keys
+        self.shards.keep_observations(observation, reason, keys, **{n: np.asarray(v) for n, v in rows.items()})
 
-    def finish(self, complete: bool) -> Path:
-        """Store everything, mark the file and move it into place, replacing an older one.
+    def finish(
+        self, complete: bool | None, keep_shards: bool = False, progress: Callable[[Progress], None] = silent
+    ) -> Path:
+        """Store everything, make the file and move it into place, replacing an older one.
 
         Args:
-            complete: whether all rows that were asked for are there.
+            complete: whether the file is to be marked as complete; None if all that was asked for is there.
+            keep_shards: whether the collection may be gone on with later.
+            progress: told of the making of the file.
 
         Returns:
             Path of the finished file.
 
         Raises:
-            DatasetError: there are no rows at all, or the disk is full.
+            DatasetError: there are no rows at all, or the disk is full; the shards stay then.
         """
-        if self._file.closed:
+        if self.fused is not None:
             return self.path
-        self._close(complete)
-        if not self.rows:
-            self._file.drop()
-            raise DatasetError(f"{self.path}: no rows were collected, so nothing was written")
-        self._file.publish()
+        try:
+            self.shards.close()
+            if not self.shards.rows:
+                self._folder.remove()
+                raise DatasetError(f"{self.path}: no rows were collected, so nothing was written")
+            self.fused = fuse(self._folder, self._plan, complete, progress)
+        finally:
+            self._folder.unlock()
+        if not keep_shards:
+            self._folder.remove()
         return self.path
 
     @property
     def rows(self) -> int:
         """Training and held-out rows that are stored or waiting to be."""
-        return self._training.rows + self._heldout.rows
+        return self.shards.rows
 
     def __enter__(self) -> Self:
         return self
@@ -267,69 +260,29 @@ class FeatureFileWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file.closed:
+        if self.fused is not None:
             return
         if kind is None:
             self.finish(complete=self.full)
             return
-        self._close(complete=False)
-        partial = self._file.partial
-        if not self.rows:
-            self._file.drop()
-        elif self.path.exists():
-            logger.warning("%s is kept; the rows collected before the interruption are in %s", self.path, partial)
-        else:
-            self._file.publish()
-            logger.warning("%s: interrupted, holds %d rows", self.path, self.rows)
+        self._folder.write_plan(replace(self._plan, ended=f"{kind.__name__}: {error}"[:500]))
+        self._rescue()
 
-    def _close(self, complete: bool) -> None:
-        for placement in self._sampler.settle():
-            self._place(placement)
-        self._file.close(self._attributes(complete))
-
-    def _place(self, placement: Placement) -> None:
-        row_of, new = self._row_of[placement.label], placement.new
-        row_of[placement.slots[:new]] = self._training.append({n: v[:new] for n, v in placement.rows.items()})
-        if new < placement.slots.size:
-            self._training.overwrite(row_of[placement.slots[new:]], {n: v[new:] for n, v in placement.rows.items()})
-
-    def _rows(self, features: npt.ArrayLike, label: npt.ArrayLike, *ids: npt.ArrayLike) -> Columns:
-        labels = np.array(label).reshape(-1, 1)
-        count = len(labels)
-        if not np.isin(labels, (0, 1)).all():
-            raise DatasetError(
-                f"{self.path}: label {labels[~np.isin(labels, (0, 1))][0]} to be written is neither 0 nor 1"
+    def _rescue(self) -> None:
+        """Keep what is there after an error, which is the one to be raised."""
+        exists = self.path.exists()
+        try:
+            self.shards.close()
+            if not self.shards.rows:
+                self._folder.remove()
+            elif not exists:
+                fuse(self._folder, self._plan, complete=False)
+                logger.warning("%s: interrupted; --resume goes on with it", self.path)
+        except DatasetError as failure:
+            logger.warning("%s", failure)
+        finally:
+            self._folder.unlock()
+        if exists and self.rows:
+            logger.warning(
+                "%s is kept; the rows collected before the interruption are in %s", self.path, self._folder.path
             )
-        rows = {"features": self._array(features, np.float32, "features", (count, self._info.feature_size))}
-        rows["supervision"] = labels.astype(np.int8)
-        for column, values in zip(ID_COLUMNS, ids, strict=True):
-            rows[column.name] = self._array(values, column.dtype, column.name, (count,))
-        return rows
-
-    def _array(self, values: npt.ArrayLike, dtype: npt.DTypeLike, name: str, shape: tuple[int, ...]) -> Array:
-        # A copy, since simulators reuse their buffers and rows wait in memory.
-        array = np.array(values).astype(dtype)
-        if array.shape != shape:
-            raise DatasetError(f"{self.path}: {name} to be written has shape {array.shape}, expected {shape}")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            row = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0])
-            raise DatasetError(
-                f"{self.path}: {name} to be written is not finite in row {row} of {len(array)}; check the policy"
-            )
-        return array
-
-    def _store_if_due(self) -> None:
-        if self._file.due:
-            self._file.check_room()
-            self._file.store(self._attributes(complete=False))
-
-    def _attributes(self, complete: bool) -> Mapping[str, object]:
-        seen = sum(self._sampler.seen)
-        return replace(
-            self._info,
-            complete=complete,
-            rows_seen=seen,
-            prevalence=self._sampler.seen[1] / seen if seen else float("nan"),
-            positive_rate=self._sampler.rate(1),
-            negative_rate=self._sampler.rate(0),
-        ).to_attributes()

@@ -12,6 +12,7 @@ import torch
 from deploy_kit.data.blocks import ShuffledRows
 from deploy_kit.data.reader import FeatureFile, Split
 from deploy_kit.data.rows import Rows
+from deploy_kit.data.schema import UNKNOWN_TRACK
 from deploy_kit.errors import DatasetError, OptionError
 from deploy_kit.gate.evaluation import EvaluationRows
 from deploy_kit.task.racing import RACING_TASK
@@ -77,6 +78,8 @@ def load_rows(files: Sequence[FeatureFile], seed: int, memory: int | None, secon
     if heldout:
         validation, test = (_heldout(files, split) for split in ("validation", "test"))
         source, train = "held-out episodes", filled
+        if _warn_of_unknown_tracks(files):
+            source = "held-out episodes, on tracks that are not known"
     else:
         split = [_substitute(part, seed) for part in filled]
         train, validation, test = ([parts[number] for parts in split] for number in range(3))
@@ -112,6 +115,7 @@ def load_heldout(files: Sequence[FeatureFile], seconds: float | None) -> tuple[E
         DatasetError: there are none of either, or they hold one class only.
     """
     require_one_origin(files)
+    _warn_of_unknown_tracks(files)
     seconds_per_step = step_duration(files, seconds)
     names = ", ".join(str(file.path) for file in files)
     judged = []
@@ -162,10 +166,7 @@ def require_one_origin(files: Sequence[FeatureFile]) -> None:
             raise DatasetError(f"{file.path} holds the same as {other.path}; give each file once")
     first = files[0]
     for file in files[1:]:
-        rules = [
-            (f.attrs.label_rule, f.attrs.label_threshold_m, f.attrs.label_offset_steps) if f.attrs else None
-            for f in (first, file)
-        ]
+        rules = [_label_rule(f) for f in (first, file)]
         if rules[0] != rules[1]:
             raise DatasetError(
                 f"{file.path}: labels mean {rules[1]}, in {first.path} {rules[0]}; use files of one rule"
@@ -173,13 +174,41 @@ def require_one_origin(files: Sequence[FeatureFile]) -> None:
     use: dict[int, tuple[str, FeatureFile]] = {}
     for file in files:
         for name, rows in _tracks(file):
-            for track in np.unique(rows).tolist():
+            for track in set(np.unique(rows).tolist()) - {UNKNOWN_TRACK}:
                 known, other = use.setdefault(track, (name, file))
                 if known != name:
                     raise DatasetError(
                         f"{file.path}: track {track} is for {name} here and for {known} in {other.path}, so figures "
                         "would flatter; collect with different seeds, and give only files that do not share tracks"
                     )
+
+
+def _label_rule(file: FeatureFile) -> tuple[str, float | None, int] | None:
+    """Return what a file's labels mean; None where it does not say. NaN, which never equals itself, becomes None."""
+    if file.attrs is None:
+        return None
+    distance = file.attrs.label_threshold_m
+    return file.attrs.label_rule, None if math.isnan(distance) else distance, file.attrs.label_offset_steps
+
+
+def unknown_tracks(files: Sequence[FeatureFile]) -> list[FeatureFile]:
+    """Return the files that hold held-out episodes on tracks that nobody knows."""
+    return [
+        file
+        for file in files
+        if file.num_heldout and (track := file.heldout().track_id) is not None and (track == UNKNOWN_TRACK).any()
+    ]
+
+
+def _warn_of_unknown_tracks(files: Sequence[FeatureFile]) -> bool:
+    unknown = unknown_tracks(files)
+    if unknown:
+        logger.warning(
+            "%s: the environment did not say which tracks its episodes are on, so held-out episodes may be on tracks "
+            "that the head was trained on, and figures may flatter",
+            ", ".join(str(file.path) for file in unknown),
+        )
+    return bool(unknown)
 
 
 def _tracks(file: FeatureFile) -> list[tuple[str, npt.NDArray[np.int64]]]:

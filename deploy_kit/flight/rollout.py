@@ -41,6 +41,7 @@ class StepRecord:
         done: (N,) bool, whether the episode ended with this step.
         time_out: (N,) bool, whether it ended because its time was over.
         extras: what else the environment reports of this step (``track_id``, ``crashed``, … where it has them).
+        broken: (N,) bool, where the observation was not finite; None if it was everywhere.
     """
 
     step: int
@@ -50,6 +51,7 @@ class StepRecord:
     done: Tensor
     time_out: Tensor
     extras: dict[str, Any]
+    broken: Tensor | None = None
 
 
 def require_checkpoint(env: "VecEnv", checkpoint: Checkpoint, task: str) -> None:
@@ -97,22 +99,26 @@ def _float32(device: torch.device) -> AbstractContextManager[None]:
     )
 
 
-def rollout(env: "VecEnv", driver: Driver, max_steps: int | None = None) -> Iterator[StepRecord]:
+def rollout(
+    env: "VecEnv", driver: Driver, max_steps: int | None = None, go_on_broken: bool = False
+) -> Iterator[StepRecord]:
     """Fly all environments with one driver and yield every step.
 
     Args:
         env: vector environment with observation groups ``policy`` and ``auxiliary``.
         driver: maps observations (N, 6928) to actions.
         max_steps: stop after this many steps, None to go on for ever.
+        go_on_broken: go on where an environment's observation is not finite, with zeros in its place, and say so in
+            the record.
 
     Yields:
         One record a step.
 
     Raises:
-        TaskError: the driver returned an action that is not finite.
+        TaskError: an observation is not finite (with `go_on_broken`: all of them), or an action.
     """
     with _threads_for(env):
-        yield from _steps(env, driver, max_steps)
+        yield from _steps(env, driver, max_steps, go_on_broken)
 
 
 @contextmanager
@@ -131,11 +137,30 @@ def _threads_for(env: "VecEnv") -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _steps(env: "VecEnv", driver: Driver, max_steps: int | None) -> Iterator[StepRecord]:
+def _broken(observation: Tensor, step: int, go_on: bool) -> Tensor | None:
+    """Return where an observation (N, …) is not finite, None if it is everywhere."""
+    # A sum is finite only if its terms are, and takes one pass without a copy.
+    broken = ~torch.isfinite(observation.sum(dim=1))
+    if not broken.any():
+        return None
+    broken &= ~torch.isfinite(observation).all(dim=1)
+    if broken.any() and (broken.all() or not go_on):
+        env = int(broken.nonzero()[0])
+        raise TaskError(
+            f"the simulator's observation is not finite in environment {env} at step {step}; the task's physics or "
+            "sensors fail there"
+        )
+    return broken if broken.any() else None
+
+
+def _steps(env: "VecEnv", driver: Driver, max_steps: int | None, go_on_broken: bool) -> Iterator[StepRecord]:
     # Environments may reuse their buffers, and a record is read after the step that consumed its observation: copy.
     observation = env.get_observations()["policy"].clone()
     step = 0
     while max_steps is None or step < max_steps:
+        broken = _broken(observation, step, go_on_broken)
+        if broken is not None:
+            observation[broken] = 0.0
         with torch.inference_mode():
             with _float32(observation.device):
                 output = driver(observation)
@@ -145,7 +170,8 @@ def _steps(env: "VecEnv", driver: Driver, max_steps: int | None) -> Iterator[Ste
                     f"the policy's action is not finite in environment {row} at step {step}; check the checkpoint"
                 )
             following, _, dones, extras = env.step(output.action)
-        done = dones.bool()
+        # A bool tensor is its own .bool(), and environments may reuse it.
+        done = dones.bool().clone()
         time_out = extras.get("time_outs")
         yield StepRecord(
             step=step,
@@ -153,8 +179,9 @@ def _steps(env: "VecEnv", driver: Driver, max_steps: int | None) -> Iterator[Ste
             output=output,
             label=following["auxiliary"][:, 0] > 0.5,
             done=done,
-            time_out=torch.zeros_like(done) if time_out is None else time_out.bool(),
+            time_out=torch.zeros_like(done) if time_out is None else time_out.bool().clone(),
             extras=extras,
+            broken=broken,
         )
         observation = following["policy"].clone()
         step += 1

@@ -26,6 +26,7 @@ def records(count: int, tracks: bool = True):
             label=torch.rand(NUM_ENVS, generator=rng) < 0.3,
             done=torch.rand(NUM_ENVS, generator=rng) < 0.1,
             extras={"track_id": torch.tensor([step % 5, 5, 6])} if tracks else {},
+            broken=None,
         )
 
 

@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from deploy_kit.collection import run as collect_module
+from deploy_kit.collection.flight import FLIGHT_IDS
 from deploy_kit.collection.run import CollectOptions, collect, feature_file_path
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.data.schema import KeepReason
+from deploy_kit.data.shard_writer import ShardWriter
 from deploy_kit.errors import CheckpointError, DatasetError, TaskError
+from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.policy.fingerprint import feature_sha256
 from deploy_kit.sim.options import EnvOptions
 from helpers import scripted_racing
@@ -151,7 +154,75 @@ def test_an_interrupt_leaves_a_valid_trimmed_file(options, monkeypatch):
     with open_feature_file(result.path) as file:
         assert not file.attrs.complete
         assert len(file.train) > 0
-        assert file.num_heldout > 0
+        before = {(e, s) for e, s in zip(file.train.episode_id.tolist(), file.train.step.tolist(), strict=True)}
+        heldout = file.heldout().episode_id
+        assert set(heldout.tolist()) == set(range(8)), "all held-out episodes are there"
+
+    # It goes on: to the same target, with the same held-out episodes, on other episodes.
+    wanted = changed(options, num_positive=10_000, num_negative=10_000, resume=True, max_steps=300)
+    again = collect(wanted)
+    assert again.num_positive > result.num_positive
+    with open_feature_file(result.path) as file:
+        found = {(e, s) for e, s in zip(file.train.episode_id.tolist(), file.train.step.tolist(), strict=True)}
+        assert before & found
+        assert any(episode >= FLIGHT_IDS for episode, _ in found)
+        np.testing.assert_array_equal(file.heldout().episode_id, heldout)
+        assert len(file.attrs.provenance["segments"]) == 2
+
+
+def test_an_interrupt_among_the_heldout_episodes_flies_them_anew(options, monkeypatch):
+    steps, original = 0, scripted_racing.ScriptedEnv.step
+
+    def step(self, actions):
+        nonlocal steps
+        steps += 1
+        if steps == 7:
+            raise KeyboardInterrupt
+        return original(self, actions)
+
+    monkeypatch.setattr(scripted_racing.ScriptedEnv, "step", step)
+    stopped = collect(options)
+    assert (stopped.stopped_by, stopped.heldout_episodes) == ("interrupt", 3)
+    result = collect(changed(options, resume=True))
+    assert (result.complete, result.heldout_episodes) == (True, 8)
+    with open_feature_file(result.path) as file:
+        rows = file.heldout()
+        # Each environment gives its first episodes, as without an interruption: the short ones have no advantage.
+        assert np.bincount(rows.env_id[rows.step == 0]).tolist() == [3, 3, 2]
+
+
+def test_an_error_before_an_interrupt_is_told(options, monkeypatch):
+    def fail(*_args, **_columns):
+        raise DatasetError("the disk is gone")
+
+    monkeypatch.setattr(ShardWriter, "add_training", fail)
+    original, steps = scripted_racing.ScriptedEnv.step, 0
+
+    def step(self, actions):
+        nonlocal steps
+        steps += 1
+        if steps == 45:
+            raise KeyboardInterrupt
+        return original(self, actions)
+
+    monkeypatch.setattr(scripted_racing.ScriptedEnv, "step", step)
+    with pytest.raises(DatasetError, match="the disk is gone"):
+        collect(changed(options, num_positive=10_000, num_negative=10_000))
+
+
+def test_episodes_whose_numbers_are_not_finite_are_dropped_and_counted(options, caplog):
+    wanted = changed(options, task="helpers.failing_racing:make_not_finite", num_positive=150, num_negative=150)
+    result = collect(wanted)
+    assert "not finite in environment 1 at step" in caplog.text
+    # One of the held-out flight, one of the training flight.
+    assert result.dropped_episodes == 2
+    assert (result.num_positive, result.num_negative, result.heldout_episodes) == (150, 150, 8)
+    with open_feature_file(result.path) as file:
+        assert file.attrs.provenance["dropped_episodes"] == 2
+        seed = env_seed(options, 1)
+        broken = scripted_racing.observation_of(seed, 1, 2, 0)
+        features = load_checkpoint(options.checkpoint).network(broken[None]).features.numpy()
+        assert not (np.abs(file.train.features - features).max(axis=1) < 1e-6).any(), "its earlier steps are gone too"
 
 
 def test_an_existing_dataset_is_kept_unless_asked(options):

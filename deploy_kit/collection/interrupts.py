@@ -1,0 +1,36 @@
+"""Ctrl-C and requests to terminate while rows are collected."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM, with which a scheduler takes a machine away, end the block as Ctrl-C does.
+
+    Only the first one does: a scheduler or launcher that asks again while shards are written gets no less.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if not asked:
+            asked = True
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def leave_interrupts_to_the_parent() -> None:
+    """Ignore Ctrl-C in a process whose parent passes it on as SIGTERM, so that it is told once."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
