@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy_kit.data.cadence import CheckpointEvery
+from deploy_kit.data.cadence import DEFAULT_CADENCE, CheckpointEvery
 from deploy_kit.errors import OptionError
 from deploy_kit.policy.network_hints import NetworkHints
 from deploy_kit.sim.options import EnvOptions
@@ -48,7 +48,7 @@ class CollectOptions:
     max_steps: int | None = None
     overwrite: bool = False
     resume: bool = False
-    checkpoint_every: CheckpointEvery = field(default_factory=CheckpointEvery)
+    checkpoint_every: CheckpointEvery = DEFAULT_CADENCE
     num_processes: int = 1
     log_all_ranks: bool = False
     video: bool = False
