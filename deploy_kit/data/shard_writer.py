@@ -268,8 +268,7 @@ class ShardWriter:
         if self._waiting_rows >= self._every.row_limit or (due and self._waiting_rows):
             self._require_space()
             self.checkpoint()
-        if self._rank.count > 1:
-            self.look()
+        self.look()
 
     def _require_space(self) -> None:
         free = shutil.disk_usage(self._folder.path).free
