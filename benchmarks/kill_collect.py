@@ -153,11 +153,15 @@ def judge(path: Path) -> dict[str, Any]:
         mine = set(file.heldout().episode_id.tolist()) if file.num_heldout else set()
         positive_rows = int(file.train.label.sum())
         negative_rows = len(features) - positive_rows
-    want = {
-        (e, s)
-        for e, s, one in zip(stored["episode_id"].tolist(), stored["step"].tolist(), label.tolist(), strict=True)
-        if one
-    } if stored else set()
+    want = (
+        {
+            (e, s)
+            for e, s, one in zip(stored["episode_id"].tolist(), stored["step"].tolist(), label.tolist(), strict=True)
+            if one
+        }
+        if stored
+        else set()
+    )
     lost = len(want - found) + len(heldout - mine)
     # Negatives are thinned to as many as there are positives.
     lost += max(0, min(positives or len(label), len(label) - positives) - negative_rows)
