@@ -121,11 +121,18 @@ def track_seed(seed: int, env: int, counter: int) -> int:
     return int(environment_generator(seed, env, TRACK_STREAM, counter).integers(0, 2**63))
 
 
-def environment_generator(seed: int, env: int, stream: int, counter: int = 0) -> "np.random.Generator":
-    """Return one of the generators that belong to an environment, whatever the other environments do."""
+def environment_seed(seed: int, env: int, stream: int, counter: int = 0) -> "np.random.SeedSequence":
+    """Return the seed of one of the generators that belong to an environment, whatever the other environments do."""
     import numpy as np
 
-    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(env, stream, counter))))
+    return np.random.SeedSequence(seed, spawn_key=(env, stream, counter))
+
+
+def environment_generator(seed: int, env: int, stream: int, counter: int = 0) -> "np.random.Generator":
+    """Return one of the generators that belong to an environment."""
+    import numpy as np
+
+    return np.random.Generator(np.random.SFC64(environment_seed(seed, env, stream, counter)))
 
 
 def usable_cores() -> int:

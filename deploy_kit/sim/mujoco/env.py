@@ -12,12 +12,10 @@ from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 
 from deploy_kit.errors import InputError
-from deploy_kit.sim.controller import RateController, drag_force
 from deploy_kit.sim.levels import TrackGrid
-from deploy_kit.sim.mujoco.camera import DepthCamera
-from deploy_kit.sim.mujoco.physics import DronePhysics
+from deploy_kit.sim.mujoco.fleet import Fleet
+from deploy_kit.sim.mujoco.sensors import Sensors
 from deploy_kit.sim.mujoco.workers import WorkerPool
-from deploy_kit.sim.observation import NOISE_SIZE, STATE_SIZE, FlightState, add_state_noise, state_terms
 from deploy_kit.sim.options import (
     AIRFRAME_STREAM,
     EPISODE_STREAM,
@@ -25,17 +23,17 @@ from deploy_kit.sim.options import (
     SENSOR_STREAM,
     EnvOptions,
     environment_generator,
+    environment_seed,
     track_seed,
     usable_cores,
 )
 from deploy_kit.sim.randomisation import Vehicle, draw_conditions, draw_start, draw_vehicle
 from deploy_kit.sim.rewards import StepOutcome, total_reward
-from deploy_kit.sim.rotations import Array, matrix_from_quaternion, to_body
+from deploy_kit.sim.rotations import Array
 from deploy_kit.sim.rules.containment import SolidArrays, points_inside
 from deploy_kit.sim.rules.curricula import next_gate_noise, next_levels
 from deploy_kit.sim.rules.judgement import Flags, judge
 from deploy_kit.sim.tracks import Track, make_track
-from deploy_kit.task.interface import ActionTransform
 from deploy_kit.task.racing import RACING_TASK, Task
 from deploy_kit.task.tracks import NUM_GATES
 
@@ -46,15 +44,13 @@ _EPISODE_BITS = 32
 class _Slot:
     """What one environment keeps between steps besides the arrays.
 
-    `episodes` counts the episodes begun; the generators are the current episode's.
+    `episodes` counts the episodes begun; the generator is the current episode's.
     """
 
     track: Track
-    physics: DronePhysics
     vehicle: Vehicle
     episodes: int
     episode_rng: np.random.Generator
-    sensor_rng: np.random.Generator
 
 
 class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
@@ -98,35 +94,20 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         self.max_episode_length = math.ceil(self.stage.episode_length_s / task.clock.policy_dt - 1e-9)
         self.episode_length_buf = torch.zeros(n, dtype=torch.long, device=self.device)
 
-        controller = task.controller
-        self._transform = ActionTransform.from_limits(
-            controller.max_thrust_to_weight, controller.max_body_rate, task.gravity
-        )
         self._grid = TrackGrid(options, task.levels) if options.levels else None
         self._offsets = np.array(task.body_points.offsets)
-        self._pixels = task.camera.width * task.camera.height
         self._allocate(n)
         self._workers = WorkerPool(min(options.num_threads or usable_cores(), n))
-        self._cameras = [DepthCamera(task.camera) for _ in range(self._workers.num_threads)]
-        self._noise_buffers = [np.empty(self._pixels + NOISE_SIZE, np.float32) for _ in self._cameras]
         self._slots = [self._new_slot(index) for index in range(n)]
+        vehicles = [slot.vehicle for slot in self._slots]
+        self._fleet = Fleet(self.tracks(), vehicles, task, self.stage.colliders, self._workers)
+        self._sensors = Sensors(n, task, self._workers)
+        for index, solids in enumerate(self._fleet.physics.solids):
+            self._sensors.place(index, solids)
         self._solids: SolidArrays | None = None
         self.reset()
 
     def _allocate(self, n: int) -> None:
-        self._controller = RateController(n, self.task)
-        self._pending = np.zeros((n, 4))
-        # Acting in this step, given in this step, and given in the step before.
-        self._command, self._newest, self._given_before = np.tile(self._transform.apply(np.zeros(4)), (3, n, 1))
-        # From thrust over mass, m/s², to thrust, N, with the mass that the controller reckons with.
-        self._to_force = np.ones((n, 4))
-        self._drag_linear, self._drag_quadratic = np.zeros((2, n, 3))
-        self._thrust_factor = np.ones(n)
-        self._position, self._velocity = np.zeros((2, n, 3))
-        self._quaternion = np.zeros((n, 4))
-        self._angular_velocity, self._angular_acceleration = np.zeros((2, n, 3))
-        self._rotation = np.zeros((n, 3, 3))
-        self._contact: Flags = np.zeros(n, np.bool_)
         # Gate centres in flight order, then what follows the last one; one more row than there are gates.
         self._gates = np.zeros((n, NUM_GATES + 1, 3))
         self._gate = np.zeros(n, np.int64)
@@ -137,11 +118,6 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         self._gates_passed = np.zeros(n, np.int32)
         self._episode_step = np.zeros(n, np.int32)
         self._episode_id, self._track_id = np.zeros((2, n), np.int64)
-        self._captured_at = np.zeros(n)
-        self._fresh: Flags = np.zeros(n, np.bool_)
-        self._depth = np.zeros((n, self._pixels), np.float32)
-        self._critic = np.zeros((n, STATE_SIZE + self._pixels), np.float32)
-        self._state_normals = np.zeros((n, NOISE_SIZE), np.float32)
 
     def _generator(self, index: int, stream: int, counter: int = 0) -> np.random.Generator:
         return environment_generator(self.options.seed, index, stream, counter)
@@ -156,17 +132,12 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
     def _new_slot(self, index: int) -> _Slot:
         rng = self._generator(index, AIRFRAME_STREAM)
         vehicle = draw_vehicle(rng, self.task, self.options.randomisation)
-        self._controller.rate_gain[index] = vehicle.rate_gain
-        self._controller.acceleration_gain[index] = vehicle.acceleration_gain
-        self._controller.time_constant[index] = vehicle.time_constant
-        self._to_force[index, 0] = vehicle.reckoned_mass
         if self._grid is not None:
             first = self._generator(index, LEVEL_STREAM)
             self.level[index] = self._level_flown[index] = first.integers(self.task.levels.highest_first + 1)
         track = self._new_track(index, 0)
         self._place_gates(index, track)
-        physics = DronePhysics(track, self.task, vehicle, self.stage.colliders)
-        return _Slot(track, physics, vehicle, 0, rng, rng)
+        return _Slot(track, vehicle, 0, rng)
 
     def _place_gates(self, index: int, track: Track) -> None:
         self._open[index] = not track.closed and self.options.finish == "end"
@@ -195,22 +166,14 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         slot = self._slots[index]
         self._change_track(index)
         slot.episode_rng = self._generator(index, EPISODE_STREAM, slot.episodes)
-        slot.sensor_rng = self._generator(index, SENSOR_STREAM, slot.episodes)
+        self._sensors.reset(index, environment_seed(self.options.seed, index, SENSOR_STREAM, slot.episodes))
         self._episode_id[index] = (index << _EPISODE_BITS) + slot.episodes
         slot.episodes += 1
         randomised = self.options.randomisation
         conditions = draw_conditions(slot.episode_rng, self.task, slot.vehicle.reckoned_mass, randomised)
-        self._drag_linear[index], self._drag_quadratic[index] = conditions.drag_linear, conditions.drag_quadratic
-        self._thrust_factor[index] = conditions.thrust_factor
-        start = draw_start(slot.episode_rng, slot.track, self.task)
-        slot.physics.reset(start.position, start.quaternion, start.velocity, start.angular_velocity)
-        self._controller.reset(index)
-        # What acts, and what acts next, stay as the last episode left them.
-        self._newest[index] = self._transform.apply(np.zeros(4))
+        self._fleet.reset(index, draw_start(slot.episode_rng, slot.track, self.task), conditions)
         self._gate[index] = self._gates_passed[index] = self._episode_step[index] = 0
         self._draw_targets(index)
-        self._read_state(index)
-        self._rotation[index] = matrix_from_quaternion(self._quaternion[index])
 
     def _change_track(self, index: int) -> None:
         """Put an environment on another track where its turn or its level asks for one."""
@@ -225,7 +188,8 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         else:
             return
         slot.track = track
-        slot.physics = DronePhysics(track, self.task, slot.vehicle, self.stage.colliders)
+        self._fleet.physics.place(index, track)
+        self._sensors.place(index, self._fleet.physics.solids[index])
         self._place_gates(index, track)
         self._solids = None
 
@@ -233,14 +197,6 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         """Draw the noise of the current and the next gate's commanded centre."""
         draw = self._slots[index].episode_rng.uniform(-1, 1, (2, 3))
         self._target_noise[index] = self.gate_noise[index] * draw
-
-    def _read_state(self, index: int) -> None:
-        physics = self._slots[index].physics
-        self._position[index] = physics.position
-        self._quaternion[index] = physics.quaternion
-        self._velocity[index] = physics.velocity
-        self._angular_velocity[index] = physics.angular_velocity
-        self._angular_acceleration[index] = physics.angular_acceleration
 
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
         """Fly one policy step; environments whose episode ends are reset.
@@ -254,14 +210,9 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         Raises:
             InputError: the actions have another shape, or are not finite.
         """
-        given = self._checked(actions)
-        self._command = self._transform.apply(self._pending).astype(np.float64, copy=False)
-        self._pending = given
-        self._given_before = self._newest
-        self._newest = self._transform.apply(given).astype(np.float64, copy=False)
-        self._fly()
+        contact = self._fleet.fly(self._checked(actions))
         self.episode_length_buf += 1
-        return self._judge()
+        return self._judge(contact)
 
     def _checked(self, actions: torch.Tensor) -> Array:
         array = actions.detach().to("cpu", torch.float64).numpy().copy()
@@ -274,30 +225,14 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
             )
         return array
 
-    def _fly(self) -> None:
-        body_velocity = to_body(self._rotation, self._velocity)
-        force = self._command * self._to_force
-        self._controller.update(
-            force[:, 0] * self._thrust_factor, force[:, 1:], self._angular_velocity, self._angular_acceleration
-        )
-        wrench = np.zeros((self.num_envs, 6))
-        wrench[:, 2:] = self._controller.wrench
-        wrench[:, :3] += drag_force(body_velocity, self._drag_linear, self._drag_quadratic)
-
-        def fly(index: int, _: int) -> None:
-            self._contact[index] = self._slots[index].physics.step(wrench[index])
-            self._read_state(index)
-
-        self._workers.run(fly, self.num_envs)
-        self._rotation = matrix_from_quaternion(self._quaternion)
-
-    def _judge(self) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
+    def _judge(self, contact: Flags) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
         """Judge the step just flown, move targets on, reset what has ended, and observe."""
-        stage, task = self.stage, self.task
+        stage, task, fleet = self.stage, self.task, self._fleet
+        position, rotation = fleet.physics.position, fleet.rotation
         rows = np.arange(self.num_envs)
-        to_gate = self._gates[rows, self._gate] - self._position
-        collided = self._contact if stage.colliders else self._inside()
-        judged = judge(self._position[:, 2], self._rotation[:, 2, 2], to_gate, collided, stage, task)
+        to_gate = self._gates[rows, self._gate] - position
+        collided = contact if stage.colliders else self._inside()
+        judged = judge(position[:, 2], rotation[:, 2, 2], to_gate, collided, stage, task)
         passed, crashed = judged.passed, judged.crashed
         passed_before = self._gates_passed.copy()
         self._gates_passed += passed
@@ -305,11 +240,11 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         timed_out = (self.episode_length_buf.cpu().numpy() >= self.max_episode_length) | finished
         done = crashed | timed_out
         outcome = StepOutcome(
-            self._velocity,
+            fleet.physics.velocity,
             to_gate,
-            self._rotation[:, :, 0],
-            self._newest * self._to_force,
-            self._given_before * self._to_force,
+            rotation[:, :, 0],
+            fleet.newest * fleet.to_force,
+            fleet.given_before * fleet.to_force,
             collided,
             judged.flipped,
             passed,
@@ -330,7 +265,7 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         if self._solids is None:
             self._solids = SolidArrays.of([slot.track.primitives for slot in self._slots])
         rows = np.arange(self.num_envs)
-        inside = points_inside(self._position, self._rotation, self._offsets, self._solids, rows)
+        inside = points_inside(self._fleet.physics.position, self._fleet.rotation, self._offsets, self._solids, rows)
         return np.asarray(inside.sum(axis=1) >= self.task.body_points.limit)
 
     def _adapt(self, ended: Flags, gates: npt.NDArray[np.integer]) -> None:
@@ -352,6 +287,7 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         if done.any():
             log["/episode/gates_passed"] = float(self._gates_passed[done].mean())
             log["/episode/crash_rate"] = float(crashed[done].mean())
+        physics = self._fleet.physics
         arrays = {
             "time_outs": timed_out,
             "track_id": self._track_id,
@@ -359,10 +295,10 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
             "episode_step": self._episode_step,
             "crashed": crashed,
             "gates_passed": self._gates_passed,
-            "speed": np.linalg.norm(self._velocity, axis=1).astype(np.float32),
-            "position": self._position.astype(np.float32),
-            "quaternion": self._quaternion.astype(np.float32),
-            "fresh_image": self._fresh,
+            "speed": np.linalg.norm(physics.velocity, axis=1).astype(np.float32),
+            "position": physics.position.astype(np.float32),
+            "quaternion": physics.quaternion.astype(np.float32),
+            "fresh_image": self._sensors.fresh,
             "first_step": self._episode_step == 0,
         }
         return {"log": log, **{name: self._tensor(array) for name, array in arrays.items()}}
@@ -372,45 +308,19 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
 
     def _observe(self, reset: Flags, label: npt.NDArray[np.float32]) -> TensorDict:
         """Reset the environments marked, then take every environment's observation."""
-        camera, noise = self.task.camera, self.task.noise
-        policy = np.empty((self.num_envs, STATE_SIZE + self._pixels), np.float32)
-
-        def observe(index: int, thread: int) -> None:
-            if reset[index]:
-                self._reset_slot(index)
-            slot = self._slots[index]
-            now = self._episode_step[index] * self.task.clock.policy_dt
-            fresh = bool(reset[index]) or now - self._captured_at[index] >= self.task.clock.camera_period - 1e-6
-            self._fresh[index] = fresh
-            depth = self._depth[index]
-            if fresh:
-                self._captured_at[index] = now
-                self._cameras[thread].capture(slot.physics.solids, self._position[index], self._rotation[index], depth)
-                np.multiply(depth, 1 / camera.max_range, out=self._critic[index, STATE_SIZE:])
-            normals = self._noise_buffers[thread]
-            slot.sensor_rng.standard_normal(dtype=np.float32, out=normals)
-            self._state_normals[index] = normals[:NOISE_SIZE]
-            pixels = normals[NOISE_SIZE:]
-            pixels *= noise.depth
-            pixels += 1.0
-            pixels *= depth
-            np.minimum(pixels, camera.max_range, out=pixels)
-            np.multiply(pixels, 1 / camera.max_range, out=policy[index, STATE_SIZE:])
-
-        self._workers.run(observe, self.num_envs)
-        self._write_states(policy)
-        groups = {"policy": policy, "critic": self._critic.copy(), "auxiliary": label[:, None]}
+        for index in np.flatnonzero(reset):
+            self._reset_slot(int(index))
+        rows = np.arange(self.num_envs)
+        policy = self._sensors.observe(
+            self._fleet.state,
+            self._episode_step * self.task.clock.policy_dt,
+            self._gates[rows, self._gate],
+            self._gates[rows, self._gate + 1],
+            self._target_noise,
+        )
+        groups = {"policy": policy, "critic": self._sensors.critic.copy(), "auxiliary": label[:, None]}
         tensors = {name: torch.from_numpy(array).to(self.device) for name, array in groups.items()}
         return TensorDict(tensors, batch_size=[self.num_envs], device=self.device)
-
-    def _write_states(self, policy: npt.NDArray[np.float32]) -> None:
-        rows = np.arange(self.num_envs)
-        state = FlightState(self._position, self._rotation, self._velocity, self._command)
-        target, following = self._gates[rows, self._gate], self._gates[rows, self._gate + 1]
-        self._critic[:, :STATE_SIZE] = state_terms(state, target, following)
-        noisy = state_terms(state, target + self._target_noise[:, 0], following + self._target_noise[:, 1])
-        add_state_noise(noisy, self._rotation, self._state_normals, self.task.noise)
-        policy[:, :STATE_SIZE] = noisy
 
     def close(self) -> None:
         """Stop the threads; the environment cannot be stepped afterwards."""

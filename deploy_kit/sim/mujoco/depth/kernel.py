@@ -28,6 +28,7 @@ _TINY = 1e-12
 Array: TypeAlias = npt.NDArray[np.float64]
 Image: TypeAlias = npt.NDArray[np.float32]
 Ints: TypeAlias = npt.NDArray[np.int64]
+Flags: TypeAlias = npt.NDArray[np.bool_]
 
 
 @compiled("void(f8[::1], f8, f8, f8)")
@@ -350,3 +351,38 @@ def draw_frame(
     for row in range(rows):
         for column in range(columns):
             depth[row, column] = np.float32(1.0 / image[row, column])
+
+
+@compiled("void(b1[::1], i8, i8, f8[:,:,::1], i8[::1], f8[:,::1], f8[:,:,::1], f8[::1], f8[::1], f8[::1], f4[:,:,::1])")
+def draw_frames(
+    wanted: Flags,
+    first: int,
+    end: int,
+    solids: Array,
+    counts: Ints,
+    eyes: Array,
+    cameras: Array,
+    lens: Array,
+    u: Array,
+    v: Array,
+    depth: Image,
+) -> None:
+    """Write the frames of those of some environments that want one.
+
+    Args:
+        wanted: which environments want one, shape (N,).
+        first: first environment.
+        end: the one after the last.
+        solids: tables of solids, shape (N, most solids, SOLID_COLUMNS).
+        counts: number of solids of each environment, shape (N,).
+        eyes: optical centres, world frame, m, shape (N, 3).
+        cameras: camera to world, shape (N, 3, 3).
+        lens: fx, fy, cx and cy in pixels, range in m.
+        u: slopes of the columns, shape (columns,).
+        v: slopes of the rows, shape (rows,).
+        depth: where to write, m, shape (N, rows, columns).
+    """
+    image = np.empty((v.size, u.size))
+    for index in range(first, end):
+        if wanted[index]:
+            draw_frame(solids[index], counts[index], eyes[index], cameras[index], lens, u, v, image, depth[index])

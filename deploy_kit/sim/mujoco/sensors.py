@@ -1,0 +1,113 @@
+"""What the policy and the critic see: depth frames, their noise, and the state numbers."""
+
+import numpy as np
+import numpy.typing as npt
+
+from deploy_kit.sim.mujoco.camera import SolidTable, camera_axes, ray_slopes
+from deploy_kit.sim.mujoco.depth.kernel import SOLID_COLUMNS, draw_frames
+from deploy_kit.sim.mujoco.noise_kernel import STREAM_SHAPE, add_noise
+from deploy_kit.sim.mujoco.workers import WorkerPool
+from deploy_kit.sim.observation import NOISE_SIZE, STATE_SIZE, FlightState, add_state_noise, state_terms
+from deploy_kit.sim.rotations import Array
+from deploy_kit.task.racing import Task
+
+Flags = npt.NDArray[np.bool_]
+Images = npt.NDArray[np.float32]
+
+_SHARES_PER_THREAD = 2
+"""Work is cut into more parts than there are threads, since some environments want a frame and some do not."""
+
+
+class Sensors:
+    """The observations of many environments, some of them by each thread.
+
+    Args:
+        num_envs: environments.
+        task: camera, noise and clock.
+        workers: threads.
+
+    Attributes:
+        critic: observations without noise, shape (N, 6928); written by `observe`.
+        fresh: whether the last observation brought a new frame, shape (N,).
+    """
+
+    def __init__(self, num_envs: int, task: Task, workers: WorkerPool) -> None:
+        camera = task.camera
+        self._task, self._workers = task, workers
+        self._position, self._axes = np.array(camera.position), camera_axes(camera)
+        self._lens = np.array([camera.fx, camera.fy, camera.cx, camera.cy, camera.max_range])
+        self._columns, self._rows = ray_slopes(camera)
+        self._solids = np.zeros((num_envs, 0, SOLID_COLUMNS))
+        self._counts = np.zeros(num_envs, np.int64)
+        self._streams = np.zeros((num_envs, *STREAM_SHAPE), np.uint32)
+        self._normals = np.zeros((num_envs, NOISE_SIZE), np.float32)
+        self._depth = np.zeros((num_envs, camera.height, camera.width), np.float32)
+        self._captured_at = np.full(num_envs, -np.inf)
+        self.critic = np.zeros((num_envs, STATE_SIZE + camera.height * camera.width), np.float32)
+        self.fresh: Flags = np.zeros(num_envs, np.bool_)
+
+    def place(self, index: int, solids: SolidTable) -> None:
+        """Show an environment's camera other solids."""
+        count = len(solids.rows)
+        if count > self._solids.shape[1]:
+            room = np.zeros((len(self._solids), count, SOLID_COLUMNS))
+            room[:, : self._solids.shape[1]] = self._solids
+            self._solids = room
+        self._solids[index, :count], self._counts[index] = solids.rows, count
+
+    def reset(self, index: int, seed: np.random.SeedSequence) -> None:
+        """Begin an episode: with noise of its own, and with a new frame."""
+        self._streams[index] = seed.generate_state(self._streams[index].size).reshape(STREAM_SHAPE)
+        self._captured_at[index] = -np.inf
+
+    def observe(
+        self, state: FlightState, now: Array, target: Array, following: Array, target_noise: Array
+    ) -> npt.NDArray[np.float32]:
+        """Return the policy's observations, shape (N, 6928); `critic` holds the same without noise.
+
+        Args:
+            state: of the drones.
+            now: time since the episodes began, s, shape (N,).
+            target: true centres of the gates flown to, world frame, m, shape (N, 3).
+            following: of the gates after them.
+            target_noise: noise on both, m, shape (N, 2, 3).
+        """
+        policy = np.empty_like(self.critic)
+        self._see(state, now, policy)
+        self.critic[:, :STATE_SIZE] = state_terms(state, target, following)
+        noisy = state_terms(state, target + target_noise[:, 0], following + target_noise[:, 1])
+        add_state_noise(noisy, state.rotation, self._normals, self._task.noise)
+        policy[:, :STATE_SIZE] = noisy
+        return policy
+
+    def _see(self, state: FlightState, now: Array, policy: Images) -> None:
+        """Capture what frames are due and write every environment's image."""
+        camera, deviation = self._task.camera, self._task.noise.depth
+        self.fresh = now - self._captured_at >= self._task.clock.camera_period - 1e-6
+        self._captured_at[self.fresh] = now[self.fresh]
+        eyes = state.position + state.rotation @ self._position
+        cameras = np.ascontiguousarray(state.rotation @ self._axes)
+        depth = self._depth.reshape(len(now), -1)
+        parts = min(len(now), self._workers.num_threads * _SHARES_PER_THREAD)
+        ends = np.linspace(0, len(now), parts + 1).astype(int).tolist()
+
+        def see(part: int, _: int) -> None:
+            first, end = ends[part], ends[part + 1]
+            draw_frames(
+                self.fresh,
+                first,
+                end,
+                self._solids,
+                self._counts,
+                eyes,
+                cameras,
+                self._lens,
+                self._columns,
+                self._rows,
+                self._depth,
+            )
+            add_noise(self._streams, first, end, depth, self._normals, policy, STATE_SIZE, deviation, camera.max_range)
+            images = self.critic[first:end, STATE_SIZE:]
+            np.multiply(depth[first:end], 1 / camera.max_range, out=images, where=self.fresh[first:end, None])
+
+        self._workers.run(see, parts)
