@@ -3,11 +3,21 @@
 import mujoco
 import numpy as np
 
-from deploy_kit.sim.mujoco.camera import SolidTable, ray_directions
+from deploy_kit.sim.mujoco.camera import DepthCameras, SolidTable, ray_directions
 from deploy_kit.sim.mujoco.scene import DRONE, build_model
 from deploy_kit.sim.rotations import Array
 from deploy_kit.sim.tracks import Track
 from deploy_kit.task.racing import RACING_TASK, Camera
+
+
+def compiled_frame(solids: SolidTable, position: Array, rotation: Array, camera: Camera = RACING_TASK.camera) -> Array:
+    """Return a frame of the compiled camera, m, shape (rows · columns,), float32."""
+    cameras = DepthCameras(1, camera)
+    cameras.depth[:] = np.nan
+    cameras.place(0, solids)
+    cameras.move(position[None], rotation[None])
+    cameras.capture(np.ones(1, np.bool_), 0, 1)
+    return cameras.depth.reshape(-1)
 
 
 class WholeScene:

@@ -13,7 +13,7 @@ from deploy_kit.sim.mujoco.depth.kernel import (
     ROTATION,
     SIZE,
     SOLID_COLUMNS,
-    draw_frame,
+    draw_frames,
 )
 from deploy_kit.sim.rotations import Array
 from deploy_kit.task.racing import Camera
@@ -67,37 +67,57 @@ class SolidTable:
         return cls(rows)
 
 
-class DepthCamera:
-    """Captures depth frames of one environment after the other; one instance a thread.
+class DepthCameras:
+    """The depth cameras of many environments.
 
     Args:
+        num_envs: environments.
         camera: intrinsics and mounting.
+
+    Attributes:
+        depth: last frames, m, clipped to the camera's range, shape (N, rows, columns).
     """
 
-    def __init__(self, camera: Camera) -> None:
-        self._position = np.array(camera.position)
-        self._axes = camera_axes(camera)
+    def __init__(self, num_envs: int, camera: Camera) -> None:
+        self._position, self._axes = np.array(camera.position), camera_axes(camera)
         self._lens = np.array([camera.fx, camera.fy, camera.cx, camera.cy, camera.max_range])
-        self._slopes = ray_slopes(camera)
-        self._shape = camera.height, camera.width
-        self._image = np.empty(self._shape)
+        self._columns, self._rows = ray_slopes(camera)
+        self._solids = np.zeros((num_envs, 0, SOLID_COLUMNS))
+        self._counts = np.zeros(num_envs, np.int64)
+        self._eyes, self._cameras = np.zeros((num_envs, 3)), np.zeros((num_envs, 3, 3))
+        self.depth = np.zeros((num_envs, camera.height, camera.width), np.float32)
 
-    def capture(self, solids: SolidTable, position: Array, rotation: Array, out: npt.NDArray[np.float32]) -> None:
-        """Write the depth in m, clipped to the camera's range, of every pixel to `out`, shape (rows · columns,).
+    def place(self, index: int, solids: SolidTable) -> None:
+        """Show a camera other solids."""
+        count = len(solids.rows)
+        if count > self._solids.shape[1]:
+            room = np.zeros((len(self._solids), count, SOLID_COLUMNS))
+            room[:, : self._solids.shape[1]] = self._solids
+            self._solids = room
+        self._solids[index, :count], self._counts[index] = solids.rows, count
+
+    def move(self, position: Array, rotation: Array) -> None:
+        """Move the drones that carry the cameras.
 
         Args:
-            solids: scene.
-            position: of the drone's centre, world frame, m.
-            rotation: body to world, shape (3, 3).
-            out: where to write.
+            position: of the drones' centres, world frame, m, shape (N, 3).
+            rotation: body to world, shape (N, 3, 3).
         """
-        draw_frame(
-            solids.rows,
-            len(solids.rows),
-            position + rotation @ self._position,
-            np.ascontiguousarray(rotation @ self._axes),
+        np.matmul(rotation, self._axes, out=self._cameras)
+        np.add(position, rotation @ self._position, out=self._eyes)
+
+    def capture(self, wanted: npt.NDArray[np.bool_], first: int, end: int) -> None:
+        """Capture frames of those wanted, shape (N,), from the first environment to the one before the end."""
+        draw_frames(
+            wanted,
+            first,
+            end,
+            self._solids,
+            self._counts,
+            self._eyes,
+            self._cameras,
             self._lens,
-            *self._slopes,
-            self._image,
-            out.reshape(self._shape),
+            self._columns,
+            self._rows,
+            self.depth,
         )

@@ -187,7 +187,11 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
             track = self._new_track(index, slot.episodes // per_track)
         else:
             return
-        slot.track = track
+        self._place(index, track)
+
+    def _place(self, index: int, track: Track) -> None:
+        """Put an environment on a track; its drone stays where it is."""
+        self._slots[index].track = track
         self._fleet.physics.place(index, track)
         self._sensors.place(index, self._fleet.physics.solids[index])
         self._place_gates(index, track)
@@ -313,7 +317,7 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         rows = np.arange(self.num_envs)
         policy = self._sensors.observe(
             self._fleet.state,
-            self._episode_step * self.task.clock.policy_dt,
+            self._episode_step.astype(np.float64) * self.task.clock.policy_dt,
             self._gates[rows, self._gate],
             self._gates[rows, self._gate + 1],
             self._target_noise,

@@ -44,6 +44,7 @@ class FleetPhysics:
         velocity: of the centres, world frame, m/s, shape (N, 3).
         angular_velocity: body axes, rad/s, shape (N, 3).
         angular_acceleration: of the last physics step, body axes, rad/s², shape (N, 3); 0 after a reset.
+        contact_force: net contact force in each physics step of the last policy step, N, shape (N, steps, 3).
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class FleetPhysics:
         n, steps = len(tracks), task.clock.decimation
         size = mujoco.mj_stateSize(self.models[0], mujoco.mjtState.mjSTATE_FULLPHYSICS)
         self._state, self._states = np.zeros((n, size)), np.zeros((n, steps, size))
-        self._contact_force = np.zeros((n, steps, 3))
+        self.contact_force = np.zeros((n, steps, 3))
         self._control = np.zeros((n, steps, 6))
         self._still = np.zeros((n, 6))
         self.position, self.quaternion = self._state[:, _POSITION], self._state[:, _QUATERNION]
@@ -118,7 +119,7 @@ class FleetPhysics:
                 nstep=self._task.clock.decimation,
                 initial_warmstart=self._still[part],
                 state=self._states[part],
-                sensordata=self._contact_force[part],
+                sensordata=self.contact_force[part],
                 skip_checks=True,
             )
 
@@ -128,6 +129,5 @@ class FleetPhysics:
         change = self._states[:, -1, _ANGULAR_VELOCITY] - before
         self.angular_acceleration = change / self._task.clock.physics_dt
         self._state[:] = self._states[:, -1]
-        force: Array = np.einsum("nsi,nsi->ns", self._contact_force, self._contact_force)
-        exceeded: Flags = (force > self._task.contact_force**2).any(axis=1)
-        return exceeded
+        squared = np.einsum("nsi,nsi->ns", self.contact_force, self.contact_force)
+        return np.asarray((squared > self._task.contact_force**2).any(axis=1))

@@ -3,8 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from deploy_kit.sim.mujoco.camera import SolidTable, camera_axes, ray_slopes
-from deploy_kit.sim.mujoco.depth.kernel import SOLID_COLUMNS, draw_frames
+from deploy_kit.sim.mujoco.camera import DepthCameras, SolidTable
 from deploy_kit.sim.mujoco.noise_kernel import STREAM_SHAPE, add_noise
 from deploy_kit.sim.mujoco.workers import WorkerPool
 from deploy_kit.sim.observation import NOISE_SIZE, STATE_SIZE, FlightState, add_state_noise, state_terms
@@ -34,30 +33,24 @@ class Sensors:
     def __init__(self, num_envs: int, task: Task, workers: WorkerPool) -> None:
         camera = task.camera
         self._task, self._workers = task, workers
-        self._position, self._axes = np.array(camera.position), camera_axes(camera)
-        self._lens = np.array([camera.fx, camera.fy, camera.cx, camera.cy, camera.max_range])
-        self._columns, self._rows = ray_slopes(camera)
-        self._solids = np.zeros((num_envs, 0, SOLID_COLUMNS))
-        self._counts = np.zeros(num_envs, np.int64)
+        self._cameras = DepthCameras(num_envs, camera)
         self._streams = np.zeros((num_envs, *STREAM_SHAPE), np.uint32)
         self._normals = np.zeros((num_envs, NOISE_SIZE), np.float32)
-        self._depth = np.zeros((num_envs, camera.height, camera.width), np.float32)
         self._captured_at = np.full(num_envs, -np.inf)
         self.critic = np.zeros((num_envs, STATE_SIZE + camera.height * camera.width), np.float32)
         self.fresh: Flags = np.zeros(num_envs, np.bool_)
 
     def place(self, index: int, solids: SolidTable) -> None:
         """Show an environment's camera other solids."""
-        count = len(solids.rows)
-        if count > self._solids.shape[1]:
-            room = np.zeros((len(self._solids), count, SOLID_COLUMNS))
-            room[:, : self._solids.shape[1]] = self._solids
-            self._solids = room
-        self._solids[index, :count], self._counts[index] = solids.rows, count
+        self._cameras.place(index, solids)
 
     def reset(self, index: int, seed: np.random.SeedSequence) -> None:
         """Begin an episode: with noise of its own, and with a new frame."""
         self._streams[index] = seed.generate_state(self._streams[index].size).reshape(STREAM_SHAPE)
+        self.forget_frame(index)
+
+    def forget_frame(self, index: int) -> None:
+        """Let an environment's next observation bring a new frame."""
         self._captured_at[index] = -np.inf
 
     def observe(
@@ -85,27 +78,14 @@ class Sensors:
         camera, deviation = self._task.camera, self._task.noise.depth
         self.fresh = now - self._captured_at >= self._task.clock.camera_period - 1e-6
         self._captured_at[self.fresh] = now[self.fresh]
-        eyes = state.position + state.rotation @ self._position
-        cameras = np.ascontiguousarray(state.rotation @ self._axes)
-        depth = self._depth.reshape(len(now), -1)
+        self._cameras.move(state.position, state.rotation)
+        depth = self._cameras.depth.reshape(len(now), -1)
         parts = min(len(now), self._workers.num_threads * _SHARES_PER_THREAD)
         ends = np.linspace(0, len(now), parts + 1).astype(int).tolist()
 
         def see(part: int, _: int) -> None:
             first, end = ends[part], ends[part + 1]
-            draw_frames(
-                self.fresh,
-                first,
-                end,
-                self._solids,
-                self._counts,
-                eyes,
-                cameras,
-                self._lens,
-                self._columns,
-                self._rows,
-                self._depth,
-            )
+            self._cameras.capture(self.fresh, first, end)
             add_noise(self._streams, first, end, depth, self._normals, policy, STATE_SIZE, deviation, camera.max_range)
             images = self.critic[first:end, STATE_SIZE:]
             np.multiply(depth[first:end], 1 / camera.max_range, out=images, where=self.fresh[first:end, None])

@@ -6,10 +6,11 @@ import torch
 
 pytest.importorskip("isaaclab")
 pytest.importorskip("mujoco")
+pytest.importorskip("numba")
 
 from deploy_kit.sim.mujoco.env import MujocoRacingEnv
+from deploy_kit.sim.randomisation import Start
 from deploy_kit.sim.registry import make_env
-from deploy_kit.sim.rotations import matrix_from_quaternion
 from deploy_kit.task.interface import STATE_TERMS
 from helpers.isaaclab.states import CALM, state
 
@@ -34,11 +35,8 @@ def copy_state(source, target: MujocoRacingEnv):
     source.reset()
     target.reset()
     for index, values in enumerate(zip(*state(source), strict=True)):
-        target._slots[index].physics.reset(*values)
-        target._read_state(index)
-        target._rotation[index] = matrix_from_quaternion(values[1])
-        target._angular_acceleration[index] = 0.0
-        target._captured_at[index] = -1.0
+        target._fleet.put(index, Start(*values))
+        target._sensors.forget_frame(index)
     target._observations = target._observe(np.zeros(target.num_envs, bool), np.zeros(target.num_envs, np.float32))
 
 

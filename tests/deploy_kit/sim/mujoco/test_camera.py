@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from deploy_kit.sim.mujoco.camera import DepthCamera, SolidTable, ray_directions
+from deploy_kit.sim.mujoco.camera import DepthCameras, SolidTable, ray_directions
 from deploy_kit.sim.mujoco.scene import build_model
 from deploy_kit.sim.primitives import Primitive
 from deploy_kit.sim.rotations import matrix_from_euler, matrix_from_quaternion
@@ -13,7 +13,7 @@ from deploy_kit.sim.tracks import gate_frame, make_track
 from deploy_kit.task.racing import RACING_TASK
 from helpers.rotations import random_quaternion
 from helpers.tracks import track_of
-from helpers.whole_scene import WholeScene
+from helpers.whole_scene import WholeScene, compiled_frame
 
 CAMERA = RACING_TASK.camera
 HEIGHT = 30.0
@@ -26,9 +26,7 @@ def frame(*primitives, pitch=CAMERA.tilt, roll=0.0, yaw=0.0, centre=None):
     if centre is None:
         centre = np.array([0.0, 0.0, HEIGHT]) - rotation @ np.array(CAMERA.position)
     model = build_model(track_of(*primitives), RACING_TASK)
-    out = np.full(CAMERA.height * CAMERA.width, np.nan, np.float32)
-    DepthCamera(CAMERA).capture(SolidTable.from_model(model), centre, rotation, out)
-    return out.reshape(CAMERA.height, CAMERA.width)
+    return compiled_frame(SolidTable.from_model(model), centre, rotation).reshape(CAMERA.height, CAMERA.width)
 
 
 def test_a_known_pose_sees_a_known_gate_at_known_pixels():
@@ -82,9 +80,8 @@ def test_yaw_and_roll_turn_the_view():
     above = Primitive("sphere", (0.05,), (5.0, 0.0, HEIGHT + 1.02))
     rotation = matrix_from_euler(np.array([math.pi / 2, 0.0, 0.0])) @ matrix_from_euler(np.array([0, CAMERA.tilt, 0]))
     model = build_model(track_of(above), RACING_TASK)
-    out = np.empty(CAMERA.height * CAMERA.width, np.float32)
     centre = np.array([0.0, 0.0, HEIGHT]) - rotation @ np.array(CAMERA.position)
-    DepthCamera(CAMERA).capture(SolidTable.from_model(model), centre, rotation, out)
+    out = compiled_frame(SolidTable.from_model(model), centre, rotation)
     # u = 47.556 - 58.344·1.02/5 = 35.65
     assert nearest_pixel(out.reshape(CAMERA.height, CAMERA.width)) == (36, 35)
 
@@ -125,8 +122,7 @@ def test_ray_directions_are_row_major_from_the_top_left():
 
 def compare(scene, position, rotation):
     """Return the depths by MuJoCo's rays, which pixels differ by more than 0.1 mm, and which of them for no reason."""
-    out = np.full(CAMERA.height * CAMERA.width, np.nan, np.float32)
-    DepthCamera(CAMERA).capture(scene.solids, position, rotation, out)
+    out = compiled_frame(scene.solids, position, rotation)
     expected = scene.depth(position, rotation)
     differing = ~(np.abs(out - expected) <= 1e-4)
     if not differing.any():
@@ -228,3 +224,24 @@ def test_a_camera_on_a_surface_or_in_its_plane_sees_no_nonsense():
             assert np.isfinite(image).all()
             assert (image >= 0).all()
             assert (image <= 10.0).all()
+
+
+def test_cameras_see_their_own_solids_and_only_those_wanted_capture():
+    ball = Primitive("sphere", (0.5,), (3.0, 0.0, HEIGHT))
+    near, far = (SolidTable.from_model(build_model(track_of(*solids), RACING_TASK)) for solids in ([ball], []))
+    cameras, positions = DepthCameras(3, CAMERA), np.tile([0.0, 0.0, HEIGHT], (3, 1))
+    rotations = np.tile(matrix_from_euler(np.array([0.0, CAMERA.tilt, 0.0])), (3, 1, 1))
+    # More solids than there was room for, after fewer, and fewer after more.
+    for index, solids in enumerate((far, near, near)):
+        cameras.place(index, solids)
+    cameras.place(2, far)
+    cameras.move(positions, rotations)
+    cameras.capture(np.array([True, True, True]), 0, 2)
+    assert cameras.depth[0].min() == 10.0
+    assert cameras.depth[1].min() < 2.6
+    assert not cameras.depth[2].any()
+    before = cameras.depth.copy()
+    cameras.move(positions + np.array([1.0, 0.0, 0.0]), rotations)
+    cameras.capture(np.array([True, False, True]), 0, 3)
+    np.testing.assert_array_equal(cameras.depth[1], before[1])
+    assert cameras.depth[2].min() == 10.0

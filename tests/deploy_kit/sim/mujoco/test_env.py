@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from deploy_kit.errors import InputError, OptionError, TaskError
-from deploy_kit.sim.mujoco.camera import DepthCamera, SolidTable
+from deploy_kit.sim.mujoco.camera import SolidTable
 from deploy_kit.sim.mujoco.env import MujocoRacingEnv
-from deploy_kit.sim.mujoco.physics import DronePhysics
 from deploy_kit.sim.mujoco.scene import build_model
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.sim.primitives import Primitive
@@ -17,6 +16,7 @@ from deploy_kit.sim.rotations import matrix_from_quaternion
 from deploy_kit.task.interface import ActionTransform
 from deploy_kit.task.racing import RACING_TASK, ObservationNoise, Randomisation
 from helpers.tracks import quiet, track_of
+from helpers.whole_scene import compiled_frame
 
 TRANSFORM = ActionTransform.from_limits(3.0, 6.0)
 HOVER = math.atanh(1 / 1.5 - 1)
@@ -293,9 +293,7 @@ def test_stage_0_pays_for_points_inside_a_solid():
     start, box = (0.0, 0.0, 1.5), Primitive("box", (0.5, 0.5, 0.5), (0.0, 0.0, 0.45))
     # The box ends at 0.95 m. The four lower corners, 25 mm below the centre, are inside from 0.975 m on.
     with MujocoRacingEnv(options(stage=0), quiet()) as env:
-        slot = env._slots[0]
-        slot.track = track_of(box, start=start)
-        slot.physics = DronePhysics(slot.track, env.task, slot.vehicle, colliders=False)
+        env._place(0, track_of(box, start=start))
         env.reset()
         heights, rewards = [], []
         for _, reward, dones, extras in run(env, 40, thrust=-3.0):
@@ -632,8 +630,6 @@ def test_a_crash_at_the_last_step_is_no_time_out():
 
 
 def test_images_are_of_the_environments_own_track_and_pose():
-    camera = DepthCamera(RACING_TASK.camera)
-    out = np.empty(6912, np.float32)
     changed = options(num_envs=2, obstacles=True, episodes_per_track=1)
     with MujocoRacingEnv(changed, quiet(episode_length_s=0.3)) as env:
         steps = run(env, 15)
@@ -645,7 +641,7 @@ def test_images_are_of_the_environments_own_track_and_pose():
         for index, track in enumerate(tracks):
             if following["fresh_image"][index]:
                 solids = SolidTable.from_model(build_model(track, RACING_TASK))
-                camera.capture(solids, extras["position"][index].double().numpy(), rotations[index], out)
+                out = compiled_frame(solids, extras["position"][index].double().numpy(), rotations[index])
                 close = np.abs(observations["critic"][index, 16:].numpy() * 10 - out) < 1e-3
                 assert close.mean() > 0.99
                 assert out.min() < 9.0

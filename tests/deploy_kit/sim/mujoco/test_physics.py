@@ -1,12 +1,16 @@
 import dataclasses
 
+import mujoco
 import numpy as np
 import pytest
 
-from deploy_kit.sim.mujoco.physics import DronePhysics
+from deploy_kit.sim.mujoco.physics import FleetPhysics
+from deploy_kit.sim.mujoco.scene import build_model
+from deploy_kit.sim.mujoco.workers import WorkerPool
 from deploy_kit.sim.primitives import Primitive
-from deploy_kit.sim.randomisation import nominal_vehicle
+from deploy_kit.sim.randomisation import Start, draw_start, draw_vehicle, nominal_vehicle
 from deploy_kit.sim.rotations import matrix_from_quaternion, quaternion_from_euler
+from deploy_kit.sim.tracks import make_track
 from deploy_kit.task.racing import RACING_TASK
 from helpers.tracks import track_of
 
@@ -18,9 +22,25 @@ WEIGHT = 0.5 * 9.81
 INERTIA = np.array(RACING_TASK.airframe.inertia)
 
 
+class OneDrone:
+    """A fleet of one."""
+
+    def __init__(self, track, task, vehicle, colliders):
+        self.fleet = FleetPhysics([track], [vehicle], task, colliders, WorkerPool(1))
+
+    def __getattr__(self, name):
+        return getattr(self.fleet, name)[0]
+
+    def reset(self, *state):
+        self.fleet.reset(0, Start(*state))
+
+    def step(self, wrench):
+        return bool(self.fleet.step(wrench[None])[0])
+
+
 def physics(*primitives, mass=0.5, inertia=INERTIA, task=RACING_TASK, colliders=True):
     vehicle = dataclasses.replace(nominal_vehicle(task), mass=mass, inertia=inertia)
-    return DronePhysics(track_of(*primitives), task, vehicle, colliders)
+    return OneDrone(track_of(*primitives), task, vehicle, colliders)
 
 
 def integrate(position, quaternion, velocity, rate, wrench, steps, mass, inertia):
@@ -103,7 +123,7 @@ def test_contact_in_any_of_the_physics_steps_counts():
     drone = physics(wall)
     drone.reset(np.array([0.0, 0.0, 20.0]), LEVEL, np.array([1.0, 0.0, 0.0]), ZERO)
     assert drone.step(np.array([-30.0, 0.0, 0.0, 0.0, 0.0, 0.0]))
-    assert drone.data.ncon == 0
+    assert not drone.contact_force[-1].any()
 
 
 @pytest.mark.parametrize(
@@ -149,3 +169,68 @@ def test_gravity_and_step_come_from_the_task():
     drone.reset(np.array([0.0, 0.0, 20.0]), LEVEL, ZERO, ZERO)
     drone.step(np.zeros(6))
     np.testing.assert_allclose(drone.velocity, [0.0, 0.0, -0.05 * 2.0], atol=1e-12)
+
+
+def race(fleet, tracks, wrenches):
+    """Fly from the same starts and return all that a fleet tells."""
+    told = []
+    for index, track in enumerate(tracks):
+        fleet.reset(index, draw_start(np.random.default_rng(index), track, RACING_TASK))
+    for wrench in wrenches:
+        exceeded = fleet.step(wrench)
+        parts = (fleet.position, fleet.quaternion, fleet.velocity, fleet.angular_velocity, fleet.angular_acceleration)
+        told.append(np.concatenate([exceeded[:, None], *parts, fleet.contact_force.reshape(len(tracks), -1)], axis=1))
+    return np.array(told)
+
+
+@pytest.fixture(scope="module")
+def crowd():
+    """Tracks of different size, one without solids, with drones that fall, hit things and slide."""
+    rng, n = np.random.default_rng(1), 6
+    tracks = [*(make_track(seed) for seed in range(n - 1)), track_of()]
+    vehicles = [draw_vehicle(np.random.default_rng(index), RACING_TASK) for index in range(n)]
+    wrenches = rng.normal(0, [1.0, 1.0, 2.0, 3e-4, 3e-4, 3e-4], (60, n, 6))
+    wrenches += np.array([0.5, 0.0, 3.5, 0.0, 0.0, 0.0])
+    return tracks, vehicles, wrenches
+
+
+def test_a_fleet_is_mujocos_own_simulation_of_each_drone_bit_by_bit(crowd):
+    tracks, vehicles, wrenches = crowd
+    fleet = FleetPhysics(tracks, vehicles, RACING_TASK, True, WorkerPool(1))
+    told = race(fleet, tracks, wrenches)
+    for index, (track, vehicle) in enumerate(zip(tracks, vehicles, strict=True)):
+        # Without the spheres that fill the fleet's models up.
+        model = build_model(track, RACING_TASK, vehicle)
+        data, start = mujoco.MjData(model), draw_start(np.random.default_rng(index), track, RACING_TASK)
+        data.qpos[:], data.qvel[:] = (*start.position, *start.quaternion), (*start.velocity, *start.angular_velocity)
+        for row, wrench in zip(told[:, index], wrenches[:, index], strict=True):
+            data.ctrl[:] = wrench
+            # Rollouts begin the search for contact forces from nothing.
+            data.qacc_warmstart[:] = 0
+            forces = []
+            for _ in range(3):
+                mujoco.mj_step(model, data)
+                forces.append(data.qfrc_constraint[:3].copy())
+            np.testing.assert_array_equal(row[1:14], np.concatenate([data.qpos, data.qvel]))
+            np.testing.assert_allclose(row[14:17], data.qacc[3:], rtol=1e-9, atol=1e-9)
+            # The sensor tells the force on the other body.
+            np.testing.assert_allclose(row[17:], -np.ravel(forces), rtol=1e-9, atol=1e-9)
+            assert row[0] == (np.linalg.norm(forces, axis=1) > RACING_TASK.contact_force).any()
+    assert told[:, :, 0].any(axis=0).sum() >= 3
+
+
+def test_neither_threads_nor_other_tracks_change_a_flight(crowd):
+    tracks, vehicles, wrenches = crowd
+    alone = race(FleetPhysics(tracks, vehicles, RACING_TASK, True, WorkerPool(1)), tracks, wrenches)
+    workers = WorkerPool(3)
+    fleet = FleetPhysics(tracks, vehicles, RACING_TASK, True, workers)
+    np.testing.assert_array_equal(race(fleet, tracks, wrenches), alone)
+    # One drone flies on another track, which has more solids than there was room for, and back.
+    larger = dataclasses.replace(tracks[0], primitives=tracks[0].primitives + tracks[1].primitives)
+    fleet.place(2, larger)
+    others = race(fleet, [*tracks[:2], larger, *tracks[3:]], wrenches)
+    kept = [0, 1, 3, 4, 5]
+    np.testing.assert_array_equal(others[:, kept], alone[:, kept])
+    fleet.place(2, tracks[2])
+    np.testing.assert_array_equal(race(fleet, tracks, wrenches), alone)
+    workers.close()
