@@ -6,7 +6,13 @@ import pytest
 
 from deploy_kit.policy.checkpoint import save_safetensors
 from helpers.checkpoints import CALIBRATION
+from helpers.exports import share_operators
 from helpers.networks import small_network
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _operators() -> None:
+    share_operators()
 
 
 @pytest.fixture

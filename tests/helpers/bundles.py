@@ -17,6 +17,7 @@ from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.task.racing import TASK_ID
 from deploy_kit.verify.verifier import VerifyOptions
 from helpers.checkpoints import CALIBRATION
+from helpers.exports import share_operators
 from helpers.feature_files import write_policy_file
 from helpers.networks import small_network
 
@@ -46,6 +47,7 @@ class Run:
 
 def make_run(folder: Path, seed: int = 0, **export: object) -> Run:
     """Write a checkpoint, a feature file and a bundle of a small random policy."""
+    share_operators()
     network = small_network(seed)
     checkpoint, dataset = folder / "model_7.safetensors", folder / "features.h5"
     save_safetensors(checkpoint, network, 7, CALIBRATION)

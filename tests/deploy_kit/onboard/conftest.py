@@ -14,6 +14,7 @@ from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.task.racing import TASK_ID
 from helpers.bundles import copy_bundle, rewrite_manifest
 from helpers.checkpoints import CALIBRATION
+from helpers.exports import share_operators
 from helpers.networks import make_network
 
 
@@ -25,6 +26,7 @@ def policy_network() -> VisionActorCritic:
 @pytest.fixture(scope="session")
 def bundles(policy_network: VisionActorCritic, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """The same policy twice: `plain` with the defaults, `ready` with all transforms inside the graph."""
+    share_operators()
     folder = tmp_path_factory.mktemp("onboard")
     checkpoint = folder / "policy.safetensors"
     save_safetensors(checkpoint, policy_network, 1, replace(CALIBRATION, detector=GateDetector(-0.25, -2.25, 10, 5)))
