@@ -7,6 +7,7 @@ import click
 
 from deploy_kit import __version__
 from deploy_kit.cli.command import Group
+from deploy_kit.links import links_problem
 
 _COMMANDS = {
     "demo": "See the whole job on the policy that comes with deploy-kit, in two minutes.",
@@ -41,23 +42,6 @@ class _Main(Group):
             click.echo(f"Error: {problem}", err=True)
             raise SystemExit(2)
         return super().main(*arguments, **settings)
-
-
-def links_problem(package: Path) -> str | None:
-    """Say what is wrong with a checkout whose symbolic links came out as text files, None if nothing is.
-
-    Args:
-        package: the folder ``deploy_kit``.
-    """
-    broken = [name for name in ("export", "verify") if not (package / name).is_dir()]
-    if not broken:
-        return None
-    paths = " and ".join(str(package / name) for name in broken)
-    return (
-        f"{paths} should be symbolic links to the folders beside deploy_kit, but this copy was made without links "
-        "(git with core.symlinks=false, or a zip unpacked on Windows): clone again with "
-        "git clone -c core.symlinks=true (Windows: in developer mode), or install a wheel"
-    )
 
 
 @click.group(cls=_Main, lazy=_COMMANDS, epilog_sections=_SECTIONS)

@@ -65,14 +65,30 @@ def test_source_distribution_wheel_and_tree_hold_the_same_files(archives):
         assert [name for name in expected if found[name] != expected[name]] == []
 
 
-@pytest.mark.slow
-def test_the_wheel_runs_in_an_environment_of_its_own(archives):
-    done = subprocess.run(
-        [ROOT / "scripts" / "smoke-wheel", archives.wheel, "--without-demo"],
+def smoke(wheel):
+    return subprocess.run(
+        [ROOT / "scripts" / "smoke-wheel", wheel, "--without-demo"],
         env={**os.environ, "PYTHON": sys.executable, "SITE_PACKAGES": sysconfig.get_path("purelib"), "PYTHONPATH": ""},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_in_an_environment_of_its_own(archives):
+    done = smoke(archives.wheel)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\ndeploy-kit, version " in done.stdout
+
+
+def test_a_wheel_that_lacks_a_module_does_not_run(archives, tmp_path):
+    """Else the test above would show nothing: the dependencies' folder holds an editable install of this tree too."""
+    lacking = tmp_path / archives.wheel.name
+    with zipfile.ZipFile(archives.wheel) as whole, zipfile.ZipFile(lacking, "w") as part:
+        for name in whole.namelist():
+            if name != "deploy_kit/verify/verifier.py":
+                part.writestr(name, whole.read(name))
+    done = smoke(lacking)
+    assert done.returncode == 1
+    assert "deploy_kit.verify.verifier" in done.stderr

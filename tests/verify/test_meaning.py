@@ -16,6 +16,7 @@ from deploy_kit.verify.bundle_and_checkpoint import NamedVehicle, find_vehicle
 from deploy_kit.verify.meaning import contract_checks
 from deploy_kit.verify.report import NotRun
 from helpers.documentation import documented_block
+from helpers.vehicles import write_vehicle
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "verify.md"
 
@@ -136,3 +137,30 @@ def test_exempt_fields_are_those_in_the_docs():
     rows = [f"| `{path}` | {reason} |" for path, reason in EXEMPT.items()]
     rows += [f"| `{path}`, where left out | {reason} |" for path, reason in OPTIONAL.items()]
     documented_block(DOCS, "exempt", ["| field | why |", "|---|---|", *rows])
+
+
+def quantities(named):
+    return [term.quantity for term in named.meaning.terms]
+
+
+def test_a_contract_that_knows_no_term_is_held_against_what_follows_without_a_task(checkpoint, shared_bundle, tmp_path):
+    vehicle, contract = write_vehicle(tmp_path), shared_bundle.contract
+    assert None not in [term.quantity for term in contract.observation.terms]
+
+    def knowing(count):
+        terms = [
+            term if index < count else dataclasses.replace(term, quantity=None)
+            for index, term in enumerate(contract.observation.terms)
+        ]
+        return dataclasses.replace(contract, observation=dataclasses.replace(contract.observation, terms=tuple(terms)))
+
+    with_task = quantities(find_vehicle(checkpoint, TASK_ID, vehicle, contract))
+    assert None not in with_task
+    without = find_vehicle(checkpoint, TASK_ID, vehicle, knowing(0))
+    assert set(quantities(without)) == {None}
+    assert without.vehicle is not None
+    # One known term, or no contract, and the task counts: a contract cannot choose term by term.
+    assert quantities(find_vehicle(checkpoint, TASK_ID, vehicle, knowing(1))) == with_task
+    assert quantities(find_vehicle(checkpoint, TASK_ID, vehicle)) == with_task
+    # Without the task nothing tells this vehicle, so the task counts, and the unknown terms are differences.
+    assert quantities(find_vehicle(checkpoint, TASK_ID, None, knowing(0))) == with_task
