@@ -1,13 +1,15 @@
 """Time the onboard runner's step beside onnxruntime's run of the same graph, in turns, on one thread.
 
 Inference evicts Python from the caches, so both are also measured at the policy's rate, one step each 30 ms, where
-everything takes longer.
+everything takes longer. The recorder's log is written to a temporary folder; "lost" are records that the disk was too
+slow for.
 
     python benchmarks/onboard.py BUNDLE [--paced 300]
 """
 
 import argparse
 import gc
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +22,13 @@ from deploy_kit.onboard import OnboardPolicy
 Step = Callable[[], object]
 
 
-def make_steps(bundle: Path) -> dict[str, Step]:
-    """Return one step of each candidate: the graph alone, and the runner with and without times."""
+def make_steps(bundle: Path, recorded: OnboardPolicy) -> dict[str, Step]:
+    """Return one step of each candidate: the graph alone, and the runner with and without times and recorder.
+
+    Args:
+        bundle: what runs.
+        recorded: the runner with a recorder.
+    """
     policy, timed = OnboardPolicy(bundle), OnboardPolicy(bundle)
     contract = policy.contract
     options = onnxruntime.SessionOptions()
@@ -32,25 +39,34 @@ def make_steps(bundle: Path) -> dict[str, Step]:
     whole = np.concatenate([state, contract.offset]).astype(np.float32)[None]
     image = (np.minimum(metres, contract.clip_m) / contract.divisor_m).astype(np.float32)[None, None]
     inputs = dict(zip(contract.inputs, (whole, image), strict=True))
-    now = 0.0
 
-    def step_with_times() -> object:
-        nonlocal now
-        now += contract.policy_period_s
-        return timed.step(state, metres, now, now - 0.01, now - 0.02)
+    def with_times(policy: OnboardPolicy) -> Step:
+        now = 0.0
+
+        def step() -> object:
+            nonlocal now
+            now += contract.policy_period_s
+            return policy.step(state, metres, now, now - 0.01, now - 0.02)
+
+        return step
 
     return {
         "session.run": lambda: session.run(None, inputs),
         "step, state of 12 numbers": lambda: policy.step(state, metres),
-        "step, state of 12 numbers and times": step_with_times,
+        "step, state of 12 numbers and times": with_times(timed),
+        "the same with recorder": with_times(recorded),
     }
 
 
 def measure(steps: dict[str, Step], rounds: int, repeats: int, pause_s: float) -> dict[str, np.ndarray]:
-    """Return the durations of each candidate in µs, taken in turns of `repeats`, a pause before each."""
+    """Return the durations of each candidate in µs, taken in turns of `repeats`, a pause before each step.
+
+    Before each turn there is a pause in which the recorder writes what it has.
+    """
     durations: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds + 1):
         for name, step in steps.items():
+            time.sleep(0.05)
             for _ in range(repeats):
                 if pause_s:
                     time.sleep(pause_s)
@@ -74,17 +90,22 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=80)
+    parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--paced", type=int, default=200, help="steps of each candidate at one a period")
     options = parser.parse_args()
-    steps = make_steps(options.bundle)
     gc.disable()
     print(f"batch 1, one thread, onnxruntime {onnxruntime.__version__}")
-    show("back to back", measure(steps, options.rounds, options.repeats, 0.0))
-    if options.paced:
-        # A round a candidate of one step each, so that candidates take turns step by step.
-        show("one step each 30 ms", measure(steps, options.paced, 1, 0.03))
+    with tempfile.TemporaryDirectory() as folder:
+        recorded = OnboardPolicy(options.bundle, log=folder)
+        steps = make_steps(options.bundle, recorded)
+        show("back to back", measure(steps, options.rounds, options.repeats, 0.0))
+        if options.paced:
+            # A round a candidate of one step each, so that candidates take turns step by step.
+            show("one step each 30 ms", measure(steps, options.paced, 1, 0.03))
+        recorded.close()
+        assert recorded.recorder is not None
+        print(f"lost: {recorded.recorder.lost}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ Messages are one line: what is wrong, where, and what to do next.
     │   ├── CheckpointError   a checkpoint, or the run directory around it
     │   ├── DatasetError      a feature file
     │   ├── BundleError       an exported bundle
+    │   ├── FlightLogError    a log of a flight
     │   ├── TaskError         a task, a track, a simulator back end
     │   └── MissingDependencyError   an optional package is not installed
     └── CheckFailedError      exit 1: a parity or accuracy check failed
@@ -57,6 +58,10 @@ class DatasetError(InputError):
 
 class BundleError(InputError):
     """An exported bundle cannot be read."""
+
+
+class FlightLogError(InputError):
+    """A flight log cannot be read or converted."""
 
 
 class TaskError(InputError):

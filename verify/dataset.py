@@ -131,6 +131,23 @@ class Dataset:
         comparison.add(reference, {"features": kept.features})
         return comparison.result(kept.samples.where)
 
+    def flown_inputs(self, state_size: int, most: int = 50_000) -> tuple[Float32, Float32 | None]:
+        """Return features of held-out rows (training rows where there are none) and the kept observations' states.
+
+        Args:
+            state_size: numbers of the state.
+            most: rows of each, spread evenly.
+
+        Returns:
+            (n, F), and (k, state_size) or None where the file keeps no observations.
+        """
+        rows = self._file.heldout() if self._file.num_heldout > 0 else self._file.train
+        features = _select(rows.matrix, spread(len(rows), most)).load()
+        kept = self._file.observations
+        if kept is None or not len(kept):
+            return features, None
+        return features, _select(kept.matrix, spread(len(kept), most // 10)).load()[:, :state_size]
+
     def _note(self, heldout: bool, chosen: int, total: int) -> str | None:
         notes = [] if heldout else [f"{self.path.name} has no held-out rows; its training rows were replayed instead"]
         if chosen < total:

@@ -62,6 +62,8 @@ def nothing_opened(options: VerifyOptions) -> Iterator[NotRun]:
     for mode in LIVE_MODES:
         if mode in options.live_modes and options.live:
             yield NotRun(f"live/{mode}", "the bundle cannot be opened")
+    if options.flight is not None:
+        yield NotRun("flight-log", "the bundle cannot be opened")
 
 
 def attempt(work: Callable[[], T]) -> tuple[T, None] | tuple[None, str]:

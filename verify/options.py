@@ -65,6 +65,7 @@ class VerifyOptions:
         max_observations: most kept observations to replay, spread evenly; None for all.
         observations: whether the feature file must hold whole observations; switch it off where it has none.
         torchscript: whether to run TorchScript; switch it off where it cannot be kept from writing.
+        flight: log of a flight to replay; None for none.
         report: where to write the report; None for report.json in the bundle's folder.
         vehicle: whether to hold the contract against the vehicle's numbers; they come from `vehicle_file`, else from
             the run beside the checkpoint, else from the task.
@@ -90,6 +91,7 @@ class VerifyOptions:
     max_observations: int | None = ReplayOptions.max_observations
     observations: bool = ReplayOptions.observations
     torchscript: bool = ReplayOptions.torchscript
+    flight: Path | None = None
     report: Path | None = None
     vehicle: bool = True
     vehicle_file: Path | None = None

@@ -16,12 +16,14 @@ import torch
 from deploy_kit import __version__
 from deploy_kit.bundle.reader import Bundle
 from deploy_kit.bundle.runners import PROVIDERS, import_onnxruntime
+from deploy_kit.flightlog.reader import open_flight_log
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
 from deploy_kit.progress import Progress, silent
 from deploy_kit.verify.artifacts import Artifacts
 from deploy_kit.verify.bundle_and_checkpoint import NamedVehicle, find_vehicle, pair_bundle
 from deploy_kit.verify.checks import run_checks
 from deploy_kit.verify.dataset import Dataset, open_dataset
+from deploy_kit.verify.flight_log.checks import check_flight_log
 from deploy_kit.verify.live import LiveTest
 from deploy_kit.verify.opening import CHANGED, manifest_sha256, nothing_opened, open_for_verification, require_something
 from deploy_kit.verify.options import VerifyOptions
@@ -46,6 +48,7 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
         CheckpointError: the checkpoint cannot be read.
         DatasetError: the feature file cannot be read, or was collected with another policy.
         TaskError: the task is unknown, or its environment does not fit the policy.
+        FlightLogError: the flight's log cannot be read.
     """
     options.check()
     flight_seed, options = options.replayed.seed, options.with_seed()
@@ -58,6 +61,7 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
         dataset = None
         if options.feature_file is not None:
             dataset = stack.enter_context(open_dataset(options.feature_file, checkpoint.network))
+        log = None if options.flight is None else stack.enter_context(open_flight_log(options.flight))
         live = _live(options, flight_seed, stack, checkpoint)
         manifest = manifest_sha256(options.bundle)
 
@@ -84,6 +88,9 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
                 vehicle = find_vehicle(checkpoint, options.task, options.vehicle_file, bundle.contract)
             subject = pair_bundle(bundle, checkpoint, vehicle)
             checks, artifacts = run_checks(subject, dataset, live, options.replayed, progress)
+            if log is not None:
+                picture = place.path.with_name(f"{place.path.stem}-flight.png")
+                checks += check_flight_log(log, picture, subject, artifacts, dataset, progress)
             if manifest_sha256(options.bundle) != manifest:
                 checks.append(CHANGED)
             found = report(checks, bundle, artifacts)

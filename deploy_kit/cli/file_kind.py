@@ -24,6 +24,7 @@ class FileKind(StrEnum):
     REPORT = "report"
     METRICS = "metrics"
     FLIGHT = "flight"
+    FLIGHT_LOG = "flight log"
     VEHICLE = "vehicle"
 
 
@@ -37,7 +38,8 @@ _KEYS: tuple[tuple[FileKind, frozenset[str]], ...] = (
 """Keys that tell JSON files apart."""
 
 _KNOWN = (
-    "inspect knows checkpoints, feature files (.h5), vehicle files, the JSON file of fly, each file of a bundle "
+    "inspect knows checkpoints, feature files (.h5), vehicle files, the JSON file of fly, flight logs, each file of "
+    "a bundle "
     "(policy.onnx, policy.pt, contract.json, golden.npz, manifest.json, report.json), finetune's metrics.json, and "
     "bundle, run and finetune folders"
 )
@@ -73,6 +75,8 @@ def _kind_of_file(path: Path) -> FileKind | None:
         head = file.read(64)
     if head.startswith(b"\x89HDF\r\n\x1a\n") or path.suffix == ".h5":
         return FileKind.FEATURE_FILE
+    if head.startswith(b"DKFLIGHT") or path.suffix == ".dklog":
+        return FileKind.FLIGHT_LOG
     if head.startswith(b"PK"):
         return _kind_of_archive(path)
     if path.suffix == ".onnx":

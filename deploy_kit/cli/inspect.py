@@ -42,10 +42,10 @@ _NETWORKS = (FileKind.CHECKPOINT, FileKind.RUN, FileKind.FINETUNING)
 def inspect_command(file: Path | None, as_json: bool, **options: Any) -> None:
     """Show what FILE is and holds; nothing in it is executed.
 
-    FILE is a checkpoint, a feature file, a vehicle file, the JSON file of fly, any file of a bundle (policy.onnx,
-    policy.pt, contract.json, golden.npz, manifest.json, report.json), finetune's metrics.json, or a folder: a bundle,
-    a run, or what finetune wrote. demo is the policy that comes with deploy-kit. Instead of FILE, a checkpoint can be
-    named with --checkpoint and its companions.
+    FILE is a checkpoint, a feature file, a vehicle file, the JSON file of fly, a flight log, any file of a bundle
+    (policy.onnx, policy.pt, contract.json, golden.npz, manifest.json, report.json), finetune's metrics.json, or a
+    folder: a bundle, a run, or what finetune wrote. demo is the policy that comes with deploy-kit. Instead of FILE, a
+    checkpoint can be named with --checkpoint and its companions.
     """
     from deploy_kit.policy.shipped import resolve_name
 
@@ -89,6 +89,10 @@ def _describe(kind: FileKind, path: Path, hints: "NetworkHints") -> dict[str, An
             from deploy_kit.flight.summary import describe_flight
 
             return describe_flight(path)
+        case FileKind.FLIGHT_LOG:
+            from deploy_kit.flightlog.summary import describe_flight_log
+
+            return describe_flight_log(path)
         case FileKind.VEHICLE:
             from deploy_kit.policy.run.vehicle import describe_vehicle_file
 

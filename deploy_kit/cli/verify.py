@@ -53,6 +53,9 @@ _replay, _live, _result = under("Replay"), under("Flights"), under("Output")
         "deploy-kit verify --recheck bundles/racer/report.json --profile ours.json": (
             "other limits on what was measured; nothing is run"
         ),
+        "deploy-kit verify bundles/racer --checkpoint model_7998.pt --no-replay --no-live --flight flight.dklog": (
+            "what flew, from its log"
+        ),
     },
 )
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
@@ -79,6 +82,12 @@ _replay, _live, _result = under("Replay"), under("Flights"), under("Output")
     type=click.IntRange(min=1),
     default=VerifyOptions.search_evaluations,
     help="Inputs that a search for the largest difference may try.",
+)
+@_replay(
+    "--flight",
+    metavar="LOG",
+    type=click.Path(path_type=Path),
+    help="Log that the onboard runner wrote: replay its inputs, and judge what flew.",
 )
 @_live("--no-live", is_flag=True, help="Go without live rollouts; the report says so.")
 @_live(

@@ -7,7 +7,8 @@ Needs numpy and onnxruntime, nothing else: the folder can be copied to the drone
 """
 
 from .faults import Fault, OnboardFault
+from .log_writer import RecordingOptions
 from .options import OnboardOptions
 from .runner import OnboardOutput, OnboardPolicy
 
-__all__ = ["Fault", "OnboardFault", "OnboardOptions", "OnboardOutput", "OnboardPolicy"]
+__all__ = ["Fault", "OnboardFault", "OnboardOptions", "OnboardOutput", "OnboardPolicy", "RecordingOptions"]

@@ -90,11 +90,19 @@ class OnboardContract:
 
 @dataclass(frozen=True)
 class OnboardBundle:
-    """A bundle in memory: the bytes that were hashed are the bytes that run."""
+    """A bundle in memory: the bytes that were hashed are the bytes that run.
+
+    Attributes:
+        contract: what the runner acts on.
+        model: the ONNX file.
+        golden: arrays of the golden samples.
+        sha256: of each file that the manifest lists, by name.
+    """
 
     contract: OnboardContract
     model: bytes
     golden: dict[str, FloatArray]
+    sha256: dict[str, str]
 
 
 def load_bundle(path: Path) -> OnboardBundle:
@@ -118,7 +126,10 @@ def load_bundle(path: Path) -> OnboardBundle:
             continue
         content[name] = _read_checked(file, listed[name])
     contract = parse_contract(content["contract.json"].decode("utf-8", "replace"))
-    return OnboardBundle(contract, content["policy.onnx"], _read_golden(content["golden.npz"], contract))
+    golden = _read_golden(content["golden.npz"], contract)
+    return OnboardBundle(
+        contract, content["policy.onnx"], golden, {name: str(entry["sha256"]) for name, entry in listed.items()}
+    )
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class Fault(Enum):
     STEP_LATE = "step_late"
     COMMAND = "command"
     OPTIONS = "options"
+    LOG = "log"
     OUTPUT_NOT_FINITE = "output_not_finite"
 
 

@@ -1,20 +1,27 @@
 """Fly a bundle: guards, normalisation, inference, action transform, gate decision."""
 
 import math
+import platform
+import time
 from collections import deque
+from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 
-from .bundle import OnboardContract, load_bundle
+from .bundle import OnboardBundle, OnboardContract, load_bundle
 from .detector import GateDetector
 from .faults import Fault, OnboardFault
 from .golden import replay, sigmoid
 from .graph import Graph
 from .guards import Clock, DepthGuard, StateGuard
+from .log_writer import RecordingOptions
 from .options import OnboardOptions
+from .recorder import Recorder, StepResult
 
 
 class OnboardOutput(NamedTuple):
@@ -40,20 +47,30 @@ class OnboardPolicy:
     Args:
         bundle: the bundle's folder, or the ONNX file inside it.
         options: how to run.
+        log: file to record each step to, or a folder in which a free name is taken; None for no log.
+        recording: bounds of the log.
 
     Attributes:
         contract: what the runner acts on.
         self_check: worst golden sample as a share of the tolerance.
+        recorder: writes the log; None without one.
 
     Raises:
-        OnboardFault: the bundle is incomplete, altered or of another version, the provider is not the one asked for, or
-            a golden sample comes out differently.
+        OnboardFault: the bundle is incomplete, altered or of another version, the provider is not the one asked for, a
+            golden sample comes out differently, or the log cannot be written.
     """
 
     contract: OnboardContract
     self_check: float
+    recorder: Recorder | None
 
-    def __init__(self, bundle: Path | str, options: OnboardOptions | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Path | str,
+        options: OnboardOptions | None = None,
+        log: Path | str | None = None,
+        recording: RecordingOptions | None = None,
+    ) -> None:
         self.options = options = options or OnboardOptions()
         loaded = load_bundle(Path(bundle))
         self.contract = contract = loaded.contract
@@ -64,7 +81,37 @@ class OnboardPolicy:
         self._clock = Clock(contract, options)
         self._detector = None if contract.detector is None else GateDetector(contract.detector)
         self._transform = contract.scale.tolist(), contract.offset.tolist()
+        self.recorder = None
         self.reset()
+        if log is not None:
+            header = self._describe(loaded)
+            self.recorder = Recorder(
+                Path(log), header, self._graph, len(contract.scale), recording or RecordingOptions()
+            )
+
+    def _describe(self, bundle: OnboardBundle) -> dict[str, Any]:
+        """Return what the log's header says: what flies, on what, and how."""
+        contract = self.contract
+        return {
+            "created_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017 # Python 3.10 too
+            "files": bundle.sha256,
+            "providers": self._graph.providers,
+            "options": asdict(self.options),
+            "onnxruntime": onnxruntime.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "self_check": self.self_check,
+            "num_actions": len(contract.scale),
+            "state_size": len(contract.state_low),
+            "image_shape": contract.image_shape,
+            "contract": contract.text,
+        }
+
+    def close(self) -> None:
+        """Write what the log still lacks and close it; without a log there is nothing to do."""
+        if self.recorder is not None:
+            self.recorder.close()
 
     def _commands(self, action: list[float]) -> list[float]:
         """Return the physical command of an unbounded action; on four numbers quicker than in numpy."""
@@ -82,6 +129,8 @@ class OnboardPolicy:
         self._depth.reset()
         if self._detector is not None:
             self._detector.reset()
+        if self.recorder is not None:
+            self.recorder.reset()
 
     def hold(self, applied: npt.NDArray[np.floating] | None = None, now: float | None = None) -> None:
         """Say that a policy period passed without this policy's command, as after a refused step.
@@ -102,6 +151,8 @@ class OnboardPolicy:
         self._clock.accept(now, None, None)
         if self._detector is not None:
             self._detector.pass_step()
+        if self.recorder is not None:
+            self.recorder.held(command, applied is not None, now)
 
     def step(
         self,
@@ -123,9 +174,39 @@ class OnboardPolicy:
             depth_time: when the image was taken.
 
         Raises:
-            OnboardFault: an input is unusable or stale, the step comes too early or too late, or an output is not
-                finite; past commands stay as they were. Tell the command that is sent instead with `hold`.
+            OnboardFault: an input is unusable or stale, the step comes too early or too late, an output is not finite,
+                or the log has ended where it must not; past commands stay as they were. Tell the command that is sent
+                instead with `hold`.
         """
+        recorder = self.recorder
+        if recorder is None:
+            return self._compute(state, depth, now, state_time, depth_time)
+        began, acting, times = time.monotonic_ns(), self._acting[0], (now, state_time, depth_time)
+        try:
+            recorder.require_recording()
+            output = self._compute(state, depth, now, state_time, depth_time)
+        except OnboardFault as fault:
+            recorder.refused(began, (state, depth), times, acting, fault)
+            raise
+        gate = self._graph.gate
+        result = StepResult(
+            self._acting[-1],
+            self._graph.first.tolist(),
+            None if gate is None else gate.item(),
+            output.gate_passed,
+            output.gate_event,
+        )
+        recorder.accepted(began, (state, depth), times, acting, result)
+        return output
+
+    def _compute(
+        self,
+        state: npt.NDArray[np.floating],
+        depth: npt.NDArray[np.generic],
+        now: float | None,
+        state_time: float | None,
+        depth_time: float | None,
+    ) -> OnboardOutput:
         graph, contract = self._graph, self.contract
         if now is not None or state_time is not None or depth_time is not None:
             self._clock.check(now, state_time, depth_time)

@@ -15,6 +15,7 @@ from deploy_kit.errors import InputError
 from deploy_kit.files import file_sha256
 from deploy_kit.verify.verifier import verify_bundle
 from helpers.bundles import copy_bundle, make_run
+from helpers.flight_logs import fly_logged
 
 
 @pytest.fixture(scope="module")
@@ -272,3 +273,10 @@ def test_names_in_a_file_cannot_steer_the_terminal(cli, tmp_path):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match=r"gone\.onnx does not exist; inspect knows"):
         kind_of(tmp_path / "gone.onnx")
+
+
+def test_flight_log(run, inspect, tmp_path):
+    log = fly_logged(run.bundle, tmp_path / "flight.dklog", steps=4)
+    content = inspect(log)
+    assert (content["kind"], content["steps"], content["ended"], content["refused"]) == ("flight log", 4, "closed", {})
+    assert content["header"]["files"].keys() == json.loads((run.bundle / "manifest.json").read_text())["files"].keys()

@@ -29,7 +29,7 @@ sys.path.insert(0, sys.argv[1])
 import numpy as np
 from onboard import Fault, OnboardFault, OnboardPolicy
 
-policy = OnboardPolicy(sys.argv[2])
+policy = OnboardPolicy(sys.argv[2], log=sys.argv[1] + "/flight.dklog")
 output = policy.step(np.array([0, 0, 0, 0, 0, 1.0, 3, 0, 0, 3, 0, 0]), np.full((72, 96), np.inf))
 print(output.command.tolist(), output.gate_probability, output.gate_passed)
 """

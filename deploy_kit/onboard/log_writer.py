@@ -1,0 +1,184 @@
+"""Appends records from a ring of preallocated slots to a file, on a thread of its own."""
+
+import json
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from .faults import Fault, OnboardFault
+from .log_format import MAGIC, TIMES, Kind, frame_head
+
+SLOTS = 64
+"""Two seconds of a policy at 30 Hz: for so long may the disk stall before steps are lost."""
+
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class RecordingOptions:
+    """Bounds of a flight log.
+
+    Attributes:
+        max_bytes: most bytes on the disk.
+        max_seconds: longest flight in one log, None for any.
+        at_limit: "rotate" goes on in a new file and keeps the one before as FILE.1, so that the newest half of
+            `max_bytes` or more is kept; "stop" goes on without a log; "fault" refuses each further step.
+        sync_s: time between two syncs to the disk.
+        lossless: wait for the disk rather than lose a record; for simulations, whose time stands still meanwhile.
+
+    Raises:
+        OnboardFault: an option makes no sense.
+    """
+
+    max_bytes: int = 1 << 30
+    max_seconds: float | None = None
+    at_limit: Literal["rotate", "stop", "fault"] = "rotate"
+    sync_s: float = 1.0
+    lossless: bool = False
+
+    def __post_init__(self) -> None:
+        if self.at_limit not in ("rotate", "stop", "fault"):
+            raise OnboardFault(Fault.OPTIONS, f"at_limit is {self.at_limit!r}, not rotate, stop or fault")
+        # Written so that NaN is refused too.
+        if not self.max_bytes >= 1 << 20:
+            raise OnboardFault(Fault.OPTIONS, f"max_bytes is {self.max_bytes}, not at least {1 << 20}")
+        if self.max_seconds is not None and not 0 < self.max_seconds < math.inf:
+            raise OnboardFault(Fault.OPTIONS, f"max_seconds is {self.max_seconds}, not a number above 0")
+        if not 0 < self.sync_s < math.inf:
+            raise OnboardFault(Fault.OPTIONS, f"sync_s is {self.sync_s}, not a number above 0")
+
+
+class Slot:
+    """One record's memory; its views fit the inputs that usually come."""
+
+    def __init__(self, size: int) -> None:
+        self.bytes = np.zeros(size, np.uint8)
+        self.buffer = self.bytes.data
+        self.kind = 0
+        self.length = 0
+        self.views: tuple[npt.NDArray[Any], ...] = ()
+
+    def shape(self, first: int, arrays: Iterable[tuple[npt.DTypeLike, tuple[int, ...]]]) -> None:
+        """Lay arrays behind the first bytes, and take them as the record's length."""
+        views, at = [], first
+        for kind, shape in arrays:
+            size = math.prod(shape) * np.dtype(kind).itemsize
+            views.append(self.bytes[at : at + size].view(kind).reshape(shape))
+            at += size
+        self.views = tuple(views)
+
+
+def finish(writer: "LogWriter", thread: threading.Thread) -> None:
+    """Let the writer write what is left, and wait for it."""
+    writer.stop = True
+    writer.wake.set()
+    thread.join()
+
+
+class LogWriter:
+    """Takes records from the ring and appends them to the file, on a thread of its own.
+
+    `head` is written by the control loop alone, `tail` and `ended` by the writer alone.
+    """
+
+    def __init__(self, path: Path, header: dict[str, Any], slots: list[Slot], options: RecordingOptions) -> None:
+        if sys.byteorder != "little":
+            raise OnboardFault(Fault.LOG, "flight logs are written on little-endian computers alone")
+        self.options, self._header, self._slots = options, header, slots
+        self.head = self.tail = self.lost = 0
+        self.ended: str | None = None
+        self.stop = False
+        self.wake = threading.Event()
+        self._part = 0
+        self._limit = options.max_bytes // 2 if options.at_limit == "rotate" else options.max_bytes
+        self._began: int | None = None
+        try:
+            self.path = _free_name(path) if path.is_dir() else path
+            self._open("xb")
+        except FileExistsError as error:
+            raise OnboardFault(Fault.LOG, f"{path} exists: choose another name, or give a folder") from error
+        except OSError as error:
+            raise OnboardFault(Fault.LOG, f"{path} cannot be written: {error.strerror}") from error
+
+    def _open(self, mode: Literal["xb", "wb"]) -> None:
+        # Not buffered by Python, so that nothing of a failed write is left to be written later.
+        self._file = FileIO(self.path, mode)
+        self._written = 0
+        self._synced = time.monotonic()
+        payload = json.dumps({**self._header, "part": self._part}).encode()
+        self._append(MAGIC + frame_head(Kind.HEADER, payload) + payload)
+
+    def _append(self, data: bytes | memoryview) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+        self._written += len(data)
+
+    def run(self) -> None:
+        """Append records until told to stop."""
+        try:
+            while not self.stop:
+                self.wake.wait(_POLL_S)
+                self.wake.clear()
+                self._drain()
+            self._drain()
+            if self.ended is None:
+                self._end("closed")
+        except OSError as error:
+            self.ended = f"it cannot be written ({error.strerror})"
+        finally:
+            self._file.close()
+
+    def _drain(self) -> None:
+        while self.tail != self.head and self.ended is None:
+            slot = self._slots[self.tail % SLOTS]
+            payload = slot.buffer[: slot.length]
+            self._make_room(payload)
+            if self.ended is None:
+                self._append(frame_head(slot.kind, payload))
+                self._append(payload)
+            self.tail += 1
+        if self.ended is None and time.monotonic() - self._synced > self.options.sync_s:
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
+
+    def _make_room(self, payload: memoryview) -> None:
+        """End or rotate the file where the next record would leave its bounds."""
+        _, clock = TIMES.unpack_from(payload)
+        self._began = clock if self._began is None else self._began
+        seconds = self.options.max_seconds
+        late = seconds is not None and clock - self._began > seconds * 1e9
+        if self._written + len(payload) + 256 < self._limit and not late:
+            return
+        reason = f"{seconds:g} s are reached" if late else f"{self._limit} bytes are reached"
+        self._end(reason)
+        if self.options.at_limit != "rotate":
+            self.ended = reason
+            return
+        os.replace(self.path, self.path.with_name(f"{self.path.name}.1"))
+        self._part += 1
+        self._began = clock
+        self._open("wb")
+
+    def _end(self, reason: str) -> None:
+        payload = json.dumps({"reason": reason, "lost": self.lost}).encode()
+        self._append(frame_head(Kind.END, payload) + payload)
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def _free_name(folder: Path) -> Path:
+    number = 1
+    while (path := folder / f"flight-{number:04}.dklog").exists():
+        number += 1
+    return path
