@@ -1,7 +1,7 @@
 """Fly policies over every kind of track, with and without obstacles, as nominal and as randomised vehicles.
 
     python benchmarks/reference_flights.py demo --output demo.json
-    python benchmarks/reference_flights.py FILE --num-envs 192 --backend isaaclab --device cuda:0 --output reference.json
+    python benchmarks/reference_flights.py FILE --num-envs 192 --backend isaaclab --device cuda:0 --output gpu.json
     python benchmarks/reference_flights.py FILE --variants --tracks zigzag --obstacles with --output variants.json
 
 Stage 2, the first episode of every environment. The table shows mean gates an episode and the share that crashed, both

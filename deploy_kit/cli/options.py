@@ -163,6 +163,10 @@ task_options = compose(
         default=EnvOptions.finish,
         help="After a zigzag's last gate: end the episode, or turn back to the first gate as in MasterRacing.",
     ),
+    _simulation(
+        "--levels", is_flag=True, help="Levels of difficulty that drones climb, as in MasterRacing's training."
+    ),
+    _simulation("--neighbours", is_flag=True, help="With --levels: tracks side by side, seen and solid."),
     _simulation("--no-obstacles", is_flag=True, help="Gates and ground only."),
     _simulation("--no-randomisation", is_flag=True, help="Nominal vehicle instead of a randomised one."),
     _simulation(
@@ -180,7 +184,7 @@ RUN_PARAMETERS = ("checkpoint", "load_run", "experiment_name", "log_root")
 NETWORK_PARAMETERS = ("params", "activation", "image_shape", "normalizer_eps")
 """Names of the parameters that say what weights do not tell."""
 
-_RACING_ONLY = ("stage", "tracks", "difficulty", "finish", "no_obstacles", "no_randomisation")
+_RACING_ONLY = ("stage", "tracks", "difficulty", "finish", "levels", "neighbours", "no_obstacles", "no_randomisation")
 
 
 def checkpoint_path_from(options: dict[str, Any], default: str | None = None) -> Path:
@@ -222,6 +226,8 @@ def env_from(options: dict[str, Any], num_envs: int) -> EnvOptions:
             refuse_given(f"on a task other than {TASK_ID} with --backend isaaclab", *_RACING_ONLY)
     if "zigzag" not in options["tracks"]:
         refuse_given("without zigzag among --tracks", "finish")
+    if not options["levels"]:
+        refuse_given("without --levels", "neighbours")
     options.pop("headless")
     return EnvOptions(
         num_envs=num_envs,
@@ -232,6 +238,8 @@ def env_from(options: dict[str, Any], num_envs: int) -> EnvOptions:
         randomisation=not options.pop("no_randomisation"),
         difficulty=options.pop("difficulty"),
         finish=options.pop("finish"),
+        levels=options.pop("levels"),
+        neighbours=options.pop("neighbours"),
         num_threads=options.pop("threads"),
         device=options.pop("device"),
         extensions=options.pop("extensions"),

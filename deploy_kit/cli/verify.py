@@ -31,7 +31,7 @@ _RECHECK = {"recheck", "profile", "report", "require_complete"}
 
 _FLIGHTS = (
     *("episodes", "live_modes", "backend", "extensions", "stage", "tracks", "difficulty", "finish"),
-    *("no_obstacles", "no_randomisation", "device", "threads"),
+    *("levels", "neighbours", "no_obstacles", "no_randomisation", "device", "threads"),
 )
 """Options that only flights need; the task also names the vehicle, the seed also random inputs."""
 

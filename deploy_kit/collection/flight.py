@@ -26,7 +26,7 @@ from deploy_kit.flight.rollout import StepRecord, policy_period, require_checkpo
 from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.progress import Progress
 from deploy_kit.ranks import Rank, threads_each
-from deploy_kit.sim.options import usable_cores
+from deploy_kit.sim.options import EnvOptions, usable_cores
 from deploy_kit.sim.registry import make_env
 from deploy_kit.task.racing import TASK_ID
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-EPISODES_PER_TRACK = 1
-"""A new track each episode: a head that has seen few tracks learns those tracks."""
 
 FIRST_TRAINING_ID = 1 << 40
 """Training episodes are numbered from here, held-out ones from 0, so that a number is unique in the file."""
@@ -47,6 +45,14 @@ FLIGHT_IDS = 1 << 44
 HELDOUT_PURPOSE, TRAINING_PURPOSE = 0, 1
 
 _TOLD_BROKEN = 5
+
+
+def episodes_per_track(env: EnvOptions) -> int:
+    """Return after how many episodes an environment changes its track.
+
+    After every one, since a head that has seen few tracks learns those tracks; levels choose the tracks themselves.
+    """
+    return 0 if env.levels else 1
 
 
 def env_seed(seed: int, purpose: int, segment: int = 0, rank: int = 0) -> int:
@@ -108,7 +114,9 @@ class CollectionFlight:
     def _make_env(self, purpose: int, num_envs: int) -> "VecEnv":
         options = self._options
         seed = env_seed(options.env.seed, purpose, self._segment, self._rank.index)
-        env_options = replace(options.env, num_envs=num_envs, seed=seed, episodes_per_track=EPISODES_PER_TRACK)
+        env_options = replace(
+            options.env, num_envs=num_envs, seed=seed, episodes_per_track=episodes_per_track(options.env)
+        )
         env = make_env(env_options, options.task, options.backend)
         try:
             require_checkpoint(env, self._checkpoint, options.task)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploy_kit.collection.estimate import CollectEstimate, Forecast, silent_estimate
-from deploy_kit.collection.flight import EPISODES_PER_TRACK, FIRST_TRAINING_ID, CollectionFlight
+from deploy_kit.collection.flight import FIRST_TRAINING_ID, CollectionFlight, episodes_per_track
 from deploy_kit.collection.interrupts import interruptible
 from deploy_kit.collection.options import CollectOptions
 from deploy_kit.data.fusing import Fused, fuse, heldout_flown
@@ -214,7 +214,7 @@ def file_info(options: CollectOptions, checkpoint: Checkpoint) -> FeatureFileInf
         seed=options.env.seed,
         stage=options.env.stage,
         backend=options.backend,
-        env_config={"task": options.task, **asdict(options.env), "episodes_per_track": EPISODES_PER_TRACK},
+        env_config={"task": options.task, **asdict(options.env), "episodes_per_track": episodes_per_track(options.env)},
     )
 
 

@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from deploy_kit.sim.controller import cross
 from deploy_kit.sim.layouts import Layout
 from deploy_kit.sim.primitives import Primitive
-from deploy_kit.sim.rotations import Array, product, quaternion_from_euler
+from deploy_kit.sim.rotations import Array, quaternion_about_own_axes
 from deploy_kit.task import tracks as numbers
 from deploy_kit.task.tracks import TRACK_NUMBERS, SolidKind, TrackKind, between
 
@@ -17,12 +18,7 @@ Make = Callable[[np.random.Generator, Array], Primitive]
 
 def _random_attitude(rng: np.random.Generator) -> tuple[float, float, float, float]:
     """Return the quaternion of Rx(α)·Ry(β)·Rz(γ), each angle uniform over the circle."""
-    roll, pitch, yaw = rng.uniform(-math.pi, math.pi, 3)
-    about_x, about_y, about_z = (
-        quaternion_from_euler(*angles) for angles in ((roll, 0.0, 0.0), (0.0, pitch, 0.0), (0.0, 0.0, yaw))
-    )
-    w, x, y, z = (float(part) for part in product(product(about_x, about_y), about_z))
-    return w, x, y, z
+    return quaternion_about_own_axes(*rng.uniform(-math.pi, math.pi, 3).tolist())
 
 
 def _point(vector: Array) -> tuple[float, float, float]:
@@ -36,7 +32,8 @@ def _halves(lengths: Array) -> tuple[float, ...]:
 
 def _shape(rng: np.random.Generator, shares: dict[SolidKind, float]) -> SolidKind:
     kinds = list(shares)
-    return kinds[int(rng.choice(len(kinds), p=list(shares.values())))]
+    # What numpy's choice does with shares, without its checks.
+    return kinds[int(np.searchsorted(np.cumsum(list(shares.values()))[:-1], rng.random(), side="right"))]
 
 
 def wall(rng: np.random.Generator, at: Array) -> Primitive:
@@ -109,13 +106,16 @@ def obstacle_counts(
 
 def _place(rng: np.random.Generator, a: Array, b: Array, along: float, sideways: float) -> Array:
     """Return a point near the segment from a to b."""
-    across = np.cross(b - a, rng.uniform(-1, 1, 3))
-    across *= rng.uniform(-1, 1) * sideways / np.linalg.norm(across)
-    return np.asarray((a + b) / 2 + (b - a) / 2 * rng.uniform(-along, along) + across)
+    way = b - a
+    across = cross(way[None], rng.uniform(-1, 1, (1, 3)))[0]
+    across *= rng.uniform(-1, 1) * sideways / math.sqrt(across @ across)
+    return np.asarray((a + b) / 2 + way * (rng.uniform(-along, along) / 2) + across)
 
 
 def _is_free(made: Primitive, make: Make, gates: Array, clearance: float) -> bool:
     """Return whether an obstacle keeps clear of the gates; what stands or lies does so horizontally."""
+    if clearance == 0:
+        return True
     axes = 3 if make in (wall, floating) else 2
     away = np.linalg.norm(gates[:, :axes] - np.array(made.position[:axes]), axis=1)
     return bool(away.min() >= clearance)

@@ -1,5 +1,7 @@
 """Rotations as arrays: quaternions (w, x, y, z) and matrices that take body axes to world axes."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -8,7 +10,7 @@ Array = npt.NDArray[np.float64]
 
 def matrix_from_quaternion(quaternion: Array) -> Array:
     """Return matrices (..., 3, 3), body to world, of unit quaternions (..., 4)."""
-    w, x, y, z = np.moveaxis(quaternion, -1, 0)
+    w, x, y, z = quaternion[..., 0], quaternion[..., 1], quaternion[..., 2], quaternion[..., 3]
     matrix = np.empty((*quaternion.shape[:-1], 3, 3))
     matrix[..., 0, 0] = 1 - 2 * (y * y + z * z)
     matrix[..., 0, 1] = 2 * (x * y - w * z)
@@ -24,7 +26,7 @@ def matrix_from_quaternion(quaternion: Array) -> Array:
 
 def quaternion_from_euler(roll: float, pitch: float, yaw: float) -> Array:
     """Return the quaternion of Rz(yaw) · Ry(pitch) · Rx(roll), angles in rad."""
-    (cr, sr), (cp, sp), (cy, sy) = ((np.cos(a / 2), np.sin(a / 2)) for a in (roll, pitch, yaw))
+    (cr, sr), (cp, sp), (cy, sy) = ((math.cos(a / 2), math.sin(a / 2)) for a in (roll, pitch, yaw))
     return np.array(
         [
             cr * cp * cy + sr * sp * sy,
@@ -51,16 +53,14 @@ def matrix_from_euler(angles: Array) -> Array:
     return matrix
 
 
-def product(a: Array, b: Array) -> Array:
-    """Return the quaternion of the rotation by b followed by that by a; both (4,)."""
-    w, x, y, z = a
-    return np.array(
-        [
-            w * b[0] - x * b[1] - y * b[2] - z * b[3],
-            w * b[1] + x * b[0] + y * b[3] - z * b[2],
-            w * b[2] - x * b[3] + y * b[0] + z * b[1],
-            w * b[3] + x * b[2] - y * b[1] + z * b[0],
-        ]
+def quaternion_about_own_axes(x: float, y: float, z: float) -> tuple[float, float, float, float]:
+    """Return the quaternion of Rx(x) · Ry(y) · Rz(z), angles in rad."""
+    (cx, sx), (cy, sy), (cz, sz) = ((math.cos(a / 2), math.sin(a / 2)) for a in (x, y, z))
+    return (
+        cx * cy * cz - sx * sy * sz,
+        sx * cy * cz + cx * sy * sz,
+        cx * sy * cz - sx * cy * sz,
+        cx * cy * sz + sx * sy * cz,
     )
 
 

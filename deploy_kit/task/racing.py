@@ -45,8 +45,8 @@ class Clock:
 class Camera:
     """Pinhole depth camera: a RealSense D435's 640 × 480 intrinsics scaled by 0.15.
 
-    Its place and tilt are relative to the body. MasterRacing mounts it on a part of its own, whose place on the body
-    stands in a vehicle file that is not public: `position` is assumed.
+    MasterRacing mounts it, tilted, on a part of its own, whose place and attitude on the body stand in a vehicle file
+    that is not public: `position`, and that the part is level with the body, are assumed.
 
     Attributes:
         width: columns.

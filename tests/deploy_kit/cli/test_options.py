@@ -130,6 +130,7 @@ CHECKPOINT = ("--checkpoint", "demo")
         (("collect", *CHECKPOINT, "--video", "--heldout-episodes", 9), "--heldout-episodes has no effect with --video"),
         (("collect", *CHECKPOINT, "--heldout-episodes", 0, "--keep-observations", 9), "--keep-observations has no eff"),
         (("collect", *CHECKPOINT, "--tracks", "circular", "--finish", "end"), "--finish has no effect without zigzag"),
+        (("collect", *CHECKPOINT, "--neighbours"), "--neighbours has no effect without --levels"),
         (("collect", *CHECKPOINT, "--backend", "isaaclab", "--threads", 2), "--threads has no effect with --backend"),
         (
             ("collect", *CHECKPOINT, "--backend", "isaaclab", "--task", "T-v0", "--no-obstacles"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from deploy_kit.collection import flight
 from deploy_kit.collection import run as collect_module
 from deploy_kit.collection.flight import FLIGHT_IDS
 from deploy_kit.collection.run import CollectOptions, collect, feature_file_path
@@ -298,3 +299,17 @@ def test_ctrl_c_in_the_embedded_simulator_leaves_a_valid_file(checkpoint, tmp_pa
     with open_feature_file(target) as file:
         assert not file.attrs.complete
         assert file.attrs.rows_seen > 0
+
+
+@pytest.mark.parametrize(("levels", "per_track"), [(False, 1), (True, 0)])
+def test_tracks_are_new_each_episode_unless_levels_choose_them(options, monkeypatch, levels, per_track):
+    seen = []
+
+    def refuse(env, *_):
+        seen.append(env)
+        raise TaskError("not built here")
+
+    monkeypatch.setattr(flight, "make_env", refuse)
+    with pytest.raises(TaskError, match="not built here"):
+        collect(changed(options, env=EnvOptions(num_envs=3, levels=levels)))
+    assert [env.episodes_per_track for env in seen] == [per_track]

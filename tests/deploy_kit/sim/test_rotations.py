@@ -6,7 +6,7 @@ import pytest
 from deploy_kit.sim.rotations import (
     matrix_from_euler,
     matrix_from_quaternion,
-    product,
+    quaternion_about_own_axes,
     quaternion_from_euler,
     to_body,
 )
@@ -43,8 +43,8 @@ def test_to_body_undoes_the_rotation():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_product_turns_by_the_second_then_by_the_first(seed):
-    rng = np.random.default_rng(seed)
-    a, b = random_quaternion(rng), random_quaternion(rng)
-    together = matrix_from_quaternion(a) @ matrix_from_quaternion(b)
-    np.testing.assert_allclose(matrix_from_quaternion(product(a, b)), together, atol=1e-12)
+def test_angles_about_the_bodys_own_axes_are_x_then_y_then_z(seed):
+    x, y, z = np.random.default_rng(seed).uniform(-math.pi, math.pi, 3)
+    about = [matrix_from_euler(np.array(angles)) for angles in ((x, 0, 0), (0, y, 0), (0, 0, z))]
+    matrix = matrix_from_quaternion(np.array(quaternion_about_own_axes(x, y, z)))
+    np.testing.assert_allclose(matrix, about[0] @ about[1] @ about[2], atol=1e-12)

@@ -1,6 +1,6 @@
 """Tracks as triangle meshes: what Isaac Lab's ray caster and its contacts work on."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -22,10 +22,6 @@ class TriangleMesh:
     vertices: npt.NDArray[np.float32]
     faces: npt.NDArray[np.int64]
 
-    def moved(self, offset: Array) -> "TriangleMesh":
-        """Return the mesh, moved by a vector (3,), m."""
-        return TriangleMesh((self.vertices + offset).astype(np.float32), self.faces)
-
 
 def concatenate(meshes: Iterable[TriangleMesh]) -> TriangleMesh:
     """Return several meshes as one."""
@@ -39,9 +35,29 @@ def concatenate(meshes: Iterable[TriangleMesh]) -> TriangleMesh:
 
 def primitive_mesh(primitive: Primitive) -> TriangleMesh:
     """Return the surface of a solid in the world frame; round ones as polyhedra with their vertices on the surface."""
-    mesh = _local_mesh(primitive)
-    vertices = np.asarray(mesh.vertices) @ matrix_from_quaternion(np.asarray(primitive.quaternion)).T
-    return TriangleMesh((vertices + np.asarray(primitive.position)).astype(np.float32), np.asarray(mesh.faces))
+    return solids_mesh([[primitive]], np.zeros((1, 3)))
+
+
+def solids_mesh(tracks: Sequence[Sequence[Primitive]], origins: Array) -> TriangleMesh:
+    """Return the surfaces of the solids of several tracks, whose frames lie at `origins` (T, 3), m.
+
+    Shape by shape, all solids of a shape at once.
+    """
+    places = np.repeat(origins, [len(solids) for solids in tracks], axis=0)
+    every = [solid for solids in tracks for solid in solids]
+    meshes = []
+    for kind in dict.fromkeys(solid.kind for solid in every):
+        rows = [row for row, solid in enumerate(every) if solid.kind == kind]
+        chosen = [every[row] for row in rows]
+        template = _template(kind)
+        local = _stretched(template, kind, np.array([solid.size for solid in chosen])[:, None])
+        rotation = matrix_from_quaternion(np.array([solid.quaternion for solid in chosen]))
+        centre = np.array([solid.position for solid in chosen]) + places[rows]
+        vertices = local @ np.swapaxes(rotation, 1, 2) + centre[:, None]
+        first = len(template.vertices) * np.arange(len(chosen))[:, None, None]
+        faces = (template.faces + first).reshape(-1, 3)
+        meshes.append(TriangleMesh(vertices.reshape(-1, 3).astype(np.float32), faces))
+    return concatenate(meshes)
 
 
 @lru_cache
@@ -62,16 +78,16 @@ def _template(kind: SolidKind) -> TriangleMesh:
     return TriangleMesh(np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.int64))
 
 
-def _local_mesh(primitive: Primitive) -> TriangleMesh:
-    template, size = _template(primitive.kind), primitive.size
-    if primitive.kind == "capsule":
-        radius, half = size
-        cap = np.sign(template.vertices[:, 2:])
-        across, along = template.vertices[:, :2] * radius, (template.vertices[:, 2:] - cap) * radius + cap * half
-        return TriangleMesh(np.hstack([across, along]), template.faces)
-    if primitive.kind == "cylinder":
-        size = (size[0], size[0], size[1])
-    return TriangleMesh(template.vertices * np.asarray(size, np.float32), template.faces)
+def _stretched(template: TriangleMesh, kind: SolidKind, size: Array) -> Array:
+    """Return a template's vertices (V, 3) for solids of sizes (S, 1, 1 to 3), shape (S, V, 3)."""
+    vertices = template.vertices.astype(np.float64)
+    if kind == "capsule":
+        radius, half = size[..., :1], size[..., 1:]
+        cap = np.sign(vertices[:, 2:])
+        return np.concatenate([vertices[:, :2] * radius, (vertices[:, 2:] - cap) * radius + cap * half], axis=-1)
+    if kind == "cylinder":
+        size = size[..., [0, 0, 1]]
+    return np.asarray(vertices * size)
 
 
 def ground_mesh(low: Array, high: Array, tile: float) -> TriangleMesh:

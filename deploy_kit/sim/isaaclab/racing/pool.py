@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from deploy_kit.sim.isaaclab.racing.meshes import TriangleMesh, concatenate, ground_mesh, primitive_mesh
+from deploy_kit.sim.isaaclab.racing.meshes import TriangleMesh, concatenate, ground_mesh, solids_mesh
 from deploy_kit.sim.levels import TrackGrid, grid_columns, moved
 from deploy_kit.sim.options import EnvOptions, track_seed
 from deploy_kit.sim.rotations import Array
@@ -121,9 +121,4 @@ def _isolated(tracks: tuple[Track, ...], level_columns: int = 0) -> TrackPool:
 
 
 def _mesh(ground: TriangleMesh, tracks: tuple[Track, ...], origins: Array) -> TriangleMesh:
-    solids = [
-        primitive_mesh(primitive).moved(origin)
-        for origin, track in zip(origins, tracks, strict=True)
-        for primitive in track.primitives
-    ]
-    return concatenate([ground, *solids])
+    return concatenate([ground, solids_mesh([track.primitives for track in tracks], origins)])
