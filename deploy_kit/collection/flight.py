@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
 FIRST_TRAINING_ID = 1 << 40
 """Training episodes are numbered from here, held-out ones from 0, so that a number is unique in the file."""
 
