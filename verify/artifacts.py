@@ -29,11 +29,12 @@ from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
 from deploy_kit.verify.meaning import checkpoint_check, contract_checks
 from deploy_kit.verify.opening import FILES_COMPARED, attempt, guarded
 from deploy_kit.verify.report import Check, FactCheck, NotRun
+from deploy_kit.verify.structure.confinement import unavailable
 from deploy_kit.verify.structure.graph import StructureError
 from deploy_kit.verify.structure.onnx_file import graph_checks, is_runnable, load_graph
 from deploy_kit.verify.structure.proof import prove
 from deploy_kit.verify.structure.safetensors_file import tensors_check
-from deploy_kit.verify.structure.sandbox import SandboxedModule, unavailable
+from deploy_kit.verify.structure.sandbox import SandboxedModule
 from deploy_kit.verify.structure.torchscript_file import read_torchscript
 
 BESIDE = ("report", "signature")
@@ -174,9 +175,13 @@ def _open_torchscript(subject: BundleAndCheckpoint, checks: list[Check], run: bo
     try:
         module = SandboxedModule(file.archive)
     except ArtifactError as error:
-        checks.append(FactCheck("torchscript/run", "loaded by torch where it cannot write", 1, (str(error),)))
+        checks.append(
+            FactCheck(
+                "torchscript/run", "loaded by torch where it can neither write nor start anything", 1, (str(error),)
+            )
+        )
         return None
-    checks.append(FactCheck("torchscript/run", "loaded by torch where it cannot write", 1, ()))
+    checks.append(FactCheck("torchscript/run", "loaded by torch where it can neither write nor start anything", 1, ()))
     return Artifact("torchscript", TorchScriptRunner(module, subject.contract), subject.roles)
 
 

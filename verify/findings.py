@@ -87,6 +87,31 @@ class NotRun:
     switch: str | None = None
 
 
+@dataclass(frozen=True)
+class Diagnosis:
+    """Where a part of a bundle that failed first differs from the checkpoint, and the likely cause. It judges nothing.
+
+    Attributes:
+        part: "onnx", "torchscript", "safetensors", "golden", "contract", or the first word of a check.
+        layer: first layer that differs, by its name in the checkpoint; null if none does, or it cannot be told.
+        error: largest difference there; null likewise, or where it is not finite.
+        row: index of the input with that difference, of those that were looked at.
+        cause: in words.
+    """
+
+    part: str
+    layer: str | None
+    error: float | None
+    row: int | None
+    cause: str
+
+    def __str__(self) -> str:
+        if self.layer is None:
+            return f"{self.part}: {self.cause}"
+        error = "values that are not finite" if self.error is None else f"{self.error:.3g}"
+        return f"{self.part}: {self.layer} is the first layer that differs, by {error}; likely cause: {self.cause}"
+
+
 Check = FactCheck | ParityCheck | FlightCheck | ReferenceFlight | NotRun
 
 KINDS: dict[str, type[Any]] = {

@@ -14,12 +14,13 @@ from deploy_kit.bundle.parity import ParityCheck, share_of_tolerance, tolerance_
 from deploy_kit.bundle.thresholds import PROFILES, Thresholds
 from deploy_kit.errors import InputError
 from deploy_kit.files import replace_file
-from deploy_kit.verify.findings import KINDS, Check, FactCheck, FlightCheck, NotRun, ReferenceFlight
+from deploy_kit.verify.findings import KINDS, Check, Diagnosis, FactCheck, FlightCheck, NotRun, ReferenceFlight
 from deploy_kit.verify.judgement import Status, Verdict, judge
 
 __all__ = [
     "SCHEMA_VERSION",
     "Check",
+    "Diagnosis",
     "FactCheck",
     "FlightCheck",
     "NotRun",
@@ -110,6 +111,7 @@ class VerifyReport:
         created_utc: when, ISO 8601.
         runtimes: ways to run the graph that were checked; the onboard runner takes no other.
         replaces: the report that lay here before; null if none did.
+        diagnosis: where what failed first differs from the checkpoint, and likely causes.
     """
 
     subject: Subject
@@ -121,6 +123,7 @@ class VerifyReport:
     created_utc: str
     runtimes: tuple[VerifiedRuntime, ...] = ()
     replaces: Replaced | None = None
+    diagnosis: tuple[Diagnosis, ...] = ()
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -181,6 +184,7 @@ class VerifyReport:
             "created_utc": self.created_utc,
             "elapsed_s": self.elapsed_s,
             "replaces": encode(self.replaces),
+            "diagnosis": encode(self.diagnosis),
             "checks": [_check_to_json(check) for check in self.checks],
         }
 
@@ -225,6 +229,7 @@ class _Stored:
     created_utc: str
     runtimes: tuple[VerifiedRuntime, ...]
     replaces: Replaced | None
+    diagnosis: tuple[Diagnosis, ...]
 
 
 def _check_to_json(check: Check) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from deploy_kit.verify.checks import run_checks
 from deploy_kit.verify.dataset import Dataset, open_dataset
 from deploy_kit.verify.flight_log.checks import check_flight_log
 from deploy_kit.verify.live import LiveTest
+from deploy_kit.verify.localisation.diagnosis import diagnosed
 from deploy_kit.verify.opening import CHANGED, manifest_sha256, nothing_opened, open_for_verification, require_something
 from deploy_kit.verify.options import VerifyOptions
 from deploy_kit.verify.report import Check, FactCheck, Subject, VerifyReport
@@ -93,7 +94,7 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
                 checks += check_flight_log(log, picture, subject, artifacts, dataset, progress)
             if manifest_sha256(options.bundle) != manifest:
                 checks.append(CHANGED)
-            found = report(checks, bundle, artifacts)
+            found = diagnosed(report(checks, bundle, artifacts), subject)
         place.finish(found)
     return found
 

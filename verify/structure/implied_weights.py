@@ -34,6 +34,25 @@ def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[tuple[Array, A
     return (weight, values_of(weight32)), (bias, values_of(bias32))
 
 
+def affine(norm: nn.BatchNorm2d) -> dict[str, tuple[Array, Array]]:
+    """Return what a batch norm written with elementary operators multiplies, divides and adds, as (exact, in float32).
+
+    "scale" and "shift" stand for `x · scale + shift`; "std" and "rstd" for the root of the variance and its inverse.
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    found: dict[str, list[Array]] = {}
+    for dtype in (torch.float64, torch.float32):
+        mean, var, weight, bias = (
+            tensor.detach().cpu().to(dtype) for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        )
+        std = torch.sqrt(var + norm.eps)
+        scale = weight / std
+        for name, value in (("scale", scale), ("shift", bias - mean * scale), ("std", std), ("rstd", 1.0 / std)):
+            found.setdefault(name, []).append(value.numpy())
+    return {name: (exact, rounded) for name, (exact, rounded) in found.items()}
+
+
 def difference(found: Array, expected: Sequence[Array]) -> str | None:
     """Say how a weight differs from what is implied, None if it does not.
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import nn
 
 from deploy_kit.bundle.contract import FEATURES_TENSOR, Contract
@@ -15,7 +16,7 @@ from deploy_kit.bundle.contract_fields import GateOutput, InputLayout
 from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.task.interface import ActionTransform
 from deploy_kit.verify.structure.graph import Array, Graph, Node, StructureError
-from deploy_kit.verify.structure.implied_weights import difference, folded, values_of
+from deploy_kit.verify.structure.implied_weights import affine, difference, folded, values_of
 from deploy_kit.verify.structure.operators import ACTIVATION_FORMS, COMMUTATIVE, Pattern, float32_equal
 from deploy_kit.verify.structure.walk import Walk
 
@@ -145,6 +146,12 @@ class _Proof:
                 raise StructureError(f"{what} has a bias before its batch norm, the network has none")
             self.weight(f"{what}.weight", found, [values_of(convolution.weight)])
             return name
+        if (source := self.elementary_norm(node, norm, what)) is not None:
+            name, found, bias = self.walk.convolution(source, convolution, what)
+            if bias is not None:
+                raise StructureError(f"{what} has a bias before its batch norm, the network has none")
+            self.weight(f"{what}.weight", found, [values_of(convolution.weight)])
+            return name
         name, found, bias = self.walk.convolution(name, convolution, what)
         weight, shift = folded(convolution, norm)
         self.weight(f"{what}.weight, batch norm folded", found, weight)
@@ -153,18 +160,53 @@ class _Proof:
         self.weight(f"{what}.bias, batch norm folded", bias, shift)
         return name
 
+    def elementary_norm(self, node: Node, norm: nn.BatchNorm2d, what: str) -> str | None:
+        """Return what a batch norm of elementary operators reads, None if there is none.
+
+        The forms are `x · scale + shift`, and `(x - mean) · scale + bias` with the scale at once or in two steps.
+        """
+        walk, shape, forms = self.walk, (norm.num_features, 1, 1), affine(norm)
+        if node.op != "Add" or not walk.has_data_input(node, "Mul"):
+            return None
+        label = f"batch norm of {what}"
+        product, added = walk.with_constant(node.outputs[0], "Add", label)
+        source, factor = walk.with_constant(product, "Mul", label)
+        inner = walk.node(source, label)
+        if inner.op not in ("Sub", "Mul", "Div"):
+            self.weight(f"{label}, scale", self.row(factor, shape).ravel(), forms["scale"])
+            self.weight(f"{label}, shift", self.row(added, shape).ravel(), forms["shift"])
+            return source
+        self.weight(f"{label}, bias", self.row(added, shape).ravel(), [values_of(norm.bias)])
+        if inner.op == "Sub":
+            self.weight(f"{label}, scale", self.row(factor, shape).ravel(), forms["scale"])
+        else:
+            self.weight(f"{label}, weight", self.row(factor, shape).ravel(), [values_of(norm.weight)])
+            source, std = walk.with_constant(source, inner.op, label)
+            wanted = forms["std" if inner.op == "Div" else "rstd"]
+            self.weight(f"{label}, standard deviation", self.row(std, shape).ravel(), wanted)
+        source, mean = walk.with_constant(source, "Sub", label)
+        self.weight(f"{label}, mean", self.row(mean, shape).ravel(), [values_of(norm.running_mean)])
+        return source
+
     def normaliser(self, name: str, part: str) -> str:
         normalizer = self.network.normalizer
         if normalizer is None:
             return name
         size = self.network.config.layout.state_size
         shape = (size,) if part == "state" else (1, *self.network.config.layout.image_shape)
-        quotient, scale = self.walk.with_constant(name, "Div", f"the {part}'s normaliser")
+        # A multiplication by the inverse is one rounding away from the division.
+        inverse = self.walk.node(name, f"the {part}'s normaliser").op == "Mul"
+        quotient, scale = self.walk.with_constant(name, "Mul" if inverse else "Div", f"the {part}'s normaliser")
         shifted, mean = self.walk.with_constant(quotient, "Sub", f"the {part}'s normaliser")
-        for kind, found, tensor in (("mean", mean, normalizer.mean), ("scale", scale, normalizer.std + normalizer.eps)):
+
+        def mine(tensor: torch.Tensor) -> Array:
             flat = values_of(tensor)[0]
-            wanted = (flat[:size] if part == "state" else flat[size:]).reshape(shape)
-            self.weight(f"normaliser {kind} of the {part}", self.row(found, shape), [wanted])
+            return np.reshape(flat[:size] if part == "state" else flat[size:], shape)
+
+        self.weight(f"normaliser mean of the {part}", self.row(mean, shape), [mine(normalizer.mean)])
+        divisor = mine(normalizer.std + normalizer.eps)
+        wanted = [1.0 / divisor.astype(np.float64), np.float32(1.0) / divisor] if inverse else [divisor]
+        self.weight(f"normaliser scale of the {part}", self.row(scale, shape), wanted)
         return shifted
 
     def source(self, name: str, part: str) -> None:

@@ -1,15 +1,15 @@
-"""Runs TorchScript in a process of its own that cannot write files, start programs or open connections (Landlock).
+"""Runs TorchScript in a process of its own that can neither write files nor start processes nor open connections.
 
-The process is started once and kept. Only numbers pass between it and this one: nothing that it sends is executed.
+The process is started once and kept, until it takes longer than it may. Only numbers pass between it and this one:
+nothing that it sends is executed.
 """
 
 import atexit
-import ctypes
 import json
 import os
-import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from functools import cache
 from typing import IO, Any
@@ -17,46 +17,12 @@ from typing import IO, Any
 import numpy as np
 
 from deploy_kit.bundle.runners import ArtifactError, Float32
+from deploy_kit.verify.structure.confinement import confine_calls, confine_files
 
-_CREATE_RULESET, _RESTRICT_SELF = 444, 446
-_NO_NEW_PRIVILEGES = 38
-_MIN_ABI = 3
-"""First version of Landlock that keeps a process from cutting files to length 0."""
-
-_READ_FILE, _READ_FOLDER = 1 << 2, 1 << 3
+SECONDS = 120.0
+"""Wall time that one question may take: starting torch on a busy machine takes some ten, a batch milliseconds."""
 
 _MAX_BYTES = 1 << 30
-
-
-def landlock_version() -> int:
-    """Return the version of Landlock that the kernel offers, 0 for none."""
-    if not sys.platform.startswith("linux"):
-        return 0
-    return max(0, int(ctypes.CDLL(None, use_errno=True).syscall(_CREATE_RULESET, None, 0, 1)))
-
-
-def unavailable() -> str | None:
-    """Return why nothing can be run safely here, None if it can."""
-    if (version := landlock_version()) >= _MIN_ABI:
-        return None
-    return f"it is run only where it cannot write: that needs Landlock {_MIN_ABI} (Linux 6.2), here is {version}"
-
-
-def restrict() -> None:
-    """Take from this thread, and all that it starts, the right to write files, run programs and open connections.
-
-    Raises:
-        OSError: the kernel refuses.
-    """
-    libc, version = ctypes.CDLL(None, use_errno=True), landlock_version()
-    rights = (1 << (13 + (version >= 2) + (version >= 3) + (version >= 5))) - 1
-    rules = struct.pack("<Q", rights & ~(_READ_FILE | _READ_FOLDER))
-    rules += struct.pack("<Q", 0b11) if version >= 4 else b""
-    rules += struct.pack("<Q", 0b11) if version >= 6 else b""
-    ruleset = libc.syscall(_CREATE_RULESET, rules, len(rules), 0)
-    if ruleset < 0 or libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) or libc.syscall(_RESTRICT_SELF, ruleset, 0):
-        raise OSError(ctypes.get_errno(), "Landlock refuses")
-    os.close(ruleset)
 
 
 class SandboxedModule:
@@ -72,7 +38,8 @@ class SandboxedModule:
     def __init__(self, archive: bytes) -> None:
         self._archive = archive
         self._process = _process()
-        self._ask({"load": len(archive)}, [archive])
+        with _Deadline(self._process):
+            self._ask({"load": len(archive)}, [archive])
 
     def __call__(self, inputs: list[Float32]) -> list[Float32]:
         """Return the module's outputs.
@@ -81,8 +48,15 @@ class SandboxedModule:
             ArtifactError: torch cannot run it, or the process has ended.
         """
         arrays = [np.ascontiguousarray(array, np.float32) for array in inputs]
-        answer = self._ask({"shapes": [array.shape for array in arrays]}, [array.tobytes() for array in arrays])
-        return [_read_array(self._process.stdout, shape) for shape in answer["shapes"]]
+        shapes = [array.shape for array in arrays]
+        self._process = _process()
+        with _Deadline(self._process):
+            answer = self._ask({"shapes": shapes}, [array.tobytes() for array in arrays])
+            try:
+                return [_read_array(self._process.stdout, shape) for shape in answer["shapes"]]
+            except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
+                _end(self._process)
+                raise ArtifactError("the process that runs TorchScript does not answer with arrays") from error
 
     def _ask(self, question: dict[str, Any], parts: Sequence[bytes]) -> dict[str, Any]:
         process = self._process
@@ -95,13 +69,41 @@ class SandboxedModule:
             process.stdin.flush()
             answer = json.loads(process.stdout.readline(1 << 16))
         except (OSError, ValueError) as error:
-            _process.cache_clear()
-            raise ArtifactError("the process that runs TorchScript has ended") from error
+            _end(process)
+            raise ArtifactError(
+                f"the process that runs TorchScript has ended, or took longer than {SECONDS:.0f} s"
+            ) from error
         if not isinstance(answer, dict) or "error" in answer:
             raise ArtifactError(f"torch cannot {'load' if 'load' in question else 'run'} the module: {answer}"[:300])
         if "load" in question:
             _loaded[process.pid] = self
         return answer
+
+
+class _Deadline:
+    """Ends the process if what is inside the block takes too long; reading from it then ends too."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self._timer = threading.Timer(SECONDS, process.kill)
+        self._timer.daemon = True
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._timer.cancel()
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End the process, so that the next module starts another."""
+    _process.cache_clear()
+    _loaded.pop(process.pid, None)
+    _stop(process)
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.communicate()
 
 
 _loaded: dict[int, SandboxedModule] = {}
@@ -113,10 +115,10 @@ def _process() -> "subprocess.Popen[bytes]":
         [sys.executable, "-W", "ignore", "-c", "from deploy_kit.verify.structure.sandbox import serve; serve()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
-    # It ends with its input.
-    atexit.register(process.communicate)
+    atexit.register(_stop, process)
     return process
 
 
@@ -137,12 +139,14 @@ def serve() -> None:
     questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     # Before torch is imported: only the calling thread and those that it starts are restricted.
-    restrict()
+    confine_files()
     import io
 
     import torch
 
     torch.set_num_threads(1)
+    # After it: what torch takes is not counted.
+    confine_calls()
     module: Any = None
 
     def answer(content: dict[str, Any], parts: Sequence[bytes] = ()) -> None:
@@ -164,5 +168,5 @@ def serve() -> None:
             if any(array.dtype != np.float32 for array in arrays):
                 raise ValueError("an output is not float32")
             answer({"shapes": [array.shape for array in arrays]}, [array.tobytes() for array in arrays])
-        except (RuntimeError, ValueError, TypeError) as error:
+        except (RuntimeError, ValueError, TypeError, MemoryError) as error:
             answer({"error": " ".join(str(error).split())[:300]})

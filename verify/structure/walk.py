@@ -121,6 +121,11 @@ class Walk:
             left, right = right, left
         return left, self.constant(right, f"{what}, {node},")
 
+    def has_data_input(self, node: Node, op: str) -> bool:
+        """Return whether the data that an operator on data and a constant reads is given by another operator."""
+        data = [name for name in node.inputs if self.constant_or_none(name, use=False) is None]
+        return len(data) == 1 and (giver := self.producers.get(self.skip(data[0]))) is not None and giver.op == op
+
     def linear(self, name: str, what: str) -> tuple[str, Array, Array]:
         """Return input, weight (out, in) and bias of a linear layer: Gemm, or MatMul and Add; no bias is one of 0."""
         node = self.data_node(name, what, "Gemm", "Add", "MatMul")

@@ -212,6 +212,47 @@ def unfolded_batch_norm(model, network):
         insert_after(model, node, after)
 
 
+def elementary_batch_norm(steps):
+    """A batch norm as other exporters and simplifiers write it, in `steps` operators."""
+
+    def change(model, network):
+        for index in (0, 3):
+            norm = network.stem[index + 1]
+            mean, var = norm.running_mean.double(), norm.running_var.double()
+            std = torch.sqrt(var + norm.eps)
+            scale = norm.weight.double() / std
+            parts = {
+                2: [("Mul", scale), ("Add", norm.bias.double() - mean * scale)],
+                3: [("Sub", mean), ("Mul", scale), ("Add", norm.bias)],
+                4: [("Sub", mean), ("Div", std), ("Mul", norm.weight), ("Add", norm.bias)],
+                5: [("Sub", mean), ("Mul", 1 / std), ("Mul", norm.weight), ("Add", norm.bias)],
+            }[steps]
+            node = next(item for item in model.graph.node if f"stem.{index}.weight" in item.input)
+            set_values(model, f"stem.{index}.weight", network.stem[index].weight.numpy())
+            model.graph.initializer.remove(initialiser(model, f"stem.{index}.bias"))
+            del node.input[2:]
+            names = [f"raw{index}", *(f"step{index}_{number}" for number in range(len(parts) - 1)), node.output[0]]
+            node.output[0] = names[0]
+            new = []
+            for number, (op, tensor) in enumerate(parts):
+                constant = tensor.detach().float().numpy().reshape(-1, 1, 1)
+                model.graph.initializer.append(numpy_helper.from_array(constant, f"part{index}_{number}"))
+                new.append(helper.make_node(op, [names[number], f"part{index}_{number}"], [names[number + 1]]))
+            insert_after(model, node, *new)
+
+    change.__name__ = f"batch_norm_of_{steps}_operators"
+    return change
+
+
+ELEMENTARY = [elementary_batch_norm(steps) for steps in (2, 3, 4, 5)]
+
+
+def normaliser_by_the_inverse(model):
+    for node in [node for node in model.graph.node if node.op_type == "Div"]:
+        set_values(model, node.input[1], np.float32(1.0) / values(model, node.input[1]))
+        node.op_type = "Mul"
+
+
 def folded_in_float32(model, network):
     for index in (0, 3):
         norm = network.stem[index + 1]
@@ -242,13 +283,13 @@ def foreign_metadata(model):
 HARMLESS = [
     rename_everything, matmul_and_add, transposed_weight, transpose_node, default_attributes, flatten,
     reshape_by_the_batch_size, unfolded_batch_norm, folded_in_float32, weights_in_constant_nodes, identities,
-    foreign_metadata,
+    foreign_metadata, normaliser_by_the_inverse, *ELEMENTARY,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("change", HARMLESS, ids=lambda change: change.__name__)
 def test_equivalent_graph_is_proven(bundle, run, model, change):
-    network_too = change in (unfolded_batch_norm, folded_in_float32)
+    network_too = change in (unfolded_batch_norm, folded_in_float32, *ELEMENTARY)
     change(*((model, run.network) if network_too else (model,)))
     onnx.checker.check_model(model, full_check=True)
     assert problems(model, bundle, run) == []
@@ -391,6 +432,23 @@ FORGED = {
         "RandomNormal noise is not on the list",
     ),
 }
+
+
+@pytest.mark.parametrize("change", ELEMENTARY, ids=lambda change: change.__name__)
+def test_each_constant_of_an_elementary_batch_norm_is_compared(bundle, run, model, change):
+    change(model, run.network)
+    names = [tensor.name for tensor in model.graph.initializer if tensor.name.startswith("part")]
+    assert len(names) >= 4
+    for name in names:
+        forged = copy.deepcopy(model)
+        next_float(forged, name, 8)
+        assert any("batch norm of stem" in line and "differs in 1 of" in line for line in problems(forged, bundle, run))
+
+
+def test_the_inverse_of_the_normaliser_is_compared(bundle, run, model):
+    normaliser_by_the_inverse(model)
+    next_float(model, "normalizer.scale_state", 4)
+    assert any("normaliser scale of the state differs in 1 of 16" in line for line in problems(model, bundle, run))
 
 
 @pytest.mark.parametrize("name", FORGED)
