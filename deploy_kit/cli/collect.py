@@ -1,7 +1,6 @@
 """``deploy-kit collect``."""
 
 import re
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -234,18 +233,13 @@ def _recover(feature_file: Path, overwrite: bool) -> None:
 
 def _launch(num_gpus: int, dry_run: bool, options: dict[str, Any]) -> None:
     """Start a process for each GPU, and make the file where they were ended before they could."""
-    from deploy_kit.cli.torchrun import run_torchrun, torchrun_command, typed_arguments
+    from deploy_kit.cli.torchrun import launch
 
-    command = torchrun_command(
-        num_gpus, options["log_all_ranks"], typed_arguments("num_gpus", "dry_run", "log_all_ranks")
-    )
-    if dry_run:
-        stdout.print(shlex.join(command))
-        return
-    code = run_torchrun(command)
-    if code:
+    try:
+        launch(num_gpus, options["log_all_ranks"], dry_run)
+    except click.exceptions.Exit:
         _recover_if_left(options["feature_file"])
-        raise click.exceptions.Exit(130 if code < 0 else code)
+        raise
 
 
 def _recover_if_left(feature_file: Path) -> None:

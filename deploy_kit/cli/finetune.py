@@ -10,7 +10,9 @@ from deploy_kit.cli.command import Command, under
 from deploy_kit.cli.console import stdout
 from deploy_kit.cli.options import checkpoint_path_from, hints_from, refuse_given, run_options
 from deploy_kit.cli.progress import progress_bars
+from deploy_kit.cli.torchrun import launch
 from deploy_kit.finetuning.options import ADAM, LBFGS, LBFGS_ROWS, NORMS, AdamOptions, FinetuneOptions
+from deploy_kit.ranks import launched_rank
 
 if TYPE_CHECKING:
     from deploy_kit.finetuning.comparison import Comparison
@@ -160,11 +162,30 @@ _threshold, _machine = under("Threshold and probability"), under("Machine")
     help="Bytes the process may take, as in 1GiB; rows that do not fit are streamed. [default: half of what is free]",
 )
 @_machine("--device", default=FinetuneOptions.device, help="Torch device.")
+@_machine(
+    "--num-gpus",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Share the training among N GPUs of this machine, with torchrun; pays for batches of ten thousand rows.",
+)
+@_machine("--log-all-ranks", is_flag=True, help="Show what every process prints, not only the first one's output.")
+@_machine("--dry-run", is_flag=True, help="Print the torchrun command of --num-gpus and stop.")
 def finetune_command(**options: Any) -> None:
     """Train the gate head (aux_decoder) on collected features; every other tensor stays bit-identical."""
     if options["pgd_steps"] == 0:
         refuse_given("with --pgd-steps 0", "epsilon", "alpha", "norm", "masterracing_compatible")
+    num_gpus, all_ranks, dry_run = (options.pop(name) for name in ("num_gpus", "log_all_ranks", "dry_run"))
+    if num_gpus is not None:
+        launch(num_gpus, all_ranks, dry_run)
+        return
+    refuse_given("without --num-gpus", "log_all_ranks", "dry_run")
     settings = FinetuneOptions(checkpoint=checkpoint_path_from(options), hints=hints_from(options), **options)
+
+    if not launched_rank().leads:
+        from deploy_kit.finetuning.helping import help_train
+
+        help_train(settings)
+        return
 
     from deploy_kit.finetuning.run import finetune
 

@@ -1,5 +1,6 @@
 """Starting a command once for each GPU, with ``torchrun`` (``torch.distributed.run``)."""
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from deploy_kit.cli.command import LAUNCHER_ARGUMENTS
+from deploy_kit.cli.console import stdout
 from deploy_kit.cli.options import typed_words
 
 
@@ -41,6 +43,24 @@ def torchrun_command(processes: int, log_all_ranks: bool, arguments: Sequence[st
     if not log_all_ranks:
         launcher.append("--local-ranks-filter=0")
     return [*launcher, "-m", "deploy_kit", *arguments]
+
+
+def launch(processes: int, log_all_ranks: bool, dry_run: bool) -> None:
+    """Run the command that was typed in several processes, or print how.
+
+    Args:
+        processes: how many.
+        log_all_ranks: whether all of them show what they print.
+        dry_run: whether to print the command alone.
+
+    Raises:
+        click.exceptions.Exit: it did not end well.
+    """
+    command = torchrun_command(processes, log_all_ranks, typed_arguments("num_gpus", "log_all_ranks", "dry_run"))
+    if dry_run:
+        stdout.print(shlex.join(command))
+    elif code := run_torchrun(command):
+        raise click.exceptions.Exit(130 if code < 0 else code)
 
 
 def run_torchrun(command: Sequence[str]) -> int:

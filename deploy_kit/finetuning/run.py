@@ -12,6 +12,7 @@ from deploy_kit.finetuning.calibrator import CalibratedHead, Calibrator
 from deploy_kit.finetuning.command import command_line
 from deploy_kit.finetuning.comparison import AFTER, BEFORE, Comparison, DecidingHead, compare_heads
 from deploy_kit.finetuning.epoch import Epoch, EpochRecord, best_epoch, kept_epoch, last_fall, out_of_patience
+from deploy_kit.finetuning.group import TrainingGroup, join_group
 from deploy_kit.finetuning.inputs import FinetuneInputs, load_source, read_inputs
 from deploy_kit.finetuning.learners.lbfgs import Certificate, Optimum
 from deploy_kit.finetuning.metrics_file import Outcome, write_metrics
@@ -79,7 +80,8 @@ def finetune(options: FinetuneOptions, progress: Callable[[Progress], None] = si
     """Train the gate head of a checkpoint on feature files; every other tensor stays as it is.
 
     Each epoch writes a checkpoint with its detector and an updated metrics.json, so that Ctrl-C loses at most the
-    epoch it falls into, and `resume` goes on from there.
+    epoch it falls into, and `resume` goes on from there. In the first of several processes that ``torchrun`` started,
+    the others, which call `help_train`, do their share of the work.
 
     Args:
         options: what to train on and how.
@@ -91,19 +93,24 @@ def finetune(options: FinetuneOptions, progress: Callable[[Progress], None] = si
         DatasetError: a feature file cannot be read, is another policy's, or lacks rows of a class.
         CheckFailedError: no detector keeps the rule in the end; everything is written, with the one of best F1.
     """
+    options, group = join_group(options)
     options.check()
     earlier = earlier_results(options)
     source = load_source(options)
     require_own_params(options, source)
     with ExitStack() as stack:
+        if group is not None:
+            stack.enter_context(group)
         files = [stack.enter_context(open_feature_file(path)) for path in options.paths()]
         progress(Progress("reading rows", 0, None))
         inputs = read_inputs(source, files, options)
         solver, reason = options.choose_solver(inputs.rows.train.rows, inputs.rows.train.streamed)
         if options.solver is None:
             logger.info("solver %s: %s; --solver decides", solver, reason)
+        if group is not None:
+            group.decide(solver == LBFGS)
         options = replace(options, solver=solver)
-        run = _Run(options, inputs, [] if options.resume else earlier)
+        run = _Run(options, inputs, [] if options.resume else earlier, group)
         stack.callback(run.folder.close)
         try:
             interrupted = False
@@ -118,8 +125,14 @@ def finetune(options: FinetuneOptions, progress: Callable[[Progress], None] = si
 class _Run:
     """One finetuning: its epochs as they are finished."""
 
-    def __init__(self, options: FinetuneOptions, inputs: FinetuneInputs, earlier: Sequence[Path]) -> None:
-        self.options, self.inputs = options, inputs
+    def __init__(
+        self,
+        options: FinetuneOptions,
+        inputs: FinetuneInputs,
+        earlier: Sequence[Path],
+        group: TrainingGroup | None = None,
+    ) -> None:
+        self.options, self.inputs, self.group = options, inputs, group
         self.calibrator = Calibrator(inputs.rows, options)
         self.before = self.calibrator.judge_as_is(inputs.head)
         self.folder = ResultFolder(options, inputs, earlier)
@@ -130,18 +143,24 @@ class _Run:
         """Train, writing results after each epoch."""
         options = self.options
         if options.solver == LBFGS:
-            trained, self.optimum = train_to_optimum(options, self.inputs, progress)
+            trained, self.optimum = train_to_optimum(options, self.inputs, progress, self.group)
             self._finish_epoch(trained)
             return
-        training = AdamTraining(options, self.inputs, options.attack)
+        training = AdamTraining(options, self.inputs, options.attack, self.group)
         state = TrainingState(options, self.inputs)
         if options.resume:
             self.epochs, learned = state.load()
             training.learner.restore(learned)
-        while len(self.epochs) < options.adam.epochs and not out_of_patience(self.epochs, options.patience):
+        while self._goes_on():
             number = len(self.epochs) + 1
             self._finish_epoch(training.epoch(number, progress, self._note()))
             state.save(number, training.learner.state())
+
+    def _goes_on(self) -> bool:
+        """Return whether there is another epoch, and tell it to the other processes."""
+        options = self.options
+        more = len(self.epochs) < options.adam.epochs and not out_of_patience(self.epochs, options.patience)
+        return more if self.group is None else self.group.decide(more)
 
     def _finish_epoch(self, trained: TrainedHead) -> None:
         number, validation = len(self.epochs) + 1, self.inputs.rows.validation

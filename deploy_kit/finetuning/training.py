@@ -11,10 +11,12 @@ from threadpoolctl import threadpool_limits
 
 from deploy_kit.arrays import FloatArray
 from deploy_kit.errors import OptionError
+from deploy_kit.finetuning.group import TrainingGroup
 from deploy_kit.finetuning.inputs import FinetuneInputs
 from deploy_kit.finetuning.learners.attack import Attack
 from deploy_kit.finetuning.learners.closed_form import ClosedFormLearner
 from deploy_kit.finetuning.learners.cuda import CudaLearner, CudaRows
+from deploy_kit.finetuning.learners.group import GroupLearner
 from deploy_kit.finetuning.learners.iterated import IteratedLearner
 from deploy_kit.finetuning.learners.lbfgs import Optimum, minimise
 from deploy_kit.finetuning.learners.protocol import Learner
@@ -46,13 +48,16 @@ class AdamTraining:
         options: how.
         inputs: the head to begin with, and the rows.
         attack: what the rows suffer.
+        group: processes that share the work; None for this one alone.
 
     Attributes:
         learner: the head in training.
     """
 
-    def __init__(self, options: FinetuneOptions, inputs: FinetuneInputs, attack: Attack) -> None:
-        self._options, self._train = options, inputs.rows.train
+    def __init__(
+        self, options: FinetuneOptions, inputs: FinetuneInputs, attack: Attack, group: TrainingGroup | None = None
+    ) -> None:
+        self._options, self._train, self._group = options, inputs.rows.train, group
         self._adam = options.adam
         self._block_rows = max(1, BLOCK_ROWS // self._adam.batch_size) * self._adam.batch_size
         on_device = torch.device(options.device).type != "cpu"
@@ -78,6 +83,10 @@ class AdamTraining:
 
     def _make_learner(self, start: FloatArray, attack: Attack, on_device: bool) -> Learner:
         device, adam = self._options.device, self._adam
+        if self._group is not None:
+            if attack.unit_interval:
+                raise OptionError("--masterracing-compatible trains in one process; start it without torchrun")
+            return GroupLearner(start, attack, adam.batch_size, adam.lr, device, self._group)
         if attack.unit_interval:
             return IteratedLearner(start, attack, adam.batch_size, adam.lr, device)
         if on_device:
@@ -86,12 +95,15 @@ class AdamTraining:
 
 
 def train_to_optimum(
-    options: FinetuneOptions, inputs: FinetuneInputs, progress: Callable[[Progress], None]
+    options: FinetuneOptions,
+    inputs: FinetuneInputs,
+    progress: Callable[[Progress], None],
+    group: TrainingGroup | None = None,
 ) -> tuple[TrainedHead, Optimum]:
     """Train to the optimum of the robust loss; one call is one epoch."""
     rows = inputs.rows.train
     reporter = EpochProgress(progress, 1, 1, 0, "passes over the rows")
-    optimum = minimise(rows, inputs.start, options.attack, reporter)
+    optimum = minimise(rows, inputs.start, options.attack, reporter, group)
     certificate = optimum.certificate
     speed = reporter.speed(rows.rows * certificate.iterations)
     return TrainedHead(optimum.vector, certificate.loss, speed), optimum

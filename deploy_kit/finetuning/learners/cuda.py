@@ -117,9 +117,9 @@ class CudaLearner:
     def _batches(self, count: int) -> None:
         for start in range(0, count, self._batch_size):
             stop = min(start + self._batch_size, count)
-            self._step(self._block[start:stop], self._limit[start:stop], self._margin[start:stop])
+            self._step(self._block[start:stop], self._limit[start:stop], self._margin[start:stop], stop - start)
 
-    def _step(self, rows: Tensor, limit: Tensor, margin: Tensor) -> None:
+    def _step(self, rows: Tensor, limit: Tensor, margin: Tensor, count: int) -> None:
         vector, reach = self._vector, self._attack.reach
         direction = vector * self._weights
         if self._attack.norm is Norm.LINF:
@@ -129,12 +129,17 @@ class CudaLearner:
         torch.mv(rows, vector, out=margin)
         shift = (margin < limit).float() * reach
         margin.sub_(shift * torch.dot(direction, vector))
-        error = torch.sigmoid(-margin) * (-1 / len(rows))
-        gradient = torch.mv(rows.T, error) - direction * torch.dot(error, shift)
+        error = torch.sigmoid(-margin) * (-1 / count)
+        gradient, moved = self._sum(torch.mv(rows.T, error), torch.dot(error, shift))
+        gradient = gradient - direction * moved
         self._powers.mul_(self._betas)
         self._moments.lerp_(torch.stack([gradient, gradient * gradient]), 1 - self._decay)
         unbiased = self._moments / (1 - self._powers)[:, None].float()
         vector.addcdiv_(unbiased[0], unbiased[1].sqrt_().add_(EPS), value=-self._lr)
+
+    def _sum(self, gradient: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sums over all rows of a batch, of which there may be more elsewhere."""
+        return gradient, moved
 
     def state(self) -> dict[str, Any]:
         """Return weights, bias and Adam's state."""

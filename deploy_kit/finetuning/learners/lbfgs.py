@@ -10,6 +10,7 @@ from scipy.optimize import OptimizeResult, minimize
 
 from deploy_kit.arrays import FloatArray
 from deploy_kit.data.blocks import ShuffledRows
+from deploy_kit.finetuning.group import TrainingGroup
 from deploy_kit.finetuning.learners.attack import Attack, Norm
 
 ITERATIONS = 1000
@@ -94,11 +95,12 @@ class RobustLoss:
     Args:
         rows: signed rows.
         attack: gives reach and norm.
+        group: processes that share the work; None for this one alone.
     """
 
-    def __init__(self, rows: ShuffledRows, attack: Attack) -> None:
+    def __init__(self, rows: ShuffledRows, attack: Attack, group: TrainingGroup | None = None) -> None:
         attack.require_closed_form()
-        self._rows, self.attack = rows, attack
+        self._rows, self.attack, self._group = rows, attack, group
 
     def terms(self, vector: Vector, fall: float) -> LossTerms:
         """Return what loss, gradient and dual need, in one pass over the rows.
@@ -111,7 +113,7 @@ class RobustLoss:
         weighted = np.zeros(self._rows.width)
         for single in self._rows.in_order():
             # In float32 the loss' noise would end the line search long before the optimum.
-            block = single.astype(np.float64)
+            block = (single if self._group is None else single[self._group.share(len(single))]).astype(np.float64)
             margin = block @ vector - fall
             loss = np.logaddexp(0.0, -margin)
             share = np.exp(-np.logaddexp(0.0, margin))
@@ -120,12 +122,19 @@ class RobustLoss:
             # H(a) for a = sigmoid(−m) is log(1 + exp(−m)) + a·m
             entropy += float((loss + share * margin).sum())
             weighted += share @ block
+        if self._group is not None:
+            total, entropy, weight, *sums = self._group.sum([total, entropy, weight, *weighted])
+            weighted = np.array(sums)
         count = self._rows.rows
         return LossTerms(total / count, weighted / count, weight / count, entropy / count)
 
 
 def minimise(
-    rows: ShuffledRows, vector: npt.NDArray[np.floating], attack: Attack, progress: Callable[[int], None]
+    rows: ShuffledRows,
+    vector: npt.NDArray[np.floating],
+    attack: Attack,
+    progress: Callable[[int], None],
+    group: TrainingGroup | None = None,
 ) -> Optimum:
     """Minimise the robust loss over weights and bias, from a head on.
 
@@ -137,8 +146,9 @@ def minimise(
         vector: (F + 1,) where to begin.
         attack: what rows suffer.
         progress: called with the number of passes over the rows.
+        group: processes that share the work; None for this one alone.
     """
-    robust = RobustLoss(rows, attack)
+    robust = RobustLoss(rows, attack, group)
     split = attack.norm is Norm.LINF
     passes = 0
     losses: list[float] = []

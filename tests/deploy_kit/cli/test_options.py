@@ -32,7 +32,7 @@ RENAMED = {"threads": "num_threads"}
 ELSEWHERE = {"checkpoint", "experiment_name", "load_run", "log_root", "headless", "require_complete"} | {
     "recheck",
     "profile",
-    *("recover", "num_gpus", "dry_run"),
+    *("recover", "num_gpus", "dry_run", "log_all_ranks"),
 }
 """How a checkpoint is named is `CheckpointQuery`'s, without defaults; the others are the command line's own flags."""
 
