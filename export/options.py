@@ -28,7 +28,7 @@ class ExportOptions:
         input_names: names of the inputs; defaults as in `GraphOptions`.
         output_names: names of the outputs; defaults as in `GraphOptions`.
         gate_output: whether the second output is a logit or a probability.
-        opset: of the ONNX graph.
+        opset: version of the ONNX graph.
         batch_size: a fixed size, or "dynamic".
         physical_actions: put tanh, scale and offset inside the graph.
         vehicle_file: the vehicle's numbers.
@@ -36,7 +36,7 @@ class ExportOptions:
         hints: what the checkpoint's weights do not tell.
         overwrite: replace a bundle that exists.
         num_golden: how many golden samples.
-        seed: of the synthetic samples.
+        seed: seed of the synthetic samples.
     """
 
     checkpoint: Path

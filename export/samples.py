@@ -115,7 +115,7 @@ def draw_synthetic(
         terms: state terms with their ranges.
         image_shape: (rows, columns).
         count: how many.
-        seed: of the generator.
+        seed: seed of the generator.
 
     Returns:
         Observations (count, size) and the reason of each.

@@ -27,7 +27,7 @@ def near_samples(base: Float32, contract: Contract, rows: int, seed: int, descri
         base: (n, 6928) recorded observations.
         contract: gives the ranges, which no row leaves farther than its recorded one.
         rows: how many.
-        seed: of the draw.
+        seed: seed of the draw.
         described: what `base` is.
     """
     rng = np.random.default_rng((seed, 1))
@@ -66,7 +66,7 @@ def flight_like_samples(contract: Contract, rows: int, seed: int) -> SampleSet:
     Args:
         contract: says what each term is; terms of unknown meaning are drawn from the middle of their range.
         rows: how many.
-        seed: of the draw.
+        seed: seed of the draw.
     """
     rng = np.random.default_rng((seed, 2))
     terms = [_network_numbers(_DRAWS.get(term.quantity or "", _middle)(term, rows, rng), term) for term in

@@ -34,7 +34,7 @@ class LiveTest:
     """Flies the checkpoint, with onnxruntime in its shadow, then onnxruntime. Use it as a context manager.
 
     Args:
-        modes: of `LIVE_MODES`.
+        modes: modes of `LIVE_MODES`.
         episodes: environments, each of which flies one episode.
         env: options of the environment, None for the task's defaults with `seed`.
         seed: where `env` is None.

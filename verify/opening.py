@@ -80,7 +80,7 @@ def guarded(name: str, compared: str, stage: Iterable[Check]) -> Iterator[Check]
     """Yield a stage's checks; what a bundle's content breaks in it is one more check, failed and named.
 
     Args:
-        name: of that check.
+        name: name of that check.
         compared: what with what.
         stage: yields checks.
 

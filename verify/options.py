@@ -24,7 +24,7 @@ class ReplayOptions:
     """Which inputs to replay.
 
     Attributes:
-        seed: of all inputs that are drawn.
+        seed: seed of all inputs that are drawn.
         random_rows: how many inputs to draw within the contract's ranges, and as many as in flight.
         search_evaluations: how many inputs a search for the largest difference may try.
         max_rows: most held-out rows, spread evenly; None for all.

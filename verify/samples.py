@@ -24,7 +24,7 @@ class SampleSet:
     """Flat observations to replay.
 
     Attributes:
-        name: of the set.
+        name: name of the set.
         described: what it is, in words.
         observation: (n, 6928) float32.
         where: puts a row index into words.
@@ -59,7 +59,7 @@ def random_samples(contract: Contract, rows: int, seed: int) -> SampleSet:
     Args:
         contract: gives the ranges.
         rows: how many.
-        seed: of the draw.
+        seed: seed of the draw.
     """
     rng = np.random.default_rng(seed)
     low, high = state_range(contract)
@@ -83,7 +83,7 @@ def extreme_samples(contract: Contract, seed: int) -> SampleSet:
 
     Args:
         contract: gives sizes and ranges.
-        seed: of the signs of the huge values.
+        seed: seed of the signs of the huge values.
     """
     low, high = state_range(contract)
     spec, depth = contract.observation, contract.observation.depth

@@ -66,7 +66,7 @@ def search(
         artifact: what is held against it.
         comparison: a fresh accumulator; takes every input that is tried.
         evaluations: how many inputs to try.
-        seed: of the search.
+        seed: seed of the search.
         usual_terms: largest sum of a feature's terms on inputs as in flight.
         advance: told the number of inputs after each generation.
     """

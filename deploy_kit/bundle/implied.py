@@ -95,10 +95,10 @@ def describe(
         vehicle: the vehicle's numbers.
         meaning: what the observation holds, and the camera, as far as they are known.
         graph: how the graph looks from outside.
-        opset: of the ONNX graph.
-        ir_version: of the ONNX file.
-        weights_sha256: of the safetensors file.
-        samples_sha256: of the feature file, None without one.
+        opset: version of the ONNX graph.
+        ir_version: version of the ONNX file.
+        weights_sha256: hash of the safetensors file.
+        samples_sha256: hash of the feature file, None without one.
 
     Raises:
         OptionError: names do not fit.

@@ -40,7 +40,7 @@ class ParityCheck:
     """Outputs of an artifact against the checkpoint's.
 
     Attributes:
-        name: of the check.
+        name: name of the check.
         compared: what with what.
         rows: how many rows were compared.
         outputs: figures of each output.
@@ -70,7 +70,7 @@ class OutputSemantics:
     Attributes:
         names: actions, in order.
         units: their SI units.
-        transform: from an unbounded action to the physical command.
+        transform: transform from an unbounded action to the physical command.
         threshold_logit: where gate decisions are cut, None without a gate.
     """
 
@@ -84,7 +84,7 @@ class ParityComparison:
     """Accumulates one parity check: outputs, physical commands, gate decisions.
 
     Args:
-        name: of the check.
+        name: name of the check.
         compared: what with what.
         roles: outputs to compare.
         semantics: what the outputs stand for.

@@ -69,7 +69,7 @@ class Reference:
 
     Args:
         network: eval mode, CPU, float32.
-        transform: from its unbounded action to the physical command.
+        transform: transform from its unbounded action to the physical command.
     """
 
     def __init__(self, network: VisionActorCritic, transform: ActionTransform) -> None:
@@ -104,7 +104,7 @@ class NetworkRunner:
     """The network rebuilt from the bundle's safetensors file.
 
     Args:
-        network: as `load_checkpoint` rebuilt it.
+        network: network as `load_checkpoint` rebuilt it.
         gate: whether the bundle has a gate output.
     """
 

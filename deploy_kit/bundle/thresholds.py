@@ -38,8 +38,8 @@ class Tolerance:
     """Largest difference allowed between two numbers: ``absolute + relative * |reference|``.
 
     Attributes:
-        absolute: in the output's unit (its transform's scale, for physical commands).
-        relative: of the reference's magnitude.
+        absolute: part in the output's unit (its transform's scale, for physical commands).
+        relative: share of the reference's magnitude.
     """
 
     absolute: float
@@ -121,7 +121,7 @@ def load_profile(name: str) -> Thresholds:
     left out) and ``limits``: those that differ from it.
 
     Args:
-        name: of a shipped profile, or path of a file.
+        name: name of a shipped profile, or path of a file.
 
     Raises:
         OptionError: there is no such profile, or the file holds no usable one.

@@ -75,7 +75,7 @@ class Command(click.Command):
     """A command that takes hyphens and underscores alike and shows its options under headings, with examples.
 
     Args:
-        name: as typed.
+        name: name as typed.
         examples: command lines with what they do, for the end of the help.
         settings: click's.
     """
@@ -129,7 +129,7 @@ class Group(click.Group):
     """A group whose commands are imported when they are called, so that its help loads nothing; errors are one line.
 
     Args:
-        name: as typed.
+        name: name as typed.
         lazy: module and short help of each command, by name; the module ``deploy_kit.cli.NAME`` holds ``NAME_command``.
         epilog_sections: titled lines for the end of the help.
         settings: click's.

@@ -191,7 +191,7 @@ def checkpoint_path_from(options: dict[str, Any], default: str | None = None) ->
     """Take the run options out of a command's options and find the checkpoint they name.
 
     Args:
-        options: of the command.
+        options: options of the command.
         default: what ``--checkpoint`` is where no option names a policy.
 
     Raises:

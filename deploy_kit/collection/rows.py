@@ -93,7 +93,7 @@ class ObservationSample:
 
     Args:
         capacity: observations wanted.
-        seed: of the sample.
+        seed: seed of the sample.
     """
 
     REASONS = (KeepReason.GATE_PASS, KeepReason.STALE_IMAGE, KeepReason.FIRST_STEP, KeepReason.ORDINARY)

@@ -178,7 +178,7 @@ def recover(
     """Make the feature file of an interrupted collection's rows, without flying; the shards stay.
 
     Args:
-        feature_file: as in `CollectOptions`.
+        feature_file: file as in `CollectOptions`.
         overwrite: replace an existing file.
         progress: told of the making of the file.
 

@@ -26,11 +26,11 @@ def begin_collection(
     """Take a feature file's folder for this collection, and begin a flight.
 
     Args:
-        folder: of the feature file.
+        folder: folder of the feature file.
         info: how the rows come about.
         num_positive: positive training rows wanted.
         num_negative: negative training rows wanted.
-        seed: of the sampling and of the split of the held-out tracks.
+        seed: seed of the sampling and of the split of the held-out tracks.
         overwrite: replace an existing file, at the end.
         resume: go on with an interrupted collection.
         keep_observations: whole observations wanted, None for all that are given.

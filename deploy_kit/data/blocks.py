@@ -105,7 +105,7 @@ class ShuffledRows:
         neighbouring rows over all files are permuted, then the rows of `GROUP_PIECES` pieces at a time.
 
         Args:
-            seed: of the order.
+            seed: seed of the order.
         """
         rng = np.random.default_rng(list(seed))
         if self.rows <= GROUP_PIECES * PIECE_ROWS:
@@ -123,7 +123,7 @@ class ShuffledRows:
         """Yield every signed row once, in the order of `order`, so many at a time.
 
         Args:
-            seed: of the order.
+            seed: seed of the order.
             block_rows: rows of a block; the last one may be shorter. A block is valid until the next one is asked for.
         """
         # One block is used, one waits and one is being filled.

@@ -71,7 +71,7 @@ class KeyedClass:
         capacity: rows wanted.
 
     Attributes:
-        capacity: as given.
+        capacity: capacity as given.
         limit: rows with a key from here on are not stored.
     """
 
@@ -114,7 +114,7 @@ class KeyedSampler:
     Args:
         num_positive: positives wanted.
         num_negative: negatives wanted.
-        seed: of the keys.
+        seed: seed of the keys.
 
     Attributes:
         wanted: negatives and positives wanted.
@@ -142,7 +142,7 @@ class KeyedSampler:
         """Go on from an interrupted collection, at its rates.
 
         Args:
-            limits: of negatives and positives.
+            limits: limits of negatives and positives.
         """
         for kept, limit in zip(self.classes, limits, strict=True):
             kept.lower(limit)

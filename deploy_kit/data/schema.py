@@ -112,7 +112,7 @@ class FeatureFileInfo:
         feature_size: width of the features.
         feature_sha256: fingerprint of what the features depend on: normaliser, stem, state encoder.
         policy_sha256: sha256 of the whole checkpoint file that flew.
-        label_rule: in words, when `supervision` is 1.
+        label_rule: rule, in words, when `supervision` is 1.
         label_threshold_m: distance that the rule speaks of, m.
         label_offset_steps: steps between the observation of a row and the state that its label was judged on.
         policy_period_s: duration of a step, s; NaN in files of earlier versions, which do not say.

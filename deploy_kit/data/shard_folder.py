@@ -96,7 +96,7 @@ class CollectionPlan:
         info: attributes of the feature file, plain JSON data.
         num_positive: positive training rows wanted.
         num_negative: negative training rows wanted.
-        sampling_seed: of the sampling and of the split of the held-out tracks.
+        sampling_seed: seed of the sampling and of the split of the held-out tracks.
         keep_observations: whole observations wanted, None for all that are given.
         segments: flights so far, the present one included.
         ended: how the last flight ended; empty while it goes on and after a kill.
@@ -182,7 +182,7 @@ class ShardFolder:
         target: the feature file to be.
 
     Attributes:
-        target: as given.
+        target: target as given.
         path: the folder.
     """
 

@@ -9,7 +9,7 @@ class TrackSplitter:
     Drawing within pairs keeps the halves equal to within one track, however few there are.
 
     Args:
-        seed: of the draw.
+        seed: seed of the draw.
     """
 
     def __init__(self, seed: int) -> None:

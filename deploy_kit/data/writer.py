@@ -40,7 +40,7 @@ class FeatureFileWriter:
         info: how the rows come about; the writer fills in counts and rates.
         num_positive: positive training rows wanted.
         num_negative: negative training rows wanted.
-        seed: of the sampling and of the split of the held-out tracks.
+        seed: seed of the sampling and of the split of the held-out tracks.
         overwrite: replace an existing file, at the end.
         resume: go on with an interrupted collection.
         keep_observations: whole observations in the file, None for all that are given.

@@ -13,8 +13,8 @@ def demo_page(name: str, finetuned: FinetuneResult, report: VerifyReport, flight
     Args:
         name: name of the policy's file.
         finetuned: gate head before and after.
-        report: of the verification.
-        flight: of the bundle, with pictures.
+        report: report of the verification.
+        flight: flight of the bundle, with pictures.
     """
     assert flight.page is not None, "the demo's flight has pictures"
     before, after, statistics = finetuned.before, finetuned.after, flight.statistics

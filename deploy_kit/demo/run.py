@@ -48,7 +48,7 @@ class DemoResult:
     Attributes:
         finetuned: the trained gate head, with its figures before and after.
         bundle: folder with what flies on the drone.
-        report: of the verification.
+        report: report of the verification.
         flight: statistics and pictures of flights with the bundle in control.
         page: all of it to look at, one HTML file.
         seconds: wall time.

@@ -15,7 +15,7 @@ def command_line(options: FinetuneOptions, **changes: Any) -> str:
     """Return the finetune command with these options; what is at its default is left out.
 
     Args:
-        options: of a finetuning.
+        options: options of a finetuning.
         changes: options to replace.
     """
     changed = replace(options, **changes)
@@ -48,7 +48,7 @@ def export_command_line(checkpoint: Path, options: FinetuneOptions) -> str:
 
     Args:
         checkpoint: the finetuned checkpoint.
-        options: of the finetuning.
+        options: options of the finetuning.
     """
     words = ["deploy-kit", "export", "--checkpoint", str(checkpoint), "--use-auxiliary-head"]
     words += ["--feature-file", str(options.paths()[0])]

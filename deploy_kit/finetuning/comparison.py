@@ -27,7 +27,7 @@ class ComparedHead:
     """One head's figures.
 
     Attributes:
-        name: for people.
+        name: name for people.
         clean: on the test rows as they are.
         pgd: under the attack of the training; None where there are no weights to attack.
         worst_case: at the edge of the attack's ball; None likewise.
@@ -49,7 +49,7 @@ class Comparison:
     """Several heads on the same rows and the same resampled episodes.
 
     Attributes:
-        heads: in the order in which they are shown.
+        heads: heads in the order in which they are shown.
     """
 
     heads: tuple[ComparedHead, ...] = ()
@@ -91,11 +91,11 @@ def compare_heads(
     """Return all heads' figures, those of the majority's head after the first one's.
 
     Args:
-        heads: by name.
+        heads: heads by name.
         rows: what they are judged on.
-        attack: in closed form.
+        attack: attack in closed form.
         prior: share of positives that the majority's head says.
-        seed: of the resampled episodes, the same for all heads.
+        seed: seed of the resampled episodes, the same for all heads.
     """
     found = [_compare(name, head, rows, attack, seed) for name, head in heads.items()]
     constant = log_odds(prior)
@@ -118,7 +118,7 @@ def attacked_scores(vector: FloatArray, logit: Scores, label: npt.NDArray[np.boo
         vector: (F + 1,) weights and bias.
         logit: (n,) of the rows as they are.
         label: (n,).
-        attack: in closed form, so not cut to [0, 1].
+        attack: attack in closed form, so not cut to [0, 1].
     """
     weight = vector[:-1].astype(np.float64)
     return AttackedScores(logit, attack.logits(weight, logit, label), worst_case_logits(weight, logit, label, attack))

@@ -11,7 +11,7 @@ class EpochRecord:
     """One finished epoch, as it stands in metrics.json.
 
     Attributes:
-        epoch: from 1.
+        epoch: number, from 1.
         checkpoint: file name of its checkpoint.
         training_loss: mean over the perturbed training rows.
         validation_loss: mean over the validation rows, at their prevalence.
@@ -39,7 +39,7 @@ class Epoch:
 
     Attributes:
         record: what metrics.json says of it.
-        head: as saved.
+        head: head as saved.
     """
 
     record: EpochRecord

@@ -27,7 +27,7 @@ class DatasetRecord:
 
     Attributes:
         path: names, joined with commas.
-        sha256: of the file; of several, the hash of their hashes in their order.
+        sha256: hash of the file; of several, the hash of their hashes in their order.
         complete: whether no collection was interrupted, None where the files do not say.
         training_rows: number of rows.
         training_positives: how many of them pass a gate.
@@ -49,7 +49,7 @@ class FinetuneInputs:
     Attributes:
         source: the checkpoint.
         rows: what is trained and judged on.
-        info: of the first feature file, None where it does not say.
+        info: info of the first feature file, None where it does not say.
         dataset: the feature files.
     """
 

@@ -31,7 +31,7 @@ class JudgeOptions:
         output: copy of the checkpoint with the calibration; ``outputs/judge/`` and the checkpoint's name if None.
         threshold_rule: see `ThresholdRule.parse`.
         seconds_per_step: the policy's period, s, where the feature files do not say; the racing task's if None.
-        seed: of the resampling behind the intervals.
+        seed: seed of the resampling behind the intervals.
         overwrite: replace an existing copy.
         hints: what neither checkpoint nor run say of the network.
     """

@@ -46,7 +46,7 @@ def write_metrics(path: Path, options: FinetuneOptions, inputs: FinetuneInputs, 
 
     Args:
         path: target, replaced atomically.
-        options: of the finetuning.
+        options: options of the finetuning.
         inputs: what it read.
         outcome: what it found.
     """

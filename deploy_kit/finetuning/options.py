@@ -65,7 +65,7 @@ class FinetuneOptions:
         patience: stop after so many epochs without a better validation AUROC and keep the best one; None for never.
         resume: go on with an interrupted finetuning in `output`.
         seconds_per_step: the policy's period, s, where the feature files do not say; the racing task's if None.
-        seed: of the order of the rows and of the resampling.
+        seed: seed of the order of the rows and of the resampling.
         device: torch device.
         overwrite: replace the results of an earlier finetuning in the folder.
         hints: what the checkpoint's weights do not tell.

@@ -56,8 +56,8 @@ def load_rows(files: Sequence[FeatureFile], seed: int, memory: int | None, secon
     warning: their figures are at the training rows' class balance and on the same tracks.
 
     Args:
-        files: of one policy; see `require_one_origin`. Their training rows' ids are dropped.
-        seed: of that split.
+        files: files of one policy; see `require_one_origin`. Their training rows' ids are dropped.
+        seed: seed of that split.
         memory: bytes that the process may take, None for half of what is free.
         seconds: duration of a step, s, where the files do not say; see `step_duration`.
 
@@ -108,7 +108,7 @@ def load_heldout(files: Sequence[FeatureFile], seconds: float | None) -> tuple[E
     """Read the held-out episodes of feature files, validation and test.
 
     Args:
-        files: of one policy; see `require_one_origin`.
+        files: files of one policy; see `require_one_origin`.
         seconds: duration of a step, s, where the files do not say; see `step_duration`.
 
     Raises:

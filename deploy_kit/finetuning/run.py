@@ -49,7 +49,7 @@ class FinetuneResult:
 
     Attributes:
         output: the folder.
-        checkpoint: of the last finished epoch, or of the best one with `patience`.
+        checkpoint: checkpoint of the last finished epoch, or of the best one with `patience`.
         metrics_path: metrics.json.
         before: figures on the test rows before training, as in metrics.json.
         after: the same for `checkpoint`.
@@ -57,9 +57,9 @@ class FinetuneResult:
         best_epoch: the epoch with the highest validation AUROC.
         interrupted: whether Ctrl-C ended the training early.
         comparison: the heads side by side on the test rows, clean and attacked.
-        certificate: of the optimum, with the solver "lbfgs".
+        certificate: certificate of the optimum, with the solver "lbfgs".
         gate_head_before: what is known of the gate head's training before this one.
-        options: as they were used, with the solver that was chosen.
+        options: options as they were used, with the solver that was chosen.
     """
 
     output: Path

@@ -69,7 +69,7 @@ class AdamTraining:
         """Train on all rows once.
 
         Args:
-            number: of the epoch, from 1; with the seed it gives the order of the rows.
+            number: number of the epoch, from 1; with the seed it gives the order of the rows.
             progress: called ten times a second at most.
             note: passed on.
 

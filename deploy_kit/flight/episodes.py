@@ -57,7 +57,7 @@ def bootstrap_estimate(
     Args:
         statistic: maps cluster indices (with repetition) to a value, None where it is undefined.
         clusters: how many clusters there are.
-        seed: of the resampling.
+        seed: seed of the resampling.
 
     Returns:
         None where the statistic is undefined on the full sample.

@@ -50,9 +50,9 @@ class FlownPolicy:
     Attributes:
         identity: which policy it is.
         driver: flies with it.
-        layout: of its observation.
-        transform: from its action to physical units.
-        threshold: of the gate, a probability; None if it has none.
+        layout: layout of its observation.
+        transform: transform from its action to physical units.
+        threshold: threshold of the gate, a probability; None if it has none.
         detector: announces passages; None if it has none.
         checkpoint: None for a bundle.
     """

@@ -99,8 +99,8 @@ class FlyResult:
     """What flying gave.
 
     Attributes:
-        flights: of each policy, in order.
-        comparison: of two policies, None for one.
+        flights: flights of each policy, in order.
+        comparison: comparison of two policies, None for one.
         pictures: files written, the page last.
         page: what the page shows, None without pictures.
     """

@@ -45,7 +45,7 @@ def sweep_thresholds(scores: GateScores, seconds_per_step: float, detector: Gate
     it rests `REFRACTORY_S` and is released at the threshold.
 
     Args:
-        scores: of the episodes.
+        scores: scores of the episodes.
         seconds_per_step: duration of a step, s.
         detector: the policy's own, None if it has none.
     """

@@ -113,7 +113,7 @@ def write_record(
     Args:
         path: target.
         flights: one a policy.
-        comparison: of two.
+        comparison: comparison of two.
         options: how they were flown, as `dataclasses.asdict` gives them.
     """
     record = {

@@ -22,7 +22,7 @@ class EpisodeBootstrap:
         logit: (n,).
         label: (n,).
         episode: (n,) index of the row's episode, from 0 without gaps.
-        detector: of the events, its threshold of the decisions.
+        detector: detector of the events, its threshold of the decisions.
         timeline: episodes for events, None for none.
         seconds_per_step: duration of a step, s.
     """

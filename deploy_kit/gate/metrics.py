@@ -65,7 +65,7 @@ class GateMetrics:
         precision: at the threshold.
         recall: at the threshold.
         f1: at the threshold.
-        expected_calibration_error: of the probabilities sigmoid(logit), see `expected_calibration_error`.
+        expected_calibration_error: error of the probabilities sigmoid(logit), see `expected_calibration_error`.
         brier: mean squared error of the probabilities.
     """
 

@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None, clock: Callable[[], int] = time.per
     """Run the self-check and judge the duration of a step; return the exit code (0 fit to fly, 1 refused or too slow).
 
     Args:
-        arguments: of the command line.
+        arguments: arguments of the command line.
         clock: gives ns.
     """
     parser = argparse.ArgumentParser(prog="python -m onboard", description="Check a bundle on this computer.")

@@ -29,7 +29,7 @@ class Graph:
         model: the ONNX file.
         contract: what it must look like.
         provider: onnxruntime's execution provider; another one running instead is a fault.
-        provider_options: of that provider.
+        provider_options: options of that provider.
         threads: threads of one inference.
 
     Attributes:

@@ -21,7 +21,7 @@ class StateGuard:
 
     Args:
         contract: gives sizes and ranges.
-        margin: by which share of its range a number may leave it.
+        margin: share of its range by which a number may leave it.
         target: (16,) where the state goes.
     """
 

@@ -25,7 +25,7 @@ class OnboardOptions:
         max_step_s: longest time between two steps; two policy periods if None.
         max_blind_s: longest time for which no pixel of the images may have a return, by the policy's period; None for
             any.
-        range_margin: by which share of its range a state may leave it.
+        range_margin: share of its range by which a state may leave it.
         depth_in_millimetres: take depth as unsigned 16-bit millimetres instead of metres.
         zero_is_no_return: treat a depth of exactly 0 as no return, as RealSense cameras report it.
         nan_is_no_return: treat a depth of NaN as no return, as REP 118 says for drivers that do not know.

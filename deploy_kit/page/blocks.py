@@ -19,7 +19,7 @@ class Verdict:
 
     Attributes:
         headline: the verdict in a few words.
-        tone: of the headline.
+        tone: tone of the headline.
         lines: what must be known to believe it, one sentence each.
     """
 
@@ -70,7 +70,7 @@ class Facts:
     """Names with what they stand for.
 
     Attributes:
-        pairs: in order.
+        pairs: pairs in order.
     """
 
     kind: ClassVar[str] = "facts"
@@ -169,7 +169,7 @@ class Page:
     Attributes:
         title: heading and name of the window.
         verdict: shown first.
-        sections: in order.
+        sections: sections in order.
         footer: small print.
     """
 

@@ -135,8 +135,8 @@ def save_checkpoint(
     Args:
         path: target file, replaced atomically.
         source: the checkpoint the network was loaded from.
-        network: of the source's shape; it may have gained a gate head.
-        calibration: of the network's gate head.
+        network: network of the source's shape; it may have gained a gate head.
+        calibration: calibration of the network's gate head.
 
     Raises:
         CheckpointError: if the network's shape is not the source's, a tensor is not finite, or another run's
@@ -173,7 +173,7 @@ def save_safetensors(
         path: target file, replaced atomically.
         network: the policy.
         iteration: training iteration.
-        calibration: of the network's gate head.
+        calibration: calibration of the network's gate head.
 
     Raises:
         InputError: if the target cannot be written.

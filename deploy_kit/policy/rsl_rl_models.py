@@ -236,7 +236,7 @@ class ExportedPolicy(nn.Module):
     """What rsl_rl's exporters write: ``forward(state, depth)`` gives the action and, with a gate head, its logit.
 
     Args:
-        network: in eval mode; it is held, not copied.
+        network: network in eval mode; it is held, not copied.
     """
 
     is_recurrent = False

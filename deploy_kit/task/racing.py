@@ -319,7 +319,7 @@ class Task:
         clock: rates.
         camera: depth camera.
         airframe: rigid body and drag.
-        controller: from command to wrench.
+        controller: controller from command to wrench.
         noise: observation noise.
         randomisation: domain randomisation.
         start: state at reset.

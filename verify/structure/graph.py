@@ -24,7 +24,7 @@ class Node:
         op: its name.
         inputs: names of tensors, "" for one that is left out.
         outputs: names of tensors.
-        attributes: by name.
+        attributes: attributes by name.
     """
 
     op: str
@@ -47,7 +47,7 @@ class Graph:
     Attributes:
         inputs: names, in order.
         outputs: names, in order.
-        nodes: in the order of running.
+        nodes: nodes in the order of running.
         constants: weights and other constants, by name.
     """
 

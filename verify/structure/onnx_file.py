@@ -50,9 +50,9 @@ def graph_checks(
 
     Args:
         model: the graph that ships.
-        contract: of `contract.json`.
+        contract: contract of `contract.json`.
         network: the checkpoint's.
-        transform: of the vehicle.
+        transform: transform of the vehicle.
     """
     nodes, specs = len(model.graph.node), len(contract.inputs) + len(contract.outputs) + 1
     checks = [_facts("onnx/operators", "nothing hidden, operators on the list", nodes, _unlisted(model))]

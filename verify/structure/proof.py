@@ -41,7 +41,7 @@ def prove(graph: Graph, contract: Contract, network: VisionActorCritic, transfor
         graph: inputs, outputs and roles in the contract's order.
         contract: says which outputs there are, the layout, and a fixed batch size.
         network: the checkpoint's.
-        transform: of the vehicle, for graphs that give commands.
+        transform: transform of the vehicle, for graphs that give commands.
     """
     proof = _Proof(graph, contract, network)
     try:

@@ -41,7 +41,7 @@ class Attack:
         steps: gradient steps, 0 for none.
         epsilon: radius of the ball, in units of the features.
         alpha: length of a step.
-        norm: of the ball and of the steps.
+        norm: norm of the ball and of the steps.
         unit_interval: cut moved features to [0, 1] as MasterRacing does; there is no closed form then.
     """
 

@@ -19,7 +19,7 @@ class CudaRows:
     """Signed rows (see `ShuffledRows`) on a device, in the same order as on the CPU.
 
     Args:
-        rows: in memory.
+        rows: rows in memory.
         device: torch device.
     """
 

@@ -31,13 +31,13 @@ class Certificate:
 
     Attributes:
         loss: mean robust loss of the head, nats.
-        lower_bound: of the loss of all those heads, by duality.
+        lower_bound: lower bound of the loss of all those heads, by duality.
         gap: their difference.
         gradient_norm: largest entry of the projected gradient.
         radius: see above.
         bias_radius: see above.
         reach: how far rows were moved; the worst case of the ball only where steps · alpha ≥ epsilon.
-        iterations: of the solver.
+        iterations: iterations of the solver.
         converged: whether the solver met its tolerance.
     """
 
@@ -77,8 +77,8 @@ class LossTerms(NamedTuple):
     Attributes:
         loss: nats.
         weighted_row: (F + 1,) of a·r.
-        weight: of a.
-        entropy: of H(a), nats.
+        weight: weight of a.
+        entropy: entropy of H(a), nats.
     """
 
     loss: float
@@ -142,7 +142,7 @@ def minimise(
     parts of at least 0, w = p − n with ‖w‖₁ = Σ (p + n), where it is smooth, and L-BFGS-B keeps the bounds.
 
     Args:
-        rows: to train on.
+        rows: rows to train on.
         vector: (F + 1,) where to begin.
         attack: what rows suffer.
         progress: called with the number of passes over the rows.
@@ -199,7 +199,7 @@ def certify(loss: RobustLoss, vector: FloatArray, iterations: int, converged: bo
     Args:
         loss: the loss.
         vector: (F + 1,) the head.
-        iterations: of the solver.
+        iterations: iterations of the solver.
         converged: whether it met its tolerance.
     """
     attack, weights = loss.attack, vector[:-1].astype(np.float64)

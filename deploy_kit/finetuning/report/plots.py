@@ -71,7 +71,7 @@ def write_plots(
         judged: the test rows.
         heads: the head before and after.
         epochs: the training's course.
-        optimum: of the solver "lbfgs", whose course is drawn instead.
+        optimum: optimum of the solver "lbfgs", whose course is drawn instead.
         source: where the test rows come from, for the titles.
 
     Returns:

@@ -26,9 +26,9 @@ def draw_flight(
 
     Args:
         folder: where to; the names are those of `picture_paths`.
-        trace: of a whole episode.
+        trace: trace of a whole episode.
         image_shape: (rows, columns) of the depth image.
-        transform: from raw actions to commands.
+        transform: transform from raw actions to commands.
         threshold: probability from which a step counts as a passage, None if unknown.
 
     Returns:

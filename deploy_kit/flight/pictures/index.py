@@ -54,7 +54,7 @@ def flight_page(flown: Sequence[FlownFlights], comparison: "FlightComparison | N
 
     Args:
         flown: one a policy.
-        comparison: of two.
+        comparison: comparison of two.
         facts: how they were flown, in words.
     """
     sections = [

@@ -36,10 +36,10 @@ class ShownFlight:
     """A flight with its name on the page.
 
     Attributes:
-        name: for the choice among flights.
+        name: name for the choice among flights.
         about: one sentence about it.
         trace: what happened.
-        transform: from the policy's raw action to physical units.
+        transform: transform from the policy's raw action to physical units.
     """
 
     name: str
@@ -54,7 +54,7 @@ def flight_widget(flights: Sequence[ShownFlight], image_shape: tuple[int, int], 
     Args:
         flights: at least one.
         image_shape: (rows, columns) of the depth image.
-        threshold: of the gate probability, None if unknown.
+        threshold: threshold of the gate probability, None if unknown.
     """
     period = flights[0].trace.policy_period
     commands = np.concatenate([_commands(flight) for flight in flights])

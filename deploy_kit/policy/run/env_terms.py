@@ -59,7 +59,7 @@ class EnvTerm:
     """One term of the dump.
 
     Attributes:
-        name: as the environment calls it.
+        name: name as the environment calls it.
         function: ``module:name`` of what computes it.
         quantities: what it holds, None where the function is not known or the dump changes its values in a way that
             is not understood.

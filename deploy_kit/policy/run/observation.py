@@ -28,7 +28,7 @@ class DepthMeasure:
     """What a pixel of the depth image measures; None where it is not known.
 
     Attributes:
-        measure: in words, in metres.
+        measure: measure in words, in metres.
         source: where it comes from.
     """
 
