@@ -112,6 +112,39 @@ class Diagnosis:
         return f"{self.part}: {self.layer} is the first layer that differs, by {error}; likely cause: {self.cause}"
 
 
+@dataclass(frozen=True)
+class Certificate:
+    """For how many recorded gate decisions rounding cannot matter. Figures; nothing is judged by them.
+
+    Attributes:
+        rows: recorded observations that were looked at.
+        certain: of these, decisions that no order of float32 summation, in any layer, could flip.
+        largest_bound: largest bound on the logit's error among them.
+        feature_rows: recorded rows of features that were looked at.
+        feature_certain: of these, decisions that no order of summation in the gate head could flip.
+        epsilon: perturbation of every feature that the head was trained against; null if it was not.
+        robust: rows of features whose decision holds under every perturbation within epsilon; null likewise.
+        median_radius: perturbation of every feature up to which half of the decisions hold.
+    """
+
+    rows: int
+    certain: int
+    largest_bound: float
+    feature_rows: int
+    feature_certain: int
+    epsilon: float | None
+    robust: int | None
+    median_radius: float
+
+    def __str__(self) -> str:
+        held = f"{self.certain} of {self.rows} recorded decisions" if self.rows else "decisions"
+        text = f"certificate: no order of float32 summation could flip {held} (bound {self.largest_bound:.1g})"
+        text += f", or {self.feature_certain} of {self.feature_rows} from stored features"
+        if self.robust is not None:
+            text += f"; {self.robust} hold for any perturbation of the features within {self.epsilon:g}"
+        return f"{text}; half hold within {self.median_radius:.2g}"
+
+
 Check = FactCheck | ParityCheck | FlightCheck | ReferenceFlight | NotRun
 
 KINDS: dict[str, type[Any]] = {

@@ -14,11 +14,21 @@ from deploy_kit.bundle.parity import ParityCheck, share_of_tolerance, tolerance_
 from deploy_kit.bundle.thresholds import PROFILES, Thresholds
 from deploy_kit.errors import InputError
 from deploy_kit.files import replace_file
-from deploy_kit.verify.findings import KINDS, Check, Diagnosis, FactCheck, FlightCheck, NotRun, ReferenceFlight
+from deploy_kit.verify.findings import (
+    KINDS,
+    Certificate,
+    Check,
+    Diagnosis,
+    FactCheck,
+    FlightCheck,
+    NotRun,
+    ReferenceFlight,
+)
 from deploy_kit.verify.judgement import Status, Verdict, judge
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Certificate",
     "Check",
     "Diagnosis",
     "FactCheck",
@@ -112,6 +122,7 @@ class VerifyReport:
         runtimes: ways to run the graph that were checked; the onboard runner takes no other.
         replaces: the report that lay here before; null if none did.
         diagnosis: where what failed first differs from the checkpoint, and likely causes.
+        certificate: for how many recorded decisions rounding cannot matter; null where it is not known.
     """
 
     subject: Subject
@@ -124,6 +135,7 @@ class VerifyReport:
     runtimes: tuple[VerifiedRuntime, ...] = ()
     replaces: Replaced | None = None
     diagnosis: tuple[Diagnosis, ...] = ()
+    certificate: Certificate | None = None
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -185,6 +197,7 @@ class VerifyReport:
             "elapsed_s": self.elapsed_s,
             "replaces": encode(self.replaces),
             "diagnosis": encode(self.diagnosis),
+            "certificate": encode(self.certificate),
             "checks": [_check_to_json(check) for check in self.checks],
         }
 
@@ -230,6 +243,7 @@ class _Stored:
     runtimes: tuple[VerifiedRuntime, ...]
     replaces: Replaced | None
     diagnosis: tuple[Diagnosis, ...]
+    certificate: Certificate | None
 
 
 def _check_to_json(check: Check) -> dict[str, Any]:

@@ -64,6 +64,8 @@ def format_table(report: VerifyReport) -> str:
         lines.append("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
         for reason in row.reasons:
             lines += textwrap.wrap(reason, 110, initial_indent="    - ", subsequent_indent="      ")
+    if report.certificate is not None:
+        lines += textwrap.wrap(str(report.certificate), 110, subsequent_indent="  ")
     for found in report.diagnosis:
         lines += textwrap.wrap(str(found), 110, subsequent_indent="  ")
     return "\n".join([*lines, "", summary(report)])

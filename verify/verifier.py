@@ -20,15 +20,23 @@ from deploy_kit.flightlog.reader import open_flight_log
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
 from deploy_kit.progress import Progress, silent
 from deploy_kit.verify.artifacts import Artifacts
-from deploy_kit.verify.bundle_and_checkpoint import NamedVehicle, find_vehicle, pair_bundle
+from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint, NamedVehicle, find_vehicle, pair_bundle
+from deploy_kit.verify.certificate import MAX_FEATURE_ROWS, MAX_OBSERVATIONS, certify
 from deploy_kit.verify.checks import run_checks
 from deploy_kit.verify.dataset import Dataset, open_dataset
 from deploy_kit.verify.flight_log.checks import check_flight_log
 from deploy_kit.verify.live import LiveTest
 from deploy_kit.verify.localisation.diagnosis import diagnosed
-from deploy_kit.verify.opening import CHANGED, manifest_sha256, nothing_opened, open_for_verification, require_something
+from deploy_kit.verify.opening import (
+    CHANGED,
+    attempt,
+    manifest_sha256,
+    nothing_opened,
+    open_for_verification,
+    require_something,
+)
 from deploy_kit.verify.options import VerifyOptions
-from deploy_kit.verify.report import Check, FactCheck, Subject, VerifyReport
+from deploy_kit.verify.report import Certificate, Check, FactCheck, Subject, VerifyReport
 from deploy_kit.verify.report_file import REPORT_NAME, UNFINISHED, ReportFile
 
 __all__ = ["REPORT_NAME", "VerifyOptions", "verify_bundle"]
@@ -94,9 +102,25 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
                 checks += check_flight_log(log, picture, subject, artifacts, dataset, progress)
             if manifest_sha256(options.bundle) != manifest:
                 checks.append(CHANGED)
-            found = diagnosed(report(checks, bundle, artifacts), subject)
+            found = dataclasses.replace(report(checks, bundle, artifacts), certificate=_certificate(subject, dataset))
+            found = diagnosed(found, subject)
         place.finish(found)
     return found
+
+
+def _certificate(subject: BundleAndCheckpoint, dataset: Dataset | None) -> Certificate | None:
+    """Return figures of the recorded decisions: the user's, else those of the golden samples."""
+
+    def work() -> Certificate | None:
+        kept = None if dataset is None else dataset.kept_samples(MAX_OBSERVATIONS)
+        golden = subject.bundle.golden
+        observation = golden.observation[:MAX_OBSERVATIONS] if kept is None else kept.samples.observation
+        features = golden.features if dataset is None else dataset.flown_inputs(0, MAX_FEATURE_ROWS)[0]
+        return certify(subject.checkpoint, observation, features)
+
+    if subject.misfit is not None or subject.contract.gate is None:
+        return None
+    return attempt(work)[0]
 
 
 def _live(options: VerifyOptions, seed: int, stack: ExitStack, checkpoint: Checkpoint) -> LiveTest | None:

@@ -212,6 +212,8 @@ def _show(report: "VerifyReport", path: Path) -> None:
         of = checks[0] if len(checks) == 1 else ", ".join(dict.fromkeys(check.split("/")[0] for check in checks))
         stdout.print(Text(f"limit of {of}: {limit}"))
     stdout.print(f"Limits: profile {report.thresholds.profile}")
+    if report.certificate is not None:
+        stdout.print(Text(str(report.certificate)))
     for found in report.diagnosis:
         stdout.print(Text(str(found), style="bold red"))
     stdout.print(f"Report: {path}")

@@ -37,7 +37,7 @@ from deploy_kit.verify.report import Check, Diagnosis, FactCheck, Status, Verify
 from deploy_kit.verify.samples import random_samples
 from deploy_kit.verify.structure.graph import StructureError
 from deploy_kit.verify.structure.onnx_file import is_runnable, load_graph
-from deploy_kit.verify.structure.torchscript_file import read_torchscript
+from deploy_kit.verify.structure.torchscript_file import code_text, read_torchscript
 
 EXPLAINED = 0.1
 """A fault explains a difference if what it would give is nearer to the artifact than this share of the difference."""
@@ -47,6 +47,9 @@ _SEEN = 1e-4
 
 _ROWS = 24
 """Of each kind of input that is looked at."""
+
+_TRAINS = re.compile(r"torch\.batch_norm\([^)]*\bTrue, \d")
+"""A call of a batch norm with its flag for training set, before its momentum."""
 
 _CHANGED = re.compile(r"^(.+?) differs in (\d+) of (\d+) values")
 
@@ -136,7 +139,8 @@ def _contract(subject: BundleAndCheckpoint, names: set[str]) -> Iterator[Diagnos
     parts = {name.partition("/")[2] for name in names if name.startswith("contract/")}
     if "checkpoint" in parts or ({"provenance"} <= parts and "safetensors/tensors" in names):
         yield Diagnosis("contract", None, None, None, "the bundle was made from another checkpoint")
-    elif parts and parts <= set(FROM_VEHICLE) | {"checkpoint"}:
+    elif parts & set(FROM_VEHICLE) and parts <= {*FROM_VEHICLE, "observation"}:
+        # The range of the last command is the vehicle's.
         named = subject.named.vehicle
         if named is None:
             yield Diagnosis("contract", None, None, None, f"the vehicle is not known: {subject.named.problem}")
@@ -184,6 +188,8 @@ def _of_torchscript(evidence: _Evidence) -> Diagnosis | None:
         runner = OnnxRunner(model, subject.contract, outputs=names)
         return _looked_into(evidence, runner, graph_tensors(model, subject.contract, evidence.observation))
     except (StructureError, ArtifactError, ValueError) as error:
+        if _TRAINS.search(code_text(subject.bundle.read(TORCHSCRIPT_NAME))):
+            return Diagnosis("torchscript", None, None, None, TRAINING_MODE)
         reason = evidence.problems[0] if evidence.problems else str(error)
         return Diagnosis("torchscript", None, None, None, f"not looked into: {reason}")
 

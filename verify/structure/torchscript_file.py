@@ -56,6 +56,15 @@ def read_torchscript(data: bytes) -> TorchScriptFile:
     return TorchScriptFile(graph, _archive(parts))
 
 
+def code_text(data: bytes) -> str:
+    """Return the code of an archive as text, empty where it cannot be read."""
+    try:
+        parts = _read_archive(data)
+    except StructureError:
+        return ""
+    return "\n".join(content.decode("ascii", "replace") for name, content in parts.items() if name.endswith(".py"))
+
+
 def _read_archive(data: bytes) -> dict[str, bytes]:
     """Return the parts by name, without the archive's top folder and the debug records."""
     try:
