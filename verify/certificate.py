@@ -254,6 +254,7 @@ class _Bounded:
         return middle @ weight, radius @ weight.abs() + lost * (middle.abs() @ weight.abs())
 
     def _convolution_back(self, layer: _Layer, middle: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+        assert layer.stride is not None
         weight, size = layer.weight, layer.shape
         lost = _gamma(weight.shape[0] * weight[0, 0].numel(), UNIT64)
         # Rows and columns that the last stride left out have no effect.
