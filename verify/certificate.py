@@ -254,18 +254,16 @@ class _Bounded:
         return middle @ weight, radius @ weight.abs() + lost * (middle.abs() @ weight.abs())
 
     def _convolution_back(self, layer: _Layer, middle: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-        assert layer.stride is not None
-        weight, size = layer.weight, layer.shape
+        weight, size, stride = layer.weight, layer.shape, layer.stride
+        assert stride is not None
         lost = _gamma(weight.shape[0] * weight[0, 0].numel(), UNIT64)
         # Rows and columns that the last stride left out have no effect.
         missing = [
             whole - ((part - 1) * step + kernel)
-            for whole, part, step, kernel in zip(
-                size[2:], middle.shape[2:], layer.stride, weight.shape[2:], strict=True
-            )
+            for whole, part, step, kernel in zip(size[2:], middle.shape[2:], stride, weight.shape[2:], strict=True)
         ]
 
         def back(value: Tensor, kernel: Tensor) -> Tensor:
-            return nn.functional.conv_transpose2d(value, kernel, stride=layer.stride, output_padding=missing)
+            return nn.functional.conv_transpose2d(value, kernel, stride=stride, output_padding=missing)
 
         return back(middle, weight), back(radius + lost * middle.abs(), weight.abs())
