@@ -1,119 +1,140 @@
-"""Measure the embedded simulator's env steps per second with a policy, beside two yardsticks on the same scenes.
+"""Measure the embedded simulator's env steps per second with a policy, beside other ways to fly the same task.
 
-* rays: what the depth rays alone would allow: one `mj_multiRay` over the whole scene for every frame that the simulator
-  captured, on as many threads, and nothing else;
-* plain: one environment after the other in one thread, with numpy per environment, as a short script would do it.
+* simulator: this checkout, flown as `fly` and `collect` fly it;
+* plain: one environment after the other in one thread, MuJoCo's rays and numpy per environment, as a short script would
+  do it;
+* other (with --against FOLDER): the simulator of another checkout of this project, such as an earlier commit's.
 
-The three take turns, round by round, so that a busy machine slows all of them; ratios are of the rounds' medians.
+Each runs in a process of its own. They take turns, round by round, so that a busy machine slows all of them; ratios are
+of the rounds' medians. Processor time, all threads together, is disturbed less than wall time. Then the shares of a step,
+on one thread, and with --curve the rate on 1, 2, 4, … cores.
+
 Usage: python benchmarks/embedded_sim.py [--checkpoint FILE] [--num-envs 16] [--cores 2] [--rounds 7] [--steps 60]
+       [--against FOLDER] [--curve]
 """
 
 import argparse
+import json
 import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import mujoco
 import numpy as np
 import torch
 
-from deploy_kit.policy.checkpoint import load_checkpoint
-from deploy_kit.policy.network import NetworkConfig, VisionActorCritic
-from deploy_kit.sim.mujoco.camera import ray_directions
-from deploy_kit.sim.mujoco.env import MujocoRacingEnv
-from deploy_kit.sim.mujoco.scene import DRONE, build_model
-from deploy_kit.sim.mujoco.workers import WorkerPool
-from deploy_kit.sim.options import EnvOptions
-from deploy_kit.sim.rotations import Array, matrix_from_quaternion, quaternion_from_euler
-from deploy_kit.sim.tracks import Track
-from deploy_kit.task.interface import ActionTransform
-from deploy_kit.task.racing import RACING_TASK
-
-TASK = RACING_TASK
-CAMERA = TASK.camera
-DIRECTIONS = ray_directions(CAMERA)
-CUTOFF = CAMERA.max_range * float(np.linalg.norm(DIRECTIONS, axis=1).max())
+Array = np.ndarray
+SECTIONS = ("policy", "physics", "camera", "noise")
 
 
-class WholeScene:
-    """One model with every solid, and a plain depth frame of it."""
+class Flight:
+    """A simulator's environments with a policy, of whichever version is on the path."""
 
-    def __init__(self, track: Track) -> None:
-        self.model = build_model(track, TASK)
-        self.data = mujoco.MjData(self.model)
-        mujoco.mj_forward(self.model, self.data)
-        self.drone = int(self.model.body(DRONE).id)
-        self._hits, self._ids = np.empty(len(DIRECTIONS)), np.empty(len(DIRECTIONS), np.int32)
+    def __init__(self, args: argparse.Namespace, threads: int) -> None:
+        from deploy_kit.policy.checkpoint import load_checkpoint
+        from deploy_kit.policy.network import NetworkConfig, VisionActorCritic
+        from deploy_kit.sim.mujoco.env import MujocoRacingEnv
+        from deploy_kit.sim.options import EnvOptions
 
-    def depth(self, position: Array, rotation: Array) -> Array:
-        """Return the depth of every pixel, m."""
-        rays = np.ascontiguousarray(DIRECTIONS @ rotation.T).reshape(-1)
-        origin = position + rotation @ np.array(CAMERA.position)
-        hits = self._hits
-        mujoco.mj_multiRay(
-            self.model, self.data, origin, rays, None, True, self.drone, self._ids, hits, None, len(hits), CUTOFF
-        )
-        return np.minimum(np.where(hits < 0, CAMERA.max_range, hits), CAMERA.max_range)
+        # More torch threads than one spin on the simulator's cores after every small batch.
+        torch.set_num_threads(1)
+        torch.manual_seed(args.seed)
+        network = load_checkpoint(args.checkpoint).network if args.checkpoint else VisionActorCritic(NetworkConfig())
+        self.driver: Callable[[torch.Tensor], Any] = network.eval()
+        try:
+            from deploy_kit.flight.cpu_driver import CpuDriver
+
+            self.driver = CpuDriver(network, threads)
+        except ModuleNotFoundError:
+            pass
+        self.env = MujocoRacingEnv(EnvOptions(args.num_envs, args.seed, num_threads=threads))
+
+    def steps(self, count: int) -> None:
+        """Fly policy steps, with the copy of the observation that a rollout makes."""
+        for _ in range(count):
+            with torch.inference_mode():
+                self.env.step(self.driver(self.env.get_observations()["policy"].clone()).action)
+
+    def solids(self) -> float:
+        """Return the mean number of solids of a track."""
+        return statistics.mean(len(track.primitives) for track in self.env.tracks())
 
 
 class PlainEnv:
-    """The racing task the short way: one environment, numpy on small arrays, no extras."""
+    """The racing task the short way: one environment, numpy on small arrays, MuJoCo's rays, no extras."""
 
-    def __init__(self, track: Track, seed: int) -> None:
-        self.scene, self.track, self.rng = WholeScene(track), track, np.random.default_rng(seed)
+    def __init__(self, track: Any, seed: int) -> None:
+        import mujoco
+
+        from deploy_kit.sim.mujoco.camera import ray_directions
+        from deploy_kit.sim.mujoco.scene import DRONE, build_model
+        from deploy_kit.task.interface import ActionTransform
+        from deploy_kit.task.racing import RACING_TASK
+
+        self.task, self.mujoco, self.track = RACING_TASK, mujoco, track
+        self.model = build_model(track, RACING_TASK)
+        self.data, self.drone = mujoco.MjData(self.model), int(self.model.body(DRONE).id)
+        self.directions = ray_directions(RACING_TASK.camera)
+        self.cutoff = 10.0 * float(np.linalg.norm(self.directions, axis=1).max())
+        self.hits, self.ids = np.empty(len(self.directions)), np.empty(len(self.directions), np.int32)
+        self.rng = np.random.default_rng(seed)
         self.transform = ActionTransform.from_limits(3.0, 6.0)
         self.reset()
 
     def reset(self) -> None:
         """Begin an episode."""
-        data, rng = self.scene.data, self.rng
-        mujoco.mj_resetData(self.scene.model, data)
+        from deploy_kit.sim.rotations import quaternion_from_euler
+
+        data, rng = self.data, self.rng
+        self.mujoco.mj_resetData(self.model, data)
         to_gate = self.track.gate_positions[0] - self.track.start
         yaw = np.arctan2(to_gate[1], to_gate[0]) + rng.uniform(-0.7, 0.7)
         data.qpos[:3] = self.track.start
         data.qpos[3:7] = quaternion_from_euler(*rng.uniform(-0.2, 0.2, 2), yaw)
-        mujoco.mj_forward(self.scene.model, data)
+        self.mujoco.mj_forward(self.model, data)
         self.thrust, self.torque, self.acceleration = 0.0, np.zeros(3), np.zeros(3)
         self.pending, self.command = np.zeros(4), self.transform.apply(np.zeros(4))
         self.gate = self.time = 0
         self.captured, self.image = -1.0, None
         self.noise = rng.uniform(-0.5, 0.5, (2, 3))
 
+    def depth(self, position: Array, rotation: Array) -> Array:
+        """Return the depth of every pixel, m."""
+        rays = np.ascontiguousarray(self.directions @ rotation.T).reshape(-1)
+        origin, hits = position + rotation @ np.array(self.task.camera.position), self.hits
+        self.mujoco.mj_multiRay(
+            self.model, self.data, origin, rays, None, True, self.drone, self.ids, hits, None, len(hits), self.cutoff
+        )
+        return np.minimum(np.where(hits < 0, 10.0, hits), 10.0)
+
     def observe(self) -> Array:
         """Return the noisy observation."""
-        data, rng = self.scene.data, self.rng
-        rotation, position = data.xmat[self.scene.drone].reshape(3, 3), data.qpos[:3]
+        data, rng = self.data, self.rng
+        rotation, position = data.xmat[self.drone].reshape(3, 3), data.qpos[:3]
         gates = self.track.gate_positions
         target = gates[self.gate] + self.noise[0]
         following = gates[(self.gate + 1) % 8] + self.noise[1]
         if self.image is None or self.time - self.captured >= 0.04 - 1e-6:
-            self.image, self.captured = self.scene.depth(position, rotation), self.time
+            self.image, self.captured = self.depth(position, rotation), self.time
         noisy = np.minimum(self.image * (1 + 0.02 * rng.normal(size=self.image.shape)), 10.0) / 10.0
         velocity = rotation.T @ data.qvel[:3] * (1 + 0.03 * rng.normal(size=3))
-        return np.concatenate(
-            [
-                velocity,
-                rotation[2],
-                rotation.T @ (target - position),
-                rotation.T @ (following - target),
-                self.command,
-                noisy,
-            ]
-        ).astype(np.float32)
+        offsets = rotation.T @ (target - position), rotation.T @ (following - target)
+        return np.concatenate([velocity, rotation[2], *offsets, self.command, noisy]).astype(np.float32)
 
     def step(self, action: Array) -> bool:
         """Fly one policy step; returns whether the episode has ended."""
-        data, body = self.scene.data, self.scene.drone
+        data, body, controller = self.data, self.drone, self.task.controller
         self.command, self.pending = self.transform.apply(self.pending), action
         rotation, rate = data.xmat[body].reshape(3, 3).copy(), data.qvel[3:6].copy()
         velocity = rotation.T @ data.qvel[:3]
-        inertia, keep = np.array(TASK.controller.inertia), np.exp(-1)
+        inertia, keep = np.array(controller.inertia), np.exp(-1)
         self.thrust = (1 - keep) * self.command[0] * 0.5 + keep * self.thrust
         torque = inertia * (35 * (self.command[1:] - rate)) + np.cross(rate, inertia * rate)
-        torque -= np.array(TASK.controller.acceleration_gain) * self.acceleration
+        torque -= np.array(controller.acceleration_gain) * self.acceleration
         self.torque = (1 - keep) * torque + keep * self.torque
         drag = np.array([0.09, 0.09, 0.36]) * velocity + np.array([0.005, 0.005, 0.02]) * velocity * np.abs(velocity)
         force = np.array([0.0, 0.0, self.thrust]) - drag
@@ -122,81 +143,153 @@ class PlainEnv:
             rotation = data.xmat[body].reshape(3, 3)
             data.xfrc_applied[body, :3] = rotation @ force
             data.xfrc_applied[body, 3:] = rotation @ self.torque
-            mujoco.mj_step(self.scene.model, data)
+            self.mujoco.mj_step(self.model, data)
             crashed |= data.ncon > 0
         self.acceleration = (data.qvel[3:6] - rate) / 0.03
-        mujoco.mj_forward(self.scene.model, data)
+        self.mujoco.mj_forward(self.model, data)
         self.time += 0.03
         if np.linalg.norm(self.track.gate_positions[self.gate] - data.qpos[:3]) < 0.35:
             self.gate, self.noise = (self.gate + 1) % 8, self.rng.uniform(-0.5, 0.5, (2, 3))
         return bool(crashed or data.xmat[body][8] < 0 or self.time >= 8.0)
 
 
-@dataclass
-class Frames:
-    """Poses at which one policy step captured frames: environment, position, quaternion."""
+class PlainLoop:
+    """Plain environments on the simulator's tracks, one after the other."""
 
-    envs: list[int]
-    positions: Array
-    quaternions: Array
+    def __init__(self, args: argparse.Namespace, threads: int) -> None:
+        from deploy_kit.policy.checkpoint import load_checkpoint
+        from deploy_kit.policy.network import NetworkConfig, VisionActorCritic
 
+        flight = Flight(args, 1)
+        tracks = flight.env.tracks()
+        flight.env.close()
+        torch.set_num_threads(threads)
+        torch.manual_seed(args.seed)
+        network = load_checkpoint(args.checkpoint).network if args.checkpoint else VisionActorCritic(NetworkConfig())
+        self.network = network.eval()
+        self.envs = [PlainEnv(track, args.seed + index) for index, track in enumerate(tracks)]
+        self.observations = np.stack([env.observe() for env in self.envs])
 
-def simulator(env: MujocoRacingEnv, policy: VisionActorCritic, steps: int) -> list[Frames]:
-    """Fly and return where frames were captured."""
-    frames, before = [], None
-    observations = env.get_observations()
-    for _ in range(steps):
-        with torch.inference_mode():
-            actions = policy(observations["policy"]).action
-        observations, _, _, extras = env.step(actions)
-        if before is not None:
-            fresh = extras["fresh_image"].numpy().nonzero()[0]
-            frames.append(Frames(fresh.tolist(), *(before[key].double().numpy() for key in ("position", "quaternion"))))
-        before = extras
-    return frames
+    def steps(self, count: int) -> None:
+        """Fly policy steps."""
+        for _ in range(count):
+            with torch.inference_mode():
+                actions = self.network(torch.from_numpy(self.observations)).action.double().numpy()
+            for index, env in enumerate(self.envs):
+                if env.step(actions[index]):
+                    env.reset()
+                self.observations[index] = env.observe()
 
-
-def rays_alone(pool: WorkerPool, scenes: list[WholeScene], frames: list[Frames]) -> None:
-    """Cast the frames' rays, step by step, and nothing else."""
-    for step in frames:
-        rotations = matrix_from_quaternion(step.quaternions)
-
-        def cast(index: int, _: int, step: Frames = step, rotations: Array = rotations) -> None:
-            env = step.envs[index]
-            scenes[env].depth(step.positions[env], rotations[env])
-
-        pool.run(cast, len(step.envs))
+    def solids(self) -> float:
+        """Return the mean number of solids of a track."""
+        return statistics.mean(len(env.track.primitives) for env in self.envs)
 
 
-def plain_loop(envs: list[PlainEnv], policy: VisionActorCritic, observations: Array, steps: int) -> None:
-    """Step the environments one after the other."""
-    for _ in range(steps):
-        with torch.inference_mode():
-            actions = policy(torch.from_numpy(observations)).action.double().numpy()
-        for index, env in enumerate(envs):
-            if env.step(actions[index]):
-                env.reset()
-            observations[index] = env.observe()
+def shares(args: argparse.Namespace) -> dict[str, float]:
+    """Return processor time per env step on one thread, µs: of each section, and in all."""
+    from deploy_kit.sim.mujoco import camera, physics, sensors
+
+    flight, spent = Flight(args, 1), dict.fromkeys(SECTIONS, 0.0)
+
+    def metered(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*values: Any, **named: Any) -> Any:
+            start = time.thread_time()
+            result = call(*values, **named)
+            spent[name] += time.thread_time() - start
+            return result
+
+        return timed
+
+    flight.driver = metered("policy", flight.driver)
+    camera.DepthCameras.capture = metered("camera", camera.DepthCameras.capture)  # type: ignore[method-assign]
+    sensors.add_noise = metered("noise", sensors.add_noise)
+    physics.FleetPhysics.step = metered("physics", physics.FleetPhysics.step)  # type: ignore[method-assign]
+    flight.steps(20)
+    spent.update(dict.fromkeys(SECTIONS, 0.0))
+    start, count = time.thread_time(), args.rounds * args.steps
+    flight.steps(count)
+    spent["all"] = time.thread_time() - start
+    return {name: value / count / args.num_envs * 1e6 for name, value in spent.items()}
 
 
-@dataclass
-class Meter:
-    """Rates of one contender, round by round.
-
-    Attributes:
-        rates: env steps per second of wall time.
-        costs: processor time per env step, µs, all threads together; a busy machine disturbs it less.
-    """
-
-    rates: list[float] = field(default_factory=list)
-    costs: list[float] = field(default_factory=list)
-
-    def time(self, work: Callable[[], object], count: int) -> None:
-        """Time work that takes `count` env steps."""
+def serve(args: argparse.Namespace) -> None:
+    """Fly a round for each line on the standard input and tell what it took."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-args.cores :])
+    if args.serve == "shares":
+        print(json.dumps(shares(args)), flush=True)
+        return
+    contender = (PlainLoop if args.serve == "plain" else Flight)(args, args.cores)
+    contender.steps(20)
+    print(json.dumps(contender.solids()), flush=True)
+    for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
-        work()
-        self.rates.append(count / (time.perf_counter() - wall))
-        self.costs.append((time.process_time() - cpu) / count * 1e6)
+        contender.steps(int(line))
+        count = int(line) * args.num_envs
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        print(json.dumps({"rate": count / wall, "cost": cpu / count * 1e6}), flush=True)
+
+
+class Contender:
+    """A process that flies a round when it is asked to."""
+
+    def __init__(self, kind: str, args: argparse.Namespace, folder: Path, cores: int) -> None:
+        options = ["--serve", kind, "--cores", cores, "--num-envs", args.num_envs, "--seed", args.seed]
+        options += ["--rounds", args.rounds, "--steps", args.steps]
+        options += ["--checkpoint", args.checkpoint] if args.checkpoint else []
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", __file__, *map(str, options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(folder.resolve()), "OMP_NUM_THREADS": "1"},
+        )
+        self.told = self._read()
+        self.rounds: list[dict[str, float]] = []
+
+    def _read(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"a contender ended with code {self.process.wait()}")
+        return json.loads(line)
+
+    def fly(self, steps: int) -> None:
+        """Fly a round."""
+        assert self.process.stdin is not None
+        print(steps, file=self.process.stdin, flush=True)
+        self.rounds.append(self._read())
+
+    def median(self, figure: str) -> float:
+        """Return a figure's median over the rounds."""
+        return statistics.median(each[figure] for each in self.rounds)
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.communicate()
+
+
+def compare(args: argparse.Namespace, here: Path) -> None:
+    """Fly the contenders by turns and print rates, costs and ratios."""
+    folders = {"plain": here} | ({"other": args.against} if args.against else {})
+    simulator = Contender("simulator", args, here, args.cores)
+    others = {kind: Contender(kind, args, folder, args.cores) for kind, folder in folders.items()}
+    contenders = {"simulator": simulator, **others}
+    for _ in range(args.rounds):
+        for contender in contenders.values():
+            contender.fly(args.steps)
+    for name, contender in contenders.items():
+        rates = [each["rate"] for each in contender.rounds]
+        print(
+            f"{name:10s} {contender.median('rate'):7.0f} env steps/s (rounds: {min(rates):.0f} to {max(rates):.0f}), "
+            f"{contender.median('cost'):5.0f} µs of processor time each, {contender.told:.0f} solids a track"
+        )
+        contender.close()
+    for name, other in others.items():
+        rate = simulator.median("rate") / other.median("rate")
+        print(
+            f"simulator / {name}: {rate:.2f} by wall, {other.median('cost') / simulator.median('cost'):.2f} by processor"
+        )
 
 
 def main() -> None:
@@ -208,44 +301,29 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--against", type=Path, help="another checkout of this project")
+    parser.add_argument("--curve", action="store_true", help="also the rate on 1, 2, 4, … cores")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-args.cores :])
-    # More torch threads than one spin on the simulator's cores after every small batch.
-    torch.set_num_threads(1)
-    torch.manual_seed(args.seed)
-    policy = load_checkpoint(args.checkpoint).network if args.checkpoint else VisionActorCritic(NetworkConfig())
-    policy.eval()
-
-    env = MujocoRacingEnv(EnvOptions(args.num_envs, args.seed, num_threads=args.cores, randomisation=False))
-    tracks = env.tracks()
-    scenes, pool = [WholeScene(track) for track in tracks], WorkerPool(args.cores)
-    plain = [PlainEnv(track, args.seed + index) for index, track in enumerate(tracks)]
-    observations = np.stack([each.observe() for each in plain])
-    solids = statistics.mean(len(track.primitives) + 1 for track in tracks)
-    simulator(env, policy, 20)
-    plain_loop(plain, policy, observations, 5)
-
-    meters = {"simulator": Meter(), "rays": Meter(), "plain": Meter()}
-    count = args.num_envs * args.steps
-    frames: list[Frames] = []
-    for _ in range(args.rounds):
-        meters["simulator"].time(lambda: frames.extend(simulator(env, policy, args.steps)), count)
-        # The first step's frames were captured before the round: one step fewer.
-        meters["rays"].time(lambda: rays_alone(pool, scenes, frames), args.num_envs * (args.steps - 1))
-        meters["plain"].time(lambda: plain_loop(plain, policy, observations, args.steps), count)
-        frames.clear()
-    env.close()
-    pool.close()
-
-    median = {name: statistics.median(meter.rates) for name, meter in meters.items()}
-    print(f"{args.num_envs} environments, {solids:.0f} solids each, {args.cores} cores, MuJoCo {mujoco.__version__}")
-    for name, meter in meters.items():
-        spread = f"{min(meter.rates):.0f} to {max(meter.rates):.0f}"
-        cost = statistics.median(meter.costs)
-        print(f"{name:10s} {median[name]:6.0f} env steps/s (rounds: {spread}), {cost:.0f} µs of processor time each")
-    print(f"simulator / plain loop        {median['simulator'] / median['plain']:.2f} (aim: at least 2)")
-    print(f"simulator / whole-scene rays  {median['simulator'] / median['rays']:.2f} (aim: at least 0.70)")
+    if args.serve:
+        serve(args)
+        return
+    here = Path(__file__).parent.parent
+    print(f"{args.num_envs} environments, {args.cores} cores")
+    compare(args, here)
+    part = Contender("shares", args, here, 1)
+    total = part.told.pop("all")
+    part.told["rest"] = total - sum(part.told.values())
+    part.close()
+    print(f"on one thread {total:.0f} µs: " + ", ".join(f"{name} {value:.0f}" for name, value in part.told.items()))
+    if args.curve:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        for count in sorted({min(2**power, cores) for power in range(cores.bit_length() + 1)}):
+            contender = Contender("simulator", args, here, count)
+            for _ in range(args.rounds):
+                contender.fly(args.steps)
+            contender.close()
+            print(f"{count:3d} cores {contender.median('rate'):7.0f} env steps/s")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def compiled_frame(solids: SolidTable, position: Array, rotation: Array, camera:
     cameras.depth[:] = np.nan
     cameras.place(0, solids)
     cameras.move(position[None], rotation[None])
-    cameras.capture(np.ones(1, np.bool_), 0, 1)
+    cameras.capture(np.ones(1, np.bool_), 0, 1, np.empty((1, camera.width * camera.height), np.float32), 0)
     return cameras.depth.reshape(-1)
 
 

@@ -106,8 +106,18 @@ class DepthCameras:
         np.matmul(rotation, self._axes, out=self._cameras)
         np.add(position, rotation @ self._position, out=self._eyes)
 
-    def capture(self, wanted: npt.NDArray[np.bool_], first: int, end: int) -> None:
-        """Capture frames of those wanted, shape (N,), from the first environment to the one before the end."""
+    def capture(
+        self, wanted: npt.NDArray[np.bool_], first: int, end: int, images: npt.NDArray[np.float32], start: int
+    ) -> None:
+        """Capture the frames that are wanted of some environments.
+
+        Args:
+            wanted: which environments want one, shape (N,).
+            first: first environment.
+            end: the one after the last.
+            images: where to write depth over range, besides `depth`, shape (N, start + pixels).
+            start: column of `images` where a frame begins.
+        """
         draw_frames(
             wanted,
             first,
@@ -120,4 +130,6 @@ class DepthCameras:
             self._columns,
             self._rows,
             self.depth,
+            images,
+            start,
         )

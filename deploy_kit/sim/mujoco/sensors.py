@@ -85,9 +85,7 @@ class Sensors:
 
         def see(part: int, _: int) -> None:
             first, end = ends[part], ends[part + 1]
-            self._cameras.capture(self.fresh, first, end)
+            self._cameras.capture(self.fresh, first, end, self.critic, STATE_SIZE)
             add_noise(self._streams, first, end, depth, self._normals, policy, STATE_SIZE, deviation, camera.max_range)
-            images = self.critic[first:end, STATE_SIZE:]
-            np.multiply(depth[first:end], 1 / camera.max_range, out=images, where=self.fresh[first:end, None])
 
         self._workers.run(see, parts)

@@ -353,7 +353,10 @@ def draw_frame(
             depth[row, column] = np.float32(1.0 / image[row, column])
 
 
-@compiled("void(b1[::1], i8, i8, f8[:,:,::1], i8[::1], f8[:,::1], f8[:,:,::1], f8[::1], f8[::1], f8[::1], f4[:,:,::1])")
+@compiled(
+    "void(b1[::1], i8, i8, f8[:,:,::1], i8[::1], f8[:,::1], f8[:,:,::1], f8[::1], f8[::1], f8[::1], f4[:,:,::1],"
+    "f4[:,::1], i8)"
+)
 def draw_frames(
     wanted: Flags,
     first: int,
@@ -366,6 +369,8 @@ def draw_frames(
     u: Array,
     v: Array,
     depth: Image,
+    images: Image,
+    start: int,
 ) -> None:
     """Write the frames of those of some environments that want one.
 
@@ -381,8 +386,13 @@ def draw_frames(
         u: slopes of the columns, shape (columns,).
         v: slopes of the rows, shape (rows,).
         depth: where to write, m, shape (N, rows, columns).
+        images: where to write depth over range, shape (N, start + pixels).
+        start: column of `images` where a frame begins.
     """
-    image = np.empty((v.size, u.size))
+    image, scale = np.empty((v.size, u.size)), np.float32(1.0 / lens[4])
     for index in range(first, end):
         if wanted[index]:
             draw_frame(solids[index], counts[index], eyes[index], cameras[index], lens, u, v, image, depth[index])
+            frame, line = depth[index].reshape(-1), images[index, start:]
+            for pixel in range(line.size):
+                line[pixel] = frame[pixel] * scale

@@ -236,12 +236,16 @@ def test_cameras_see_their_own_solids_and_only_those_wanted_capture():
         cameras.place(index, solids)
     cameras.place(2, far)
     cameras.move(positions, rotations)
-    cameras.capture(np.array([True, True, True]), 0, 2)
+    images = np.full((3, 2 + CAMERA.width * CAMERA.height), -1, np.float32)
+    cameras.capture(np.array([True, True, True]), 0, 2, images, 2)
+    np.testing.assert_allclose(images[:2, 2:], cameras.depth.reshape(3, -1)[:2] / 10, rtol=1e-6)
+    assert (images[:, :2] == -1).all()
+    assert (images[2] == -1).all()
     assert cameras.depth[0].min() == 10.0
     assert cameras.depth[1].min() < 2.6
     assert not cameras.depth[2].any()
     before = cameras.depth.copy()
     cameras.move(positions + np.array([1.0, 0.0, 0.0]), rotations)
-    cameras.capture(np.array([True, False, True]), 0, 3)
+    cameras.capture(np.array([True, False, True]), 0, 3, images, 2)
     np.testing.assert_array_equal(cameras.depth[1], before[1])
     assert cameras.depth[2].min() == 10.0
