@@ -5,9 +5,9 @@
   do it;
 * other (with --against FOLDER): the simulator of another checkout of this project, such as an earlier commit's.
 
-Each runs in a process of its own. They take turns, round by round, so that a busy machine slows all of them; ratios are
-of the rounds' medians. Processor time, all threads together, is disturbed less than wall time. Then the shares of a step,
-on one thread, and with --curve the rate on 1, 2, 4, … cores.
+Each runs in a process of its own. They take turns, round by round, so that a busy machine slows all of them; ratios
+are of the rounds' medians. Processor time, all threads together, is disturbed less than wall time. Then come the shares
+of a step, on one thread, and with --curve the rate on 1, 2, 4, … cores.
 
 Usage: python benchmarks/embedded_sim.py [--checkpoint FILE] [--num-envs 16] [--cores 2] [--rounds 7] [--steps 60]
        [--against FOLDER] [--curve]
@@ -287,9 +287,8 @@ def compare(args: argparse.Namespace, here: Path) -> None:
         contender.close()
     for name, other in others.items():
         rate = simulator.median("rate") / other.median("rate")
-        print(
-            f"simulator / {name}: {rate:.2f} by wall, {other.median('cost') / simulator.median('cost'):.2f} by processor"
-        )
+        cost = other.median("cost") / simulator.median("cost")
+        print(f"simulator / {name}: {rate:.2f} by wall time, {cost:.2f} by processor time")
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ class RateController:
         task: numbers; gains and time constants start at the nominal ones.
 
     Attributes:
+        inertia: moments that it reckons with, kg·m², shape (3,).
         rate_gain: proportional gains, 1/s, shape (N, 3).
         acceleration_gain: damping on the angular acceleration, kg·m², shape (N, 3).
         time_constant: lags of thrust and of the three torques, s, shape (N, 4).
@@ -25,7 +26,7 @@ class RateController:
 
     def __init__(self, num_drones: int, task: Task = RACING_TASK) -> None:
         controller = task.controller
-        self._inertia = np.array(controller.inertia)
+        self.inertia = np.array(controller.inertia)
         self._dt = task.clock.policy_dt
         self.rate_gain = np.tile(np.array(controller.rate_gain), (num_drones, 1))
         self.acceleration_gain = np.tile(np.array(controller.acceleration_gain), (num_drones, 1))
@@ -35,6 +36,10 @@ class RateController:
     def reset(self, index: int) -> None:
         """Let one drone's thrust and torque start from 0."""
         self.wrench[index] = 0.0
+
+    def keep(self) -> Array:
+        """Return k of thrust and of the three torques, shape (N, 4)."""
+        return np.asarray(np.exp(-self._dt / self.time_constant))
 
     def update(self, thrust: Array, rates: Array, angular_velocity: Array, angular_acceleration: Array) -> None:
         """Advance `wrench` by one policy step.
@@ -47,10 +52,10 @@ class RateController:
         """
         target = np.empty_like(self.wrench)
         target[:, 0] = thrust
-        target[:, 1:] = self._inertia * (self.rate_gain * (rates - angular_velocity))
-        target[:, 1:] += cross(angular_velocity, self._inertia * angular_velocity)
+        target[:, 1:] = self.inertia * (self.rate_gain * (rates - angular_velocity))
+        target[:, 1:] += cross(angular_velocity, self.inertia * angular_velocity)
         target[:, 1:] -= self.acceleration_gain * angular_acceleration
-        keep = np.exp(-self._dt / self.time_constant)
+        keep = self.keep()
         self.wrench = (1 - keep) * target + keep * self.wrench
 
 

@@ -1,7 +1,7 @@
 """The racing task as an rsl_rl vector environment on MuJoCo."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +14,7 @@ from tensordict import TensorDict
 from deploy_kit.errors import InputError
 from deploy_kit.sim.levels import TrackGrid
 from deploy_kit.sim.mujoco.fleet import Fleet
+from deploy_kit.sim.mujoco.motion_kernel import judge_steps
 from deploy_kit.sim.mujoco.sensors import Sensors
 from deploy_kit.sim.mujoco.workers import WorkerPool
 from deploy_kit.sim.options import (
@@ -28,11 +29,10 @@ from deploy_kit.sim.options import (
     usable_cores,
 )
 from deploy_kit.sim.randomisation import Vehicle, draw_conditions, draw_start, draw_vehicle
-from deploy_kit.sim.rewards import StepOutcome, total_reward
 from deploy_kit.sim.rotations import Array
 from deploy_kit.sim.rules.containment import SolidArrays, points_inside
 from deploy_kit.sim.rules.curricula import next_gate_noise, next_levels
-from deploy_kit.sim.rules.judgement import Flags, judge
+from deploy_kit.sim.rules.judgement import Flags
 from deploy_kit.sim.tracks import Track, make_track
 from deploy_kit.task.racing import RACING_TASK, Task
 from deploy_kit.task.tracks import NUM_GATES
@@ -96,6 +96,7 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
 
         self._grid = TrackGrid(options, task.levels) if options.levels else None
         self._offsets = np.array(task.body_points.offsets)
+        self._weights = np.array(astuple(self.stage.rewards))
         self._allocate(n)
         self._workers = WorkerPool(min(options.num_threads or usable_cores(), n))
         self._slots = [self._new_slot(index) for index in range(n)]
@@ -214,9 +215,9 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         Raises:
             InputError: the actions have another shape, or are not finite.
         """
-        contact = self._fleet.fly(self._checked(actions))
+        self._fleet.fly(self._checked(actions))
         self.episode_length_buf += 1
-        return self._judge(contact)
+        return self._judge()
 
     def _checked(self, actions: torch.Tensor) -> Array:
         array = actions.detach().to("cpu", torch.float64).numpy().copy()
@@ -229,31 +230,35 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
             )
         return array
 
-    def _judge(self, contact: Flags) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
+    def _judge(self) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
         """Judge the step just flown, move targets on, reset what has ended, and observe."""
-        stage, task, fleet = self.stage, self.task, self._fleet
-        position, rotation = fleet.physics.position, fleet.rotation
-        rows = np.arange(self.num_envs)
-        to_gate = self._gates[rows, self._gate] - position
-        collided = contact if stage.colliders else self._inside()
-        judged = judge(position[:, 2], rotation[:, 2, 2], to_gate, collided, stage, task)
-        passed, crashed = judged.passed, judged.crashed
+        stage, task, fleet, n = self.stage, self.task, self._fleet, self.num_envs
+        passed, crashed, rewards = np.empty(n, np.bool_), np.empty(n, np.bool_), np.empty(n, np.float32)
+        lowest, highest = stage.height_range or (-math.inf, math.inf)
+        judge_steps(
+            fleet.physics.state,
+            fleet.physics.rotation,
+            self._gates,
+            self._gate,
+            fleet.physics.exceeded if stage.colliders else self._inside(),
+            fleet.newest,
+            fleet.given_before,
+            fleet.to_force,
+            self._weights,
+            task.pass_radius,
+            task.clock.policy_dt,
+            stage.ends_on_crash,
+            lowest,
+            highest,
+            passed,
+            crashed,
+            rewards,
+        )
         passed_before = self._gates_passed.copy()
         self._gates_passed += passed
         finished = passed & self._open & (self._gate == NUM_GATES - 1)
         timed_out = (self.episode_length_buf.cpu().numpy() >= self.max_episode_length) | finished
         done = crashed | timed_out
-        outcome = StepOutcome(
-            fleet.physics.velocity,
-            to_gate,
-            rotation[:, :, 0],
-            fleet.newest * fleet.to_force,
-            fleet.given_before * fleet.to_force,
-            collided,
-            judged.flipped,
-            passed,
-        )
-        rewards = total_reward(outcome, stage.rewards, task.clock.policy_dt)
         extras = self._extras(crashed, timed_out & ~crashed, done)
         self._gate[passed] = (self._gate[passed] + 1) % NUM_GATES
         for index in np.flatnonzero(passed & ~done):
@@ -262,14 +267,14 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         self._episode_step += 1
         self.episode_length_buf[self._tensor(done)] = 0
         self._observations = self._observe(done, passed.astype(np.float32))
-        return self._observations, self._tensor(rewards.astype(np.float32)), self._tensor(done.astype(np.int64)), extras
+        return self._observations, self._tensor(rewards), self._tensor(done.astype(np.int64)), extras
 
     def _inside(self) -> Flags:
         """Return which drones without colliders count as in collision."""
         if self._solids is None:
             self._solids = SolidArrays.of([slot.track.primitives for slot in self._slots])
-        rows = np.arange(self.num_envs)
-        inside = points_inside(self._fleet.physics.position, self._fleet.rotation, self._offsets, self._solids, rows)
+        rows, physics = np.arange(self.num_envs), self._fleet.physics
+        inside = points_inside(physics.position, physics.rotation, self._offsets, self._solids, rows)
         return np.asarray(inside.sum(axis=1) >= self.task.body_points.limit)
 
     def _adapt(self, ended: Flags, gates: npt.NDArray[np.integer]) -> None:
@@ -314,14 +319,8 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         """Reset the environments marked, then take every environment's observation."""
         for index in np.flatnonzero(reset):
             self._reset_slot(int(index))
-        rows = np.arange(self.num_envs)
-        policy = self._sensors.observe(
-            self._fleet.state,
-            self._episode_step.astype(np.float64) * self.task.clock.policy_dt,
-            self._gates[rows, self._gate],
-            self._gates[rows, self._gate + 1],
-            self._target_noise,
-        )
+        now = self._episode_step.astype(np.float64) * self.task.clock.policy_dt
+        policy = self._sensors.observe(self._fleet, now, self._gates, self._gate, self._target_noise)
         groups = {"policy": policy, "critic": self._sensors.critic.copy(), "auxiliary": label[:, None]}
         tensors = {name: torch.from_numpy(array).to(self.device) for name, array in groups.items()}
         return TensorDict(tensors, batch_size=[self.num_envs], device=self.device)

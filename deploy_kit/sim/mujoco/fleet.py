@@ -3,19 +3,16 @@
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from deploy_kit.sim.controller import RateController, drag_force
+from deploy_kit.sim.controller import RateController
+from deploy_kit.sim.mujoco.motion_kernel import hold_wrenches
 from deploy_kit.sim.mujoco.physics import FleetPhysics
 from deploy_kit.sim.mujoco.workers import WorkerPool
-from deploy_kit.sim.observation import FlightState
 from deploy_kit.sim.randomisation import FlightConditions, Start, Vehicle
-from deploy_kit.sim.rotations import Array, matrix_from_quaternion, to_body
+from deploy_kit.sim.rotations import Array
 from deploy_kit.sim.tracks import Track
 from deploy_kit.task.interface import ActionTransform
 from deploy_kit.task.racing import Task
-
-Flags = npt.NDArray[np.bool_]
 
 
 class Fleet:
@@ -30,7 +27,6 @@ class Fleet:
 
     Attributes:
         physics: rigid bodies.
-        rotation: body to world, shape (N, 3, 3).
         command: acting in this step: thrust over mass, m/s², and body rates, rad/s, shape (N, 4).
         newest: given in this step, likewise.
         given_before: given in the step before.
@@ -50,18 +46,13 @@ class Fleet:
         self._controller.rate_gain[:] = [vehicle.rate_gain for vehicle in vehicles]
         self._controller.acceleration_gain[:] = [vehicle.acceleration_gain for vehicle in vehicles]
         self._controller.time_constant[:] = [vehicle.time_constant for vehicle in vehicles]
+        self._keep = self._controller.keep()
         self._drag_linear, self._drag_quadratic = np.zeros((2, n, 3))
         self._thrust_factor = np.ones(n)
         self._pending = np.zeros((n, 4))
         self.command, self.newest, self.given_before = np.tile(self._resting, (3, n, 1))
         self.to_force = np.ones((n, 4))
         self.to_force[:, 0] = [vehicle.reckoned_mass for vehicle in vehicles]
-        self.rotation = np.zeros((n, 3, 3))
-
-    @property
-    def state(self) -> FlightState:
-        """What observations are computed from."""
-        return FlightState(self.physics.position, self.rotation, self.physics.velocity, self.command)
 
     def reset(self, index: int, start: Start, conditions: FlightConditions) -> None:
         """Put a drone at a start; what acts, and what acts next, stay as the last episode left them."""
@@ -69,35 +60,38 @@ class Fleet:
         self._thrust_factor[index] = conditions.thrust_factor
         self.newest[index] = self._resting
         self._controller.reset(index)
-        self.put(index, start)
-
-    def put(self, index: int, start: Start) -> None:
-        """Put a drone at a state, without a change of anything else."""
         self.physics.reset(index, start)
-        self.rotation[index] = matrix_from_quaternion(start.quaternion)
 
-    def fly(self, actions: Array) -> Flags:
+    def fly(self, actions: Array) -> None:
         """Fly one policy step with the actions given one step ago.
 
         Args:
             actions: the network's, to act in the next step, shape (N, 4).
-
-        Returns:
-            Whether the net contact force exceeded the task's limit, shape (N,).
         """
-        physics = self.physics
+        physics, controller = self.physics, self._controller
         self.command = self._transform.apply(self._pending).astype(np.float64, copy=False)
         self._pending = actions
         self.given_before = self.newest
         self.newest = self._transform.apply(actions).astype(np.float64, copy=False)
-        force = self.command * self.to_force
-        self._controller.update(
-            force[:, 0] * self._thrust_factor, force[:, 1:], physics.angular_velocity, physics.angular_acceleration
-        )
-        wrench = np.zeros((len(actions), 6))
-        wrench[:, 2:] = self._controller.wrench
-        body_velocity = to_body(self.rotation, physics.velocity)
-        wrench[:, :3] += drag_force(body_velocity, self._drag_linear, self._drag_quadratic)
-        contact = physics.step(wrench)
-        self.rotation = matrix_from_quaternion(physics.quaternion)
-        return contact
+        target = self.command * self.to_force
+        target[:, 0] *= self._thrust_factor
+
+        def hold(first: int, end: int) -> None:
+            hold_wrenches(
+                first,
+                end,
+                target,
+                physics.rotation,
+                physics.state,
+                physics.angular_acceleration,
+                controller.inertia,
+                controller.rate_gain,
+                controller.acceleration_gain,
+                self._keep,
+                self._drag_linear,
+                self._drag_quadratic,
+                controller.wrench,
+                physics.control,
+            )
+
+        physics.step(hold)

@@ -1,6 +1,6 @@
 """Rigid bodies and contact of many drones, each on a track of its own, through MuJoCo's rollouts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mujoco
 import numpy as np
@@ -8,17 +8,16 @@ import numpy.typing as npt
 from mujoco import rollout
 
 from deploy_kit.sim.mujoco.camera import SolidTable
+from deploy_kit.sim.mujoco.motion_kernel import ANGULAR_VELOCITY, POSITION, QUATERNION, VELOCITY, take_states
 from deploy_kit.sim.mujoco.scene import build_model
 from deploy_kit.sim.mujoco.workers import WorkerPool
 from deploy_kit.sim.randomisation import Start, Vehicle
-from deploy_kit.sim.rotations import Array
+from deploy_kit.sim.rotations import matrix_from_quaternion
 from deploy_kit.sim.tracks import Track
 from deploy_kit.task.racing import Task
 
 Flags = npt.NDArray[np.bool_]
 
-_POSITION, _QUATERNION, _VELOCITY, _ANGULAR_VELOCITY = slice(1, 4), slice(4, 8), slice(8, 11), slice(11, 14)
-"""Columns of MuJoCo's state of one free body; the first one is the time."""
 _DATA_SIZES = ("nq", "nv", "nu", "na", "nbody", "ngeom", "nsite", "nbvh", "njmax", "nsensordata", "narena")
 """Sizes on which the layout of MuJoCo's working memory depends."""
 
@@ -39,12 +38,16 @@ class FleetPhysics:
     Attributes:
         models: MuJoCo's models.
         solids: what each drone's camera sees.
+        state: MuJoCo's state of each drone, with the columns that `motion_kernel` names, shape (N, 14).
+        control: wrenches to hold: forces x y z in N, torques x y z in N·m, body frame, shape (N, physics steps, 6).
         position: centres, world frame, m, shape (N, 3).
         quaternion: attitudes, body to world, shape (N, 4).
         velocity: of the centres, world frame, m/s, shape (N, 3).
         angular_velocity: body axes, rad/s, shape (N, 3).
         angular_acceleration: of the last physics step, body axes, rad/s², shape (N, 3); 0 after a reset.
+        rotation: attitudes as matrices, shape (N, 3, 3).
         contact_force: net contact force in each physics step of the last policy step, N, shape (N, steps, 3).
+        exceeded: whether it exceeded the task's limit in any of them, shape (N,).
     """
 
     def __init__(
@@ -61,14 +64,15 @@ class FleetPhysics:
         self._build(max(len(track.primitives) for track in tracks))
         n, steps = len(tracks), task.clock.decimation
         size = mujoco.mj_stateSize(self.models[0], mujoco.mjtState.mjSTATE_FULLPHYSICS)
-        self._state, self._states = np.zeros((n, size)), np.zeros((n, steps, size))
+        self.state, self._states = np.zeros((n, size)), np.zeros((n, steps, size))
         self.contact_force = np.zeros((n, steps, 3))
-        self._control = np.zeros((n, steps, 6))
-        self._still = np.zeros((n, 6))
-        self.position, self.quaternion = self._state[:, _POSITION], self._state[:, _QUATERNION]
-        self.velocity, self.angular_velocity = self._state[:, _VELOCITY], self._state[:, _ANGULAR_VELOCITY]
-        self.angular_acceleration = np.zeros((n, 3))
-        self.quaternion[:, 0] = 1.0
+        self.control, self._still = np.zeros((n, steps, 6)), np.zeros((n, 6))
+        self.position, self.quaternion, self.velocity, self.angular_velocity = (
+            self.state[:, first : first + size]
+            for first, size in ((POSITION, 3), (QUATERNION, 4), (VELOCITY, 3), (ANGULAR_VELOCITY, 3))
+        )
+        self.angular_acceleration, self.rotation = np.zeros((n, 3)), np.zeros((n, 3, 3))
+        self.exceeded: Flags = np.zeros(n, np.bool_)
 
     def _build(self, room: int) -> None:
         self._room = room
@@ -92,42 +96,47 @@ class FleetPhysics:
 
     def reset(self, index: int, start: Start) -> None:
         """Put a drone at a state and forget everything else."""
-        self._state[index, 0] = 0.0
+        self.state[index, 0] = 0.0
         self.position[index], self.quaternion[index] = start.position, start.quaternion
         self.velocity[index], self.angular_velocity[index] = start.velocity, start.angular_velocity
+        self.rotation[index] = matrix_from_quaternion(start.quaternion)
         self.angular_acceleration[index] = 0.0
 
-    def step(self, wrench: Array) -> Flags:
-        """Hold body-frame wrenches over one policy step.
+    def step(self, prepare: Callable[[int, int], None] = lambda first, end: None) -> None:
+        """Fly one policy step with the wrenches in `control`.
 
         Args:
-            wrench: forces x y z in N, torques x y z in N·m, shape (N, 6).
-
-        Returns:
-            Whether the net contact force exceeded the task's limit in any of the physics steps, shape (N,).
+            prepare: called by each thread before it flies its share, with the first drone and the one after the last.
         """
-        self._control[:] = wrench[:, None]
-        shares = np.linspace(0, len(self._state), self._workers.num_threads + 1).astype(int).tolist()
+        threads, clock = self._workers.num_threads, self._task.clock
+        ends = [share * len(self.state) // threads for share in range(threads + 1)]
 
         def fly(share: int, thread: int) -> None:
-            part = slice(shares[share], shares[share + 1])
+            first, end = ends[share], ends[share + 1]
+            part = slice(first, end)
+            prepare(first, end)
             self._rollouts[thread].rollout(
                 self.models[part],
                 [self._datas[thread]],
-                self._state[part],
-                self._control[part],
-                nstep=self._task.clock.decimation,
+                self.state[part],
+                self.control[part],
+                nstep=clock.decimation,
                 initial_warmstart=self._still[part],
                 state=self._states[part],
                 sensordata=self.contact_force[part],
                 skip_checks=True,
             )
+            take_states(
+                first,
+                end,
+                self._states,
+                self.contact_force,
+                clock.physics_dt,
+                self._task.contact_force,
+                self.state,
+                self.angular_acceleration,
+                self.rotation,
+                self.exceeded,
+            )
 
-        self._workers.run(fly, self._workers.num_threads)
-        before = self._states[:, -2, _ANGULAR_VELOCITY] if self._states.shape[1] > 1 else self.angular_velocity
-        # A free body's physics step adds to the velocities what they change by, and nothing else.
-        change = self._states[:, -1, _ANGULAR_VELOCITY] - before
-        self.angular_acceleration = change / self._task.clock.physics_dt
-        self._state[:] = self._states[:, -1]
-        squared = np.einsum("nsi,nsi->ns", self.contact_force, self.contact_force)
-        return np.asarray((squared > self._task.contact_force**2).any(axis=1))
+        self._workers.run(fly, threads)

@@ -4,14 +4,15 @@ import numpy as np
 import numpy.typing as npt
 
 from deploy_kit.sim.mujoco.camera import DepthCameras, SolidTable
+from deploy_kit.sim.mujoco.fleet import Fleet
+from deploy_kit.sim.mujoco.motion_kernel import write_states
 from deploy_kit.sim.mujoco.noise_kernel import STREAM_SHAPE, add_noise
 from deploy_kit.sim.mujoco.workers import WorkerPool
-from deploy_kit.sim.observation import NOISE_SIZE, STATE_SIZE, FlightState, add_state_noise, state_terms
+from deploy_kit.sim.observation import NOISE_SIZE, STATE_SIZE
 from deploy_kit.sim.rotations import Array
 from deploy_kit.task.racing import Task
 
 Flags = npt.NDArray[np.bool_]
-Images = npt.NDArray[np.float32]
 
 _SHARES_PER_THREAD = 2
 """Work is cut into more parts than there are threads, since some environments want a frame and some do not."""
@@ -54,38 +55,47 @@ class Sensors:
         self._captured_at[index] = -np.inf
 
     def observe(
-        self, state: FlightState, now: Array, target: Array, following: Array, target_noise: Array
+        self, fleet: Fleet, now: Array, gates: Array, gate: npt.NDArray[np.int64], target_noise: Array
     ) -> npt.NDArray[np.float32]:
         """Return the policy's observations, shape (N, 6928); `critic` holds the same without noise.
 
         Args:
-            state: of the drones.
+            fleet: drones.
             now: time since the episodes began, s, shape (N,).
-            target: true centres of the gates flown to, world frame, m, shape (N, 3).
-            following: of the gates after them.
-            target_noise: noise on both, m, shape (N, 2, 3).
+            gates: true centres in flight order and what follows the last, world frame, m, shape (N, gates + 1, 3).
+            gate: index of the gate flown to, shape (N,).
+            target_noise: on that gate's and the next one's centre, m, shape (N, 2, 3).
         """
+        camera, noise, physics = self._task.camera, self._task.noise, fleet.physics
         policy = np.empty_like(self.critic)
-        self._see(state, now, policy)
-        self.critic[:, :STATE_SIZE] = state_terms(state, target, following)
-        noisy = state_terms(state, target + target_noise[:, 0], following + target_noise[:, 1])
-        add_state_noise(noisy, state.rotation, self._normals, self._task.noise)
-        policy[:, :STATE_SIZE] = noisy
-        return policy
-
-    def _see(self, state: FlightState, now: Array, policy: Images) -> None:
-        """Capture what frames are due and write every environment's image."""
-        camera, deviation = self._task.camera, self._task.noise.depth
         self.fresh = now - self._captured_at >= self._task.clock.camera_period - 1e-6
         self._captured_at[self.fresh] = now[self.fresh]
-        self._cameras.move(state.position, state.rotation)
+        self._cameras.move(physics.position, physics.rotation)
         depth = self._cameras.depth.reshape(len(now), -1)
         parts = min(len(now), self._workers.num_threads * _SHARES_PER_THREAD)
-        ends = np.linspace(0, len(now), parts + 1).astype(int).tolist()
+        ends = [part * len(now) // parts for part in range(parts + 1)]
 
         def see(part: int, _: int) -> None:
             first, end = ends[part], ends[part + 1]
             self._cameras.capture(self.fresh, first, end, self.critic, STATE_SIZE)
-            add_noise(self._streams, first, end, depth, self._normals, policy, STATE_SIZE, deviation, camera.max_range)
+            add_noise(
+                self._streams, first, end, depth, self._normals, policy, STATE_SIZE, noise.depth, camera.max_range
+            )
+            write_states(
+                first,
+                end,
+                physics.state,
+                physics.rotation,
+                fleet.command,
+                gates,
+                gate,
+                target_noise,
+                self._normals,
+                noise.velocity,
+                noise.attitude,
+                self.critic,
+                policy,
+            )
 
         self._workers.run(see, parts)
+        return policy

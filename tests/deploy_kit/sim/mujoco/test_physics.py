@@ -35,7 +35,9 @@ class OneDrone:
         self.fleet.reset(0, Start(*state))
 
     def step(self, wrench):
-        return bool(self.fleet.step(wrench[None])[0])
+        self.fleet.control[:] = wrench
+        self.fleet.step()
+        return bool(self.exceeded)
 
 
 def physics(*primitives, mass=0.5, inertia=INERTIA, task=RACING_TASK, colliders=True):
@@ -177,9 +179,12 @@ def race(fleet, tracks, wrenches):
     for index, track in enumerate(tracks):
         fleet.reset(index, draw_start(np.random.default_rng(index), track, RACING_TASK))
     for wrench in wrenches:
-        exceeded = fleet.step(wrench)
+        fleet.control[:] = wrench[:, None]
+        fleet.step()
         parts = (fleet.position, fleet.quaternion, fleet.velocity, fleet.angular_velocity, fleet.angular_acceleration)
-        told.append(np.concatenate([exceeded[:, None], *parts, fleet.contact_force.reshape(len(tracks), -1)], axis=1))
+        told.append(
+            np.concatenate([fleet.exceeded[:, None], *parts, fleet.contact_force.reshape(len(tracks), -1)], axis=1)
+        )
     return np.array(told)
 
 
