@@ -2,7 +2,7 @@
 
 * simulator: this checkout, flown as `fly` and `collect` fly it;
 * plain: one environment after the other in one thread, MuJoCo's rays and numpy per environment, as a short script would
-  do it;
+  do it, a twentieth of the steps;
 * other (with --against FOLDER): the simulator of another checkout of this project, such as an earlier commit's.
 
 Each runs in a process of its own. They take turns, round by round, so that a busy machine slows all of them; ratios
@@ -276,8 +276,8 @@ def compare(args: argparse.Namespace, here: Path) -> None:
     others = {kind: Contender(kind, args, folder, args.cores) for kind, folder in folders.items()}
     contenders = {"simulator": simulator, **others}
     for _ in range(args.rounds):
-        for contender in contenders.values():
-            contender.fly(args.steps)
+        for name, contender in contenders.items():
+            contender.fly(max(args.steps // 20, 2) if name == "plain" else args.steps)
     for name, contender in contenders.items():
         rates = [each["rate"] for each in contender.rounds]
         print(
