@@ -1,24 +1,30 @@
-"""The live part of a verification: which flights to fly, and the checks that they give."""
+"""The live part of a verification: which flights to fly, how many, and the checks that they give."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from deploy_kit.bundle.parity import ParityComparison
 from deploy_kit.bundle.runners import ArtifactError, OnnxRunner
+from deploy_kit.bundle.thresholds import Thresholds
+from deploy_kit.flight.episodes import FirstEpisodes
 from deploy_kit.flight.first_episodes import Flight, fly_first_episodes
+from deploy_kit.flight.paired import paired_differences
 from deploy_kit.flight.rollout import require_checkpoint
 from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.progress import Progress
+from deploy_kit.task.racing import TASK_ID
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
-from deploy_kit.verify.report import Check, NotRun
+from deploy_kit.verify.contract_flight import CONTRACT, ContractFlights
+from deploy_kit.verify.report import Check, FactCheck, NotRun
 from deploy_kit.verify.rollouts import (
+    DRIVING,
     SHADOW,
     ShadowComparison,
-    broken_flight,
     close,
-    driving_check,
+    flight_check,
     fly_artifact,
     reference_check,
     reference_driver,
@@ -29,25 +35,63 @@ if TYPE_CHECKING:
 
     from deploy_kit.sim.options import EnvOptions
 
+MAX_ROLLOUTS = 8
+"""Most rollouts, one after the other: each one's spread says how many episodes are still missing."""
 
-class LiveTest:
-    """Flies the checkpoint, with onnxruntime in its shadow, then onnxruntime. Use it as a context manager.
+MAX_QUICK = 1024
+"""Most episodes of a run that was not asked to be thorough: many, where a simulator does not repeat itself."""
 
-    Args:
+MAX_SIDE_BY_SIDE = 1024
+"""Most environments of a further rollout."""
+
+_COMPARED = {
+    "driving": "onnxruntime drives, against PyTorch from the same seed",
+    "contract": "the onboard runner drives, knowing the contract alone, against PyTorch from the same seed",
+}
+
+
+@dataclass(frozen=True)
+class LiveOptions:
+    """What to fly.
+
+    Attributes:
         modes: modes of `LIVE_MODES`.
-        episodes: environments, each of which flies one episode.
+        episodes: environments of the first rollout, each of which flies one episode.
         env: options of the environment, None for the task's defaults with `seed`.
         seed: where `env` is None.
         task: task id, or ``module:factory``.
         backend: simulator.
+        thorough: whether to fly until the full margins are supported.
+        max_episodes: most episodes in each mode.
+        thresholds: margins.
     """
 
-    def __init__(
-        self, modes: tuple[str, ...], episodes: int, env: "EnvOptions | None", seed: int, task: str, backend: str
-    ) -> None:
-        self.modes, self._episodes, self._options, self._seed = modes, episodes, env, seed
-        self._task, self._backend = task, backend
+    modes: tuple[str, ...]
+    episodes: int
+    env: "EnvOptions | None"
+    seed: int
+    task: str
+    backend: str
+    thorough: bool = False
+    max_episodes: int = 4096
+    thresholds: Thresholds = dataclasses.field(default_factory=Thresholds)
+
+
+class LiveTest:
+    """Flies the checkpoint, with onnxruntime in its shadow, then the bundle. Use it as a context manager.
+
+    Args:
+        options: what to fly.
+    """
+
+    def __init__(self, options: LiveOptions) -> None:
+        self._options = options
         self._first: VecEnv | None = None
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """Modes asked for."""
+        return self._options.modes
 
     def __enter__(self) -> Self:
         return self
@@ -65,8 +109,8 @@ class LiveTest:
             TaskError: the task is unknown, or does not fit the policy.
             CheckpointError: the agent that the task registers cannot be restored from the checkpoint.
         """
-        self._first = self._make()
-        require_checkpoint(self._first, checkpoint, self._task)
+        self._first = self._make(self._options.episodes, 0)
+        require_checkpoint(self._first, checkpoint, self._options.task)
 
     def run(
         self, subject: BundleAndCheckpoint, onnx: OnnxRunner | None, progress: Callable[[Progress], None]
@@ -75,44 +119,148 @@ class LiveTest:
         if onnx is None:
             yield from (NotRun(f"live/{mode}", "onnxruntime cannot load the graph") for mode in self.modes)
             return
-        reference, shadow = self._fly_reference(subject, onnx, progress)
-        yield reference_check(reference)
-        if shadow is not None:
-            yield shadow.result(subject.note)
-        if "driving" in self.modes:
-            yield self._drive(subject, onnx, reference, progress)
+        yield from _Flights(self, self._options, subject, onnx, progress).checks()
 
-    def _fly_reference(
-        self, subject: BundleAndCheckpoint, onnx: OnnxRunner, progress: Callable[[Progress], None]
-    ) -> tuple[Flight, ShadowComparison | None]:
-        assert self._first is not None, "prepare() comes first"
-        shadow: ShadowComparison | None = None
-        if "shadow" in self.modes:
-            comparison = ParityComparison(
-                SHADOW, "PyTorch drives, onnxruntime sees the same observations", subject.roles, subject.semantics
-            )
-            shadow = ShadowComparison(onnx, subject.reference, comparison, self._first.num_envs)
-        phase = "flights, PyTorch drives" + (", onnxruntime in its shadow" if shadow else "")
-        try:
-            flight = fly_first_episodes(self._first, reference_driver(subject.reference), shadow, progress, phase)
-        finally:
-            close(self._first)
-            self._first = None
-        return flight, shadow
+    def take(self, episodes: int, part: int) -> "VecEnv":
+        """Return a fresh environment for one rollout; the first one was made by `prepare`."""
+        if self._first is not None and part == 0:
+            first, self._first = self._first, None
+            return first
+        return self._make(episodes, part)
 
-    def _drive(
-        self, subject: BundleAndCheckpoint, onnx: OnnxRunner, reference: Flight, progress: Callable[[Progress], None]
-    ) -> Check:
-        compared = "onnxruntime drives, against PyTorch from the same seed"
-        try:
-            flight = fly_artifact(self._make, onnx, subject.reference, progress, "flights, onnxruntime drives")
-        except ArtifactError as error:
-            return broken_flight(compared, error)
-        return driving_check(reference, flight, compared)
-
-    def _make(self) -> "VecEnv":
+    def _make(self, episodes: int, part: int) -> "VecEnv":
         from deploy_kit.sim.options import EnvOptions
         from deploy_kit.sim.registry import make_env
 
-        options = self._options or EnvOptions(seed=self._seed)
-        return make_env(dataclasses.replace(options, num_envs=self._episodes), self._task, self._backend)
+        options = self._options.env or EnvOptions(seed=self._options.seed)
+        options = dataclasses.replace(options, num_envs=episodes, seed=options.seed + part)
+        return make_env(options, self._options.task, self._options.backend)
+
+
+class _Flights:
+    """The rollouts of one verification.
+
+    Args:
+        live: makes environments.
+        options: what to fly.
+        subject: bundle, checkpoint, vehicle.
+        onnx: the graph.
+        progress: told the steps flown.
+    """
+
+    def __init__(
+        self,
+        live: LiveTest,
+        options: LiveOptions,
+        subject: BundleAndCheckpoint,
+        onnx: OnnxRunner,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        self._live, self._options, self._subject, self._onnx, self._progress = live, options, subject, onnx, progress
+        self._references: list[Flight] = []
+        # By mode, then by number of the rollout.
+        self._flown: dict[str, dict[int, Flight]] = {m: {} for m in ("driving", "contract") if m in options.modes}
+        self._broken: dict[str, str] = {}
+        self._contract = ContractFlights(subject, options.task)
+        self._shadow: ShadowComparison | None = None
+        if "shadow" in options.modes:
+            compared = "PyTorch drives, onnxruntime sees the same observations"
+            comparison = ParityComparison(SHADOW, compared, subject.roles, subject.semantics)
+            self._shadow = ShadowComparison(onnx, subject.reference, comparison)
+
+    def checks(self) -> Iterator[Check]:
+        """Fly as often as it takes, and yield the checks."""
+        if (reason := self._unwanted()) is not None:
+            self._flown.pop("contract")
+            yield NotRun(CONTRACT, reason, "--no-vehicle")
+        episodes, modes = self._options.episodes, tuple(self._flown)
+        for part in range(MAX_ROLLOUTS):
+            self._fly(part, episodes, modes)
+            missing = {mode: self._missing(mode) for mode in self._flown}
+            modes = tuple(mode for mode in missing if missing[mode] > 0)
+            if not modes:
+                break
+            episodes = min(max(missing.values()), MAX_SIDE_BY_SIDE)
+        yield reference_check(self._reference())
+        if self._shadow is not None:
+            yield self._shadow.result(self._subject.note)
+        for mode in self._flown:
+            yield from self._mode(mode)
+
+    def _unwanted(self) -> str | None:
+        """Return why the mode `contract` cannot be flown without the vehicle that the user does not name."""
+        named, task = self._subject.named, self._options.task
+        if "contract" not in self._flown or named.wanted or task == TASK_ID:
+            return None
+        return f"--no-vehicle: nothing tells what the observations of {task} measure and what its commands do"
+
+    def _fly(self, part: int, episodes: int, modes: tuple[str, ...]) -> None:
+        phase = "flights, PyTorch drives" + (", onnxruntime in its shadow" if self._shadow else "")
+        env = self._live.take(episodes, part)
+        driver = reference_driver(self._subject.reference)
+        try:
+            if self._shadow is not None:
+                self._shadow.begin(env.num_envs, part)
+            self._references.append(fly_first_episodes(env, driver, self._shadow, self._progress, phase))
+        finally:
+            close(env)
+        for mode in modes:
+            try:
+                self._flown[mode][part] = self._drive(mode, part, episodes)
+            except ArtifactError as error:
+                self._broken[mode] = str(error)
+
+    def _drive(self, mode: str, part: int, episodes: int) -> Flight:
+        env = self._live.take(episodes, part)
+        try:
+            if mode == "driving":
+                return fly_artifact(
+                    env, self._onnx, self._subject.reference, self._progress, "flights, onnxruntime drives"
+                )
+            driver = self._contract.driver(env)
+            phase = "flights from the contract alone"
+            return fly_first_episodes(env, driver, driver.watch, self._progress, phase)
+        finally:
+            close(env)
+
+    def _reference(self, mode: str | None = None) -> FirstEpisodes:
+        """Return the checkpoint's episodes: all, or those that a mode flew too."""
+        parts = range(len(self._references)) if mode is None else self._flown[mode]
+        return FirstEpisodes.joined([self._references[part].episodes for part in parts])
+
+    def _candidate(self, mode: str) -> FirstEpisodes:
+        return FirstEpisodes.joined([flight.episodes for flight in self._flown[mode].values()])
+
+    def _paired(self, mode: str) -> bool:
+        return all(self._references[part].starts_like(flight) for part, flight in self._flown[mode].items())
+
+    def _missing(self, mode: str) -> int:
+        """Return how many episodes the margins still need, by the spread so far."""
+        if mode in self._broken:
+            return 0
+        options, limits = self._options, self._options.thresholds
+        margins = limits.margins if options.thorough else limits.quick_margins
+        most = options.max_episodes if options.thorough else min(options.max_episodes, MAX_QUICK)
+        reference = self._reference(mode)
+        figures = paired_differences(reference, self._candidate(mode))
+        if any(figure.outside(margins.of(figure.name)) for figure in figures):
+            return 0
+        planned = max(figure.episodes_for(margins.of(figure.name), options.thorough) for figure in figures)
+        return min(planned, most) - reference.num_envs
+
+    def _mode(self, mode: str) -> Iterator[Check]:
+        name = {"driving": DRIVING, "contract": CONTRACT}[mode]
+        if mode in self._broken:
+            yield FactCheck(name, _COMPARED[mode], 1, (self._broken[mode],))
+            return
+        if mode == "contract":
+            yield self._contract.commands_check()
+            yield self._contract.accepted_check()
+        yield flight_check(
+            name,
+            _COMPARED[mode],
+            self._reference(mode),
+            self._candidate(mode),
+            self._paired(mode),
+            self._options.thorough,
+        )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SEED_BITS = 31
 """Of seeds drawn from the operating system: every generator takes such a number."""
 
-LIVE_MODES: tuple[str, ...] = ("shadow", "driving")
+LIVE_MODES: tuple[str, ...] = ("shadow", "driving", "contract")
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,10 @@ class VerifyOptions:
         feature_file: feature file of that policy, for replay.
         replay: whether to replay the feature file; switch it off where there is none.
         live: whether to fly.
-        live_modes: "shadow", "driving" or both.
+        live_modes: some of "shadow", "driving" and "contract".
         episodes: live episodes in each mode, flown side by side.
+        thorough: whether to fly as many more as the profile's full margins need.
+        max_episodes: most live episodes in each mode.
         env: options of the environment, None for the task's defaults; `episodes` sets its number of environments.
         task: task id, or ``module:factory``.
         backend: simulator.
@@ -81,6 +83,8 @@ class VerifyOptions:
     live: bool = True
     live_modes: tuple[str, ...] = LIVE_MODES
     episodes: int = 32
+    thorough: bool = False
+    max_episodes: int = 4096
     env: "EnvOptions | None" = None
     task: str = TASK_ID
     backend: str = "mujoco"
@@ -130,7 +134,7 @@ class VerifyOptions:
         if not self.vehicle and self.vehicle_file is not None:
             raise OptionError(f"--vehicle {self.vehicle_file} and --no-vehicle contradict each other; leave one out")
         if self.live and not self.live_modes:
-            raise OptionError("no live mode is left; give shadow, driving or both, or --no-live")
+            raise OptionError("no live mode is left; give shadow, driving or contract, or --no-live")
         if self.live and self.episodes < self.thresholds.min_episodes:
             raise OptionError(
                 f"--episodes {self.episodes}: at least {self.thresholds.min_episodes} are needed, by the profile "
@@ -138,6 +142,8 @@ class VerifyOptions:
             )
         if self.seed is not None and self.seed < 0:
             raise OptionError(f"--seed {self.seed}: a seed is 0 or more")
+        if self.live and self.max_episodes < self.episodes:
+            raise OptionError(f"--max-episodes {self.max_episodes} is below --episodes {self.episodes}")
         for name in ("random_rows", "search_evaluations", "max_rows", "max_observations"):
             value = getattr(self, name)
             if value is not None and value < 1:

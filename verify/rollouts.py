@@ -7,6 +7,7 @@ with its whole 95 % interval, within a margin (equivalence, not merely no differ
 not repeat itself under one seed, episodes are no pairs, and two one-sided tests must find both sides equal.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,41 +17,69 @@ import torch
 from deploy_kit.bundle.parity import ParityCheck, ParityComparison
 from deploy_kit.bundle.runners import ArtifactError, Float32, Outputs, Reference, Runner
 from deploy_kit.flight.drivers import ArtifactDriver
+from deploy_kit.flight.episodes import FirstEpisodes
 from deploy_kit.flight.first_episodes import Flight, fly_first_episodes
 from deploy_kit.flight.paired import paired_differences
 from deploy_kit.flight.rollout import Driver, StepRecord
 from deploy_kit.policy.network import PolicyOutput
 from deploy_kit.progress import Progress
-from deploy_kit.verify.report import Check, FactCheck, FlightCheck, ReferenceFlight
+from deploy_kit.verify.report import FlightCheck, ReferenceFlight
 
 if TYPE_CHECKING:
     from rsl_rl.env import VecEnv
-
-EnvFactory = Callable[[], "VecEnv"]
 
 REFERENCE = "live/reference"
 SHADOW = "live/shadow"
 DRIVING = "live/driving"
 
 
+class RowNames:
+    """Remembers which step and environment each compared row was of."""
+
+    def __init__(self) -> None:
+        self._firsts: list[int] = []
+        self._steps: list[tuple[int, int, list[int]]] = []
+        self._rows = 0
+
+    def add(self, part: int, step: int, envs: list[int]) -> None:
+        """Take in the rows of one step of one rollout."""
+        self._firsts.append(self._rows)
+        self._steps.append((part, step, envs))
+        self._rows += len(envs)
+
+    def __call__(self, row: int) -> str:
+        """Return a row in words."""
+        if row >= self._rows:
+            return "no row"
+        index = bisect_right(self._firsts, row) - 1
+        part, step, envs = self._steps[index]
+        rollout = f"rollout {part}, " if part else ""
+        return f"{rollout}step {step}, environment {envs[row - self._firsts[index]]}"
+
+
 class ShadowComparison:
-    """Runs an artifact on the observations of a flight that another driver flies.
+    """Runs an artifact on the observations of flights that another driver flies.
 
     Args:
         runner: the artifact.
         reference: the checkpoint.
         comparison: a fresh accumulator.
-        num_envs: environments of the flight.
     """
 
-    def __init__(self, runner: Runner, reference: Reference, comparison: ParityComparison, num_envs: int) -> None:
-        self._runner, self._reference, self._comparison, self._num_envs = runner, reference, comparison, num_envs
+    def __init__(self, runner: Runner, reference: Reference, comparison: ParityComparison) -> None:
+        self._runner, self._reference, self._comparison = runner, reference, comparison
+        self._names, self._part, self._envs = RowNames(), 0, list[int]()
         self._broken = False
+
+    def begin(self, num_envs: int, part: int) -> None:
+        """Begin a rollout."""
+        self._part, self._envs = part, list(range(num_envs))
 
     def __call__(self, record: StepRecord) -> None:
         """Compare the artifact's outputs on this step's observations with what flew."""
         if self._broken:
             return
+        self._names.add(self._part, record.step, self._envs)
         observation = np.ascontiguousarray(record.observation.cpu().numpy())
         try:
             self._comparison.add(self._reference.roles(record.output), self._runner(observation))
@@ -60,11 +89,7 @@ class ShadowComparison:
 
     def result(self, note: str | None = None) -> ParityCheck:
         """Return the check's figures."""
-        return self._comparison.result(self._where, note)
-
-    def _where(self, row: int) -> str:
-        step, env = divmod(row, self._num_envs)
-        return f"step {step}, environment {env}"
+        return self._comparison.result(self._names, note)
 
 
 def reference_driver(reference: Reference) -> Driver:
@@ -79,7 +104,7 @@ def reference_driver(reference: Reference) -> Driver:
 
 
 def fly_artifact(
-    make: EnvFactory, runner: Runner, reference: Reference, progress: Callable[[Progress], None], phase: str
+    env: "VecEnv", runner: Runner, reference: Reference, progress: Callable[[Progress], None], phase: str
 ) -> Flight:
     """Fly with an artifact instead of the checkpoint.
 
@@ -87,16 +112,12 @@ def fly_artifact(
         ArtifactError: it cannot be run, or its action is not finite.
     """
     driver = ArtifactDriver(_finite(runner), reference.transform)
-    env = make()
-    try:
-        return fly_first_episodes(env, driver, progress=progress, phase=phase)
-    finally:
-        close(env)
+    return fly_first_episodes(env, driver, progress=progress, phase=phase)
 
 
-def reference_check(reference: Flight) -> ReferenceFlight:
+def reference_check(reference: FirstEpisodes) -> ReferenceFlight:
     """Return the check that the checkpoint itself flies."""
-    statistics = reference.episodes.statistics()
+    statistics = reference.statistics()
     return ReferenceFlight(
         name=REFERENCE,
         compared="the checkpoint flies, in PyTorch",
@@ -106,32 +127,35 @@ def reference_check(reference: Flight) -> ReferenceFlight:
     )
 
 
-def driving_check(reference: Flight, candidate: Flight, compared: str) -> Check:
-    """Return the comparison of two flights of the same environments from the same seed."""
-    ours, theirs = reference.episodes, candidate.episodes
-    differences = paired_differences(ours, theirs)
-    paired = reference.starts_like(candidate)
-    equal = differences[0].equal_pairs
+def flight_check(
+    name: str, compared: str, reference: FirstEpisodes, candidate: FirstEpisodes, paired: bool, thorough: bool
+) -> FlightCheck:
+    """Return the comparison of two sets of flights.
+
+    Args:
+        name: of the check.
+        compared: what with what.
+        reference: episodes with the checkpoint driving.
+        candidate: episodes with the artifact driving, in the same environments from the same seeds.
+        paired: whether each pair of episodes began alike.
+        thorough: whether they were flown until the full margins are supported.
+    """
+    differences = paired_differences(reference, candidate)
     if paired:
-        note = f"{equal} of {ours.num_envs} episodes passed exactly as many gates"
+        note = f"{differences[0].equal_pairs} of {reference.num_envs} episodes passed exactly as many gates"
     else:
         note = "the environment did not repeat itself under one seed: episodes are not paired"
     margins = ", ".join(f"{figure.name} ±{figure.supported:.2g}" for figure in differences)
-    note += f"; these flights support margins of {margins}"
     return FlightCheck(
-        name=DRIVING,
+        name=name,
         compared=compared,
         differences=differences,
-        reference=ours.statistics().to_json(),
-        candidate=theirs.statistics().to_json(),
+        reference=reference.statistics().to_json(),
+        candidate=candidate.statistics().to_json(),
         paired=paired,
-        note=note,
+        thorough=thorough,
+        note=f"{note}; these flights support margins of {margins}{'' if thorough else ' (--thorough flies more)'}",
     )
-
-
-def broken_flight(compared: str, error: ArtifactError) -> FactCheck:
-    """Return the failed check of an artifact that cannot fly."""
-    return FactCheck(DRIVING, compared, 1, (str(error),))
 
 
 def close(env: "VecEnv") -> None:

@@ -25,7 +25,7 @@ from deploy_kit.verify.certificate import MAX_FEATURE_ROWS, MAX_OBSERVATIONS, ce
 from deploy_kit.verify.checks import run_checks
 from deploy_kit.verify.dataset import Dataset, open_dataset
 from deploy_kit.verify.flight_log.checks import check_flight_log
-from deploy_kit.verify.live import LiveTest
+from deploy_kit.verify.live import LiveOptions, LiveTest
 from deploy_kit.verify.localisation.diagnosis import diagnosed
 from deploy_kit.verify.opening import (
     CHANGED,
@@ -126,7 +126,19 @@ def _certificate(subject: BundleAndCheckpoint, dataset: Dataset | None) -> Certi
 def _live(options: VerifyOptions, seed: int, stack: ExitStack, checkpoint: Checkpoint) -> LiveTest | None:
     if not options.live:
         return None
-    live = LiveTest(options.live_modes, options.episodes, options.env, seed, options.task, options.backend)
+    live = LiveTest(
+        LiveOptions(
+            modes=options.live_modes,
+            episodes=options.episodes,
+            env=options.env,
+            seed=seed,
+            task=options.task,
+            backend=options.backend,
+            thorough=options.thorough,
+            max_episodes=options.max_episodes,
+            thresholds=options.thresholds,
+        )
+    )
     stack.enter_context(live)
     live.prepare(checkpoint)
     return live

@@ -30,7 +30,8 @@ _RECHECK = {"recheck", "profile", "report", "require_complete"}
 """Options that have an effect where nothing is run."""
 
 _FLIGHTS = (
-    *("episodes", "live_modes", "backend", "extensions", "stage", "tracks", "difficulty", "finish"),
+    *("episodes", "thorough", "max_episodes", "live_modes", "backend", "extensions"),
+    *("stage", "tracks", "difficulty", "finish"),
     *("levels", "neighbours", "no_obstacles", "no_randomisation", "device", "threads"),
 )
 """Options that only flights need; the task also names the vehicle, the seed also random inputs."""
@@ -97,13 +98,22 @@ _replay, _live, _result = under("Replay"), under("Flights"), under("Output")
     default=VerifyOptions.episodes,
     help="Live episodes in each mode, side by side.",
 )
+@_live("--thorough", is_flag=True, help="Fly as many more episodes as the profile's full margins need.")
+@_live(
+    "--max-episodes",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=VerifyOptions.max_episodes,
+    help="Most live episodes in each mode.",
+)
 @_live(
     "--live-mode",
     "live_modes",
     type=click.Choice(LIVE_MODES),
     multiple=True,
     default=VerifyOptions.live_modes,
-    help="shadow: PyTorch drives, onnxruntime sees the same. driving: onnxruntime drives. Repeatable.",
+    help="shadow: PyTorch drives, onnxruntime sees the same. driving: onnxruntime drives. contract: the onboard runner "
+    "drives, knowing the contract alone. Repeatable.",
 )
 @task_options
 @vehicle_option

@@ -4,7 +4,7 @@ Counting first episodes alone keeps the statistics unbiased: episodes that end e
 counted more often than long ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -140,6 +140,25 @@ class FirstEpisodes:
         self._logits: list[npt.NDArray[np.float32]] = []
         self._labels: list[npt.NDArray[np.bool_]] = []
         self._envs: list[npt.NDArray[np.int64]] = []
+
+    @classmethod
+    def joined(cls, parts: Sequence["FirstEpisodes"]) -> "FirstEpisodes":
+        """Return the episodes of several rollouts as those of one, environments numbered on."""
+        if len(parts) == 1:
+            return parts[0]
+        whole = cls(sum(part.num_envs for part in parts))
+        for name in ("alive", "crashed", "gates", "length", "_speed_sum"):
+            setattr(whole, name, np.concatenate([getattr(part, name) for part in parts]))
+        tracks = [part.track_id for part in parts if part.track_id is not None]
+        whole.track_id = np.concatenate(tracks) if len(tracks) == len(parts) else None
+        whole._has_speed = all(part._has_speed for part in parts)
+        first = 0
+        for part in parts:
+            whole._logits += part._logits
+            whole._labels += part._labels
+            whole._envs += [rows + first for rows in part._envs]
+            first += part.num_envs
+        return whole
 
     @property
     def complete(self) -> bool:

@@ -13,6 +13,9 @@ Array = npt.NDArray[np.floating]
 POWER = 0.8
 """Chance with which a difference of the size `visible` is found."""
 
+CERTAINTY = 0.995
+"""Chance with which two equal policies are found equal, on each side of the margin, by so many episodes as planned."""
+
 MISSED = 0.05
 """Chance with which a change in so few episodes that none of those flown shows it is overlooked."""
 
@@ -57,17 +60,31 @@ class PairedDifference:
         """Return whether two one-sided tests at 5 % find the figures equal, to that margin (Schuirmann, 1987)."""
         return -margin <= self.ci90[0] and self.ci90[1] <= margin
 
+    def outside(self, margin: float) -> bool:
+        """Return whether the whole 95 % interval lies outside ± margin: the figures differ by more."""
+        return self.ci95[0] > margin or self.ci95[1] < -margin
+
     @property
     def supported(self) -> float:
         """Smallest margin that these episodes support: they show no larger difference, and would have shown it."""
         return max(*map(abs, self.ci95), self.visible)
 
-    def episodes_for(self, margin: float) -> int:
-        """Return about how many episodes it takes to see a difference of that size, given the spread so far."""
+    def episodes_for(self, margin: float, seen: bool = True) -> int:
+        """Return about how many episodes it takes to tell, within a margin, that two equal policies are equal.
+
+        From the spread alone, so that asking in between does not favour either answer (Stein, 1945): as many that two
+        equal policies are found so with a chance of `CERTAINTY`.
+
+        Args:
+            margin: of the difference.
+            seen: whether a difference of the margin must besides be visible.
+        """
         few, many = 2, 1 << 20
         while few < many:
             middle = (few + many) // 2
-            if visible_difference(middle, self.spread, self.lost) <= margin:
+            inside = float(stdtrit(middle - 1, 0.975) + stdtrit(middle - 1, CERTAINTY)) * self.spread / middle**0.5
+            visible = visible_difference(middle, self.spread, self.lost) if seen else 0.0
+            if max(visible, inside) <= margin:
                 many = middle
             else:
                 few = middle + 1

@@ -23,12 +23,13 @@ pytestmark = pytest.mark.usefixtures("pictures")
 
 
 @pytest.fixture
-def options(checkpoint, vehicle_params, tmp_path) -> DemoOptions:
+def options(checkpoint, vehicle, tmp_path) -> DemoOptions:
     return DemoOptions(
         checkpoint=checkpoint,
         output=tmp_path / "demo",
         env=EnvOptions(num_envs=4, seed=5),
         task="helpers.scripted_racing:make",
+        vehicle_file=vehicle,
         num_rows=40,
         heldout_episodes=12,
         live_episodes=16,
@@ -107,7 +108,7 @@ def test_a_vehicle_that_contradicts_the_task_is_refused_before_any_flight(
 
     monkeypatch.setattr("deploy_kit.demo.run.collect", Mock(side_effect=FlightError))
     vehicle_params.write_text(vehicle_params.read_text().replace("ratio: 3.0", "ratio: 4.0"))
-    racing = replace(options, task=TASK_ID)
+    racing = replace(options, task=TASK_ID, vehicle_file=None)
     with pytest.raises(OptionError, match=r"says 4\.0.*--vehicle FILE"):
         run_demo(racing)
     assert not options.output.exists()

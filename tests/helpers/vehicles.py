@@ -9,6 +9,7 @@ gravity: 9.81
 policy_period_s: 0.03
 depth_period_s: 0.04
 action_latency_steps: 1
+depth_range_m: 10.0
 """
 
 ENV_YAML = """\

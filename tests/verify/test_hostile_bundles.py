@@ -15,7 +15,7 @@ from deploy_kit.verify.summary import read_report
 from deploy_kit.verify.verifier import verify_bundle
 from helpers.bundles import edit_golden, rewrite_manifest
 
-BARE = {"feature_file": None, "replay": False, "random_rows": 2}
+BARE = {"feature_file": None, "replay": False, "random_rows": 2, "torchscript": False}
 
 
 def failed(run, bundle):

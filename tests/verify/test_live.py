@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from deploy_kit.bundle.runners import OnnxRunner
+from deploy_kit.bundle.thresholds import Thresholds
 from deploy_kit.errors import TaskError
+from deploy_kit.flight.paired import PairedDifference
 from deploy_kit.verify.report import Status
 from deploy_kit.verify.verifier import verify_bundle
 from helpers import toy_env
@@ -15,6 +17,7 @@ def live(run, tmp_path, **changes):
         "episodes": 16,
         "task": "helpers.toy_env:make",
         "report": tmp_path / "report.json",
+        "torchscript": False,
         **changes,
     }
     # The toy task does not say which vehicle flies there.
@@ -65,7 +68,7 @@ def test_worst_step_is_named(run, tmp_path, monkeypatch):
 
 def test_wrong_policy_fails_both_modes(run, tmp_path, monkeypatch):
     broken_onnx(monkeypatch, lambda outputs: {**outputs, "action": -outputs["action"]})
-    _, report = live(run, tmp_path)
+    _, report = live(run, tmp_path, max_episodes=16)
     assert report.verdict("live/shadow").status is Status.FAILED
     assert report.verdict("live/driving").status is Status.FAILED
 
@@ -108,6 +111,40 @@ def test_environment_that_does_not_repeat_itself_is_named(run, tmp_path):
     assert not driving.paired
     assert "not paired" in driving.note
     assert [figure.name for figure in driving.differences] == ["gates", "crashed"]
+    # As many were flown as two one-sided tests need.
+    assert driving.differences[0].pairs > 16
+    assert driving.differences[0].equivalent(0.5)
+
+
+def test_thorough_flies_until_the_margins_are_seen(run, tmp_path):
+    checks, report = live(run, tmp_path, live_modes=("driving",), thorough=True)
+    driving, reference = checks["live/driving"], checks["live/reference"]
+    assert driving.thorough
+    # Pairs that are all equal: a crash in a share of 5 % of episodes would show in 59, and so on.
+    assert driving.differences[0].pairs == reference.episodes >= 59
+    for figure in driving.differences:
+        assert figure.visible <= Thresholds().margins.of(figure.name)
+    assert report.verdict("live/driving").status is Status.PASSED
+    # With too few allowed, it is not a pass.
+    _, report = live(run, tmp_path, live_modes=("driving",), thorough=True, max_episodes=20)
+    assert "20 episodes show a difference of" in report.verdict("live/driving").reasons[0]
+
+
+def test_right_flights_that_diverge_are_flown_on_and_wrong_ones_are_not():
+    gates = np.array([6.0, 4.0] * 16)
+    diverged = gates.copy()
+    diverged[:2] += (2.0, -2.0)
+    figure = PairedDifference.of("gates", "1", gates, diverged)
+    assert figure.episodes_for(0.5, seen=False) > 16
+    assert not figure.outside(0.5)
+    assert PairedDifference.of("gates", "1", gates, gates - 1.0).outside(0.5)
+    # Two equal policies whose flights diverge: as many episodes as planned find them equal nearly always.
+    rng = np.random.default_rng(0)
+    spread = np.array([1.4, -1.4] * 16) * np.sqrt(31 / 32)
+    planned = PairedDifference.of("gates", "1", gates, gates + spread).episodes_for(0.5, seen=False)
+    zeros = np.zeros(planned)
+    found = [PairedDifference.of("gates", "1", zeros, rng.normal(0, 1.4, planned)) for _ in range(500)]
+    assert np.mean([figure.within(0.5) for figure in found]) > 0.98
 
 
 def test_episodes_without_end_are_refused(run, tmp_path):

@@ -13,7 +13,7 @@ from deploy_kit.verify.summary import describe_report, describe_verification, re
 from deploy_kit.verify.verifier import verify_bundle
 from helpers.bundles import copy_bundle, edit_golden, put_a_weight_off
 
-BARE = {"feature_file": None, "replay": False, "random_rows": 4}
+BARE = {"feature_file": None, "replay": False, "random_rows": 4, "torchscript": False}
 
 
 @pytest.fixture(scope="module")
