@@ -63,8 +63,8 @@ def test_defaults_are_those_of_the_dataclasses(name):
     parsed = command(name).make_context(name, needed.get(name, [])).params
     compared = 0
     for key in options_of(name):
-        if key in ELSEWHERE or key == "feature_files":
-            continue
+        if key in ELSEWHERE or key == "feature_files" or (name, key) == ("verify", "seed"):
+            continue  # verify draws a seed for its inputs unless one is given
         positive, field = key.removeprefix("no_"), RENAMED.get(key, key)
         if positive != key:
             assert parsed[key] is False, key
