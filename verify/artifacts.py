@@ -1,6 +1,6 @@
 """Opens everything in a bundle that can be run."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from deploy_kit.bundle.contract import FEATURES_TENSOR
 from deploy_kit.bundle.reader import (
@@ -12,7 +12,6 @@ from deploy_kit.bundle.reader import (
     Bundle,
 )
 from deploy_kit.bundle.runners import (
-    PROVIDERS,
     ArtifactError,
     Float32,
     NetworkRunner,
@@ -21,13 +20,16 @@ from deploy_kit.bundle.runners import (
     Runner,
     TorchScriptRunner,
 )
+from deploy_kit.bundle.runtime import Runtime
 from deploy_kit.bundle.subgraph import cut_encoder, cut_head
 from deploy_kit.errors import InputError
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.text import one_line
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
+from deploy_kit.verify.matrix import provider_check
 from deploy_kit.verify.meaning import checkpoint_check, contract_checks
 from deploy_kit.verify.opening import FILES_COMPARED, attempt, guarded
+from deploy_kit.verify.options import DEFAULT_RUNTIME
 from deploy_kit.verify.report import Check, FactCheck, NotRun
 from deploy_kit.verify.structure.confinement import unavailable
 from deploy_kit.verify.structure.graph import StructureError
@@ -79,12 +81,15 @@ class Artifacts:
     switched_off: dict[str, str] = field(default_factory=dict)
 
 
-def open_artifacts(subject: BundleAndCheckpoint, torchscript: bool = True) -> tuple[Artifacts, list[Check]]:
+def open_artifacts(
+    subject: BundleAndCheckpoint, torchscript: bool = True, runtime: Runtime = DEFAULT_RUNTIME
+) -> tuple[Artifacts, list[Check]]:
     """Open all artifacts and run the checks that need no input.
 
     Args:
         subject: bundle, checkpoint, vehicle.
         torchscript: whether TorchScript is to be run.
+        runtime: how to run the ONNX graph.
 
     Returns:
         The artifacts, and the static checks, failed ones for what could not be opened among them.
@@ -95,7 +100,7 @@ def open_artifacts(subject: BundleAndCheckpoint, torchscript: bool = True) -> tu
         "rebuilt from checkpoint, run and vehicle",
         contract_checks(subject.bundle, subject.checkpoint, subject.named),
     )
-    opened, problem = attempt(lambda: _open_onnx(subject, checks))
+    opened, problem = attempt(lambda: _open_onnx(subject, checks, runtime))
     if problem is not None:
         checks.append(FactCheck("onnx/read", "read as data", 1, (problem,)))
     onnx, head, encoder = opened or (None, None, None)
@@ -131,7 +136,7 @@ def _manifest_check(bundle: Bundle) -> FactCheck:
 
 
 def _open_onnx(
-    subject: BundleAndCheckpoint, checks: list[Check]
+    subject: BundleAndCheckpoint, checks: list[Check], runtime: Runtime
 ) -> tuple[OnnxRunner | None, OnnxRunner | None, OnnxRunner | None]:
     contract, data = subject.contract, subject.bundle.read(ONNX_NAME)
     try:
@@ -139,15 +144,16 @@ def _open_onnx(
         checks += graph_checks(model, contract, subject.checkpoint.network, subject.reference.transform)
         if not is_runnable(model):
             raise ArtifactError("not run: onnx/operators says what it holds that could do more than compute")
-        runner = OnnxRunner(data, contract)
+        runner = OnnxRunner(data, contract, runtime=runtime)
     except ArtifactError as error:
-        checks.append(FactCheck("onnx/provider", "loaded by onnxruntime", 1, (str(error),)))
+        checks.append(FactCheck("onnx/provider", f"loaded by onnxruntime, {runtime}", 1, (str(error),)))
         return None, None, None
-    checks.append(FactCheck("onnx/provider", f"runs on {runner.providers[0]}, asked for {PROVIDERS[0]}", 1, ()))
+    checks.append(provider_check("onnx/provider", runner, contract))
     head = encoder = None
+    many, names = replace(runtime, threads=0), {FEATURES_TENSOR: FEATURES_TENSOR}
     try:
-        head = OnnxRunner(cut_head(model), contract, features=True)
-        encoder = OnnxRunner(cut_encoder(model), contract, outputs={FEATURES_TENSOR: FEATURES_TENSOR})
+        head = OnnxRunner(cut_head(model), contract, features=True, runtime=many)
+        encoder = OnnxRunner(cut_encoder(model), contract, outputs=names, runtime=many)
         problems: tuple[str, ...] = ()
     except ArtifactError as error:
         problems = (str(error),)

@@ -15,6 +15,7 @@ from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
 from deploy_kit.verify.dataset import Dataset
 from deploy_kit.verify.flight_like import flight_like_samples, near_samples
 from deploy_kit.verify.live import LiveTest
+from deploy_kit.verify.matrix import by_arithmetic, matrix_checks, of_the_graph
 from deploy_kit.verify.opening import attempt, guarded
 from deploy_kit.verify.options import LIVE_MODES, ReplayOptions
 from deploy_kit.verify.replay import Advance, reference_outputs, replay
@@ -46,13 +47,14 @@ def run_checks(
         TaskError: episodes do not end.
     """
     progress(Progress("static checks", 0))
-    artifacts, checks = open_artifacts(subject, options.torchscript)
+    first = options.runtimes[0]
+    artifacts, checks = open_artifacts(subject, options.torchscript, first)
     if subject.misfit is None:
         stage = _replayed_and_flown(options, subject, artifacts, dataset, live, progress)
         checks += guarded("replay/run", "replay and flights, carried out", stage)
     else:
         checks += [NotRun(name, subject.misfit) for name in ("replay", "live")]
-    return checks, artifacts
+    return [by_arithmetic(check, first) if of_the_graph(check) else check for check in checks], artifacts
 
 
 def _replayed_and_flown(
@@ -89,8 +91,11 @@ def _replayed_and_flown(
     recorded = sets[-1] if sets else flying
     near = near_samples(recorded.observation, contract, rows, seed, recorded.described)
     drawn = [near, flying, random_samples(contract, options.random_rows, seed)]
-    for samples in (*sets, *drawn, extreme_samples(contract, seed)):
+    every = (*sets, *drawn, extreme_samples(contract, seed))
+    for samples in every:
         yield from _replay_set(subject, artifacts, samples, progress)
+    if artifacts.onnx is not None:
+        yield from matrix_checks(subject, options.runtimes[1:], every, progress)
     start = np.concatenate([samples.observation[: options.random_rows] for samples in (recorded, *drawn)])
     usual = float(reference_outputs(subject.reference, flying.observation)[FEATURE_TERMS].max())
     yield from _searched(subject, artifacts, start, usual, options, progress)

@@ -12,12 +12,14 @@ import torch
 
 from deploy_kit.bundle.parity import OutputSemantics, ParityCheck, ParityComparison
 from deploy_kit.bundle.runners import ArtifactError, Outputs
+from deploy_kit.bundle.runtime import Runtime
 from deploy_kit.flight.rollout import StepRecord
 from deploy_kit.policy.network import PolicyOutput
 from deploy_kit.policy.run.env_file import same_number
 from deploy_kit.task.interface import ACTION_NAMES, ACTION_UNITS
 from deploy_kit.verify.bench import Bench, bench_for
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
+from deploy_kit.verify.options import DEFAULT_RUNTIME
 from deploy_kit.verify.pilot import Pilot
 from deploy_kit.verify.report import FactCheck
 from deploy_kit.verify.rollouts import RowNames
@@ -39,9 +41,12 @@ class ContractFlights:
     Args:
         subject: bundle, checkpoint, vehicle.
         task: what flies.
+        runtime: how the graph is run, if it is on the CPU.
     """
 
-    def __init__(self, subject: BundleAndCheckpoint, task: str) -> None:
+    def __init__(self, subject: BundleAndCheckpoint, task: str, runtime: Runtime = DEFAULT_RUNTIME) -> None:
+        # Many sessions fit into a CPU's memory, not into a GPU's; constants show on either.
+        self._runtime = runtime if runtime.provider == "cpu" else DEFAULT_RUNTIME
         self._subject, self._task = subject, task
         self._names = RowNames()
         self._comparison: ParityComparison | None = None
@@ -61,7 +66,7 @@ class ContractFlights:
         if isinstance(bench, str):
             raise ArtifactError(bench)
         contract = self._subject.contract
-        pilots = [Pilot(self._subject.bundle.path, contract) for _ in range(env.num_envs)]
+        pilots = [Pilot(self._subject.bundle.path, contract, self._runtime) for _ in range(env.num_envs)]
         if not same_number(pilots[0].period_s, bench.period_s):
             raise ArtifactError(
                 f"the contract's policy period is {pilots[0].period_s:g} s, a step here takes {bench.period_s:g} s"
@@ -71,7 +76,7 @@ class ContractFlights:
                 ACTION_NAMES, ACTION_UNITS, bench.transform, self._subject.semantics.threshold_logit
             )
             roles = ("command",) if contract.gate is None else ("command", "gate_probability")
-            compared = "the onboard runner drives; its commands and the checkpoint's, by the simulator's units"
+            compared = f"the onboard runner drives ({self._runtime}); each command, by the simulator's own units"
             self._comparison = ParityComparison(COMMANDS, compared, roles, semantics)
             self._note = bench.note
         driver = ContractDriver(self, bench, pilots, self._parts)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from deploy_kit.bundle.parity import ParityComparison
 from deploy_kit.bundle.runners import ArtifactError, OnnxRunner
+from deploy_kit.bundle.runtime import Runtime
 from deploy_kit.bundle.thresholds import Thresholds
 from deploy_kit.flight.episodes import FirstEpisodes
 from deploy_kit.flight.first_episodes import Flight, fly_first_episodes
@@ -18,6 +19,7 @@ from deploy_kit.progress import Progress
 from deploy_kit.task.racing import TASK_ID
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
 from deploy_kit.verify.contract_flight import CONTRACT, ContractFlights
+from deploy_kit.verify.options import DEFAULT_RUNTIME
 from deploy_kit.verify.report import Check, FactCheck, NotRun
 from deploy_kit.verify.rollouts import (
     DRIVING,
@@ -64,6 +66,7 @@ class LiveOptions:
         thorough: whether to fly until the full margins are supported.
         max_episodes: most episodes in each mode.
         thresholds: margins.
+        runtime: how the graph is run.
     """
 
     modes: tuple[str, ...]
@@ -75,6 +78,7 @@ class LiveOptions:
     thorough: bool = False
     max_episodes: int = 4096
     thresholds: Thresholds = dataclasses.field(default_factory=Thresholds)
+    runtime: Runtime = DEFAULT_RUNTIME
 
 
 class LiveTest:
@@ -161,7 +165,7 @@ class _Flights:
         # By mode, then by number of the rollout.
         self._flown: dict[str, dict[int, Flight]] = {m: {} for m in ("driving", "contract") if m in options.modes}
         self._broken: dict[str, str] = {}
-        self._contract = ContractFlights(subject, options.task)
+        self._contract = ContractFlights(subject, options.task, options.runtime)
         self._shadow: ShadowComparison | None = None
         if "shadow" in options.modes:
             compared = "PyTorch drives, onnxruntime sees the same observations"
@@ -181,7 +185,7 @@ class _Flights:
             if not modes:
                 break
             episodes = min(max(missing.values()), MAX_SIDE_BY_SIDE)
-        yield reference_check(self._reference())
+        yield reference_check(self._reference().statistics())
         if self._shadow is not None:
             yield self._shadow.result(self._subject.note)
         for mode in self._flown:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deploy_kit.bundle.runtime import Runtime, runtimes
 from deploy_kit.bundle.thresholds import Thresholds
 from deploy_kit.errors import OptionError
 from deploy_kit.policy.network_hints import NetworkHints
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 SEED_BITS = 31
 """Of seeds drawn from the operating system: every generator takes such a number."""
+
+DEFAULT_RUNTIME = Runtime()
+"""What the onboard runner flies unless it is told otherwise, and what export verifies."""
 
 LIVE_MODES: tuple[str, ...] = ("shadow", "driving", "contract")
 
@@ -31,6 +35,7 @@ class ReplayOptions:
         max_observations: most kept observations, spread evenly; None for all.
         observations: whether the feature file must hold whole observations.
         torchscript: whether to run TorchScript; switch it off where it cannot be kept from writing.
+        runtimes: ways to run the graph; the first one flies.
     """
 
     seed: int = 0
@@ -40,6 +45,7 @@ class ReplayOptions:
     max_observations: int | None = 2000
     observations: bool = True
     torchscript: bool = True
+    runtimes: tuple[Runtime, ...] = (DEFAULT_RUNTIME,)
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,10 @@ class VerifyOptions:
         observations: whether the feature file must hold whole observations; switch it off where it has none.
         torchscript: whether to run TorchScript; switch it off where it cannot be kept from writing.
         flight: log of a flight to replay; None for none.
+        providers: of onnxruntime, "cpu", "cuda" or "tensorrt"; each is verified, and the first one flies.
+        optimisation_levels: of the graph, "disabled", "basic", "extended" or "all"; likewise.
+        onnx_threads: threads of one inference; likewise.
+        tf32: whether CUDA may round to TF32; what it gives is then judged by the profile tf32.
         report: where to write the report; None for report.json in the bundle's folder.
         vehicle: whether to hold the contract against the vehicle's numbers; they come from `vehicle_file`, else from
             the run beside the checkpoint, else from the task.
@@ -95,6 +105,10 @@ class VerifyOptions:
     max_observations: int | None = ReplayOptions.max_observations
     observations: bool = ReplayOptions.observations
     torchscript: bool = ReplayOptions.torchscript
+    providers: tuple[str, ...] = (DEFAULT_RUNTIME.provider,)
+    optimisation_levels: tuple[str, ...] = (DEFAULT_RUNTIME.level,)
+    onnx_threads: tuple[int, ...] = (DEFAULT_RUNTIME.threads,)
+    tf32: bool = False
     flight: Path | None = None
     report: Path | None = None
     vehicle: bool = True
@@ -113,7 +127,13 @@ class VerifyOptions:
             self.max_observations,
             self.observations,
             self.torchscript,
+            self.runtimes,
         )
+
+    @property
+    def runtimes(self) -> tuple[Runtime, ...]:
+        """Ways to run the graph; the first one flies."""
+        return runtimes(self.providers, self.optimisation_levels, self.onnx_threads, self.tf32)
 
     def with_seed(self) -> "VerifyOptions":
         """Return these options with a seed: their own, or else one drawn from the operating system."""
@@ -142,6 +162,14 @@ class VerifyOptions:
             )
         if self.seed is not None and self.seed < 0:
             raise OptionError(f"--seed {self.seed}: a seed is 0 or more")
+        if not (self.providers and self.optimisation_levels and self.onnx_threads):
+            raise OptionError("no provider, level or number of threads is left")
+        if 0 in self.onnx_threads:
+            raise OptionError("--onnx-threads 0: a number from 1 is needed, since only what is verified may fly")
+        for runtime in self.runtimes:
+            runtime.check()
+        if self.tf32 and "cuda" not in self.providers:
+            raise OptionError("--tf32 has no effect without --provider cuda; leave it out")
         if self.live and self.max_episodes < self.episodes:
             raise OptionError(f"--max-episodes {self.max_episodes} is below --episodes {self.episodes}")
         for name in ("random_rows", "search_evaluations", "max_rows", "max_observations"):

@@ -11,11 +11,13 @@ import numpy.typing as npt
 
 from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.runners import ArtifactError
+from deploy_kit.bundle.runtime import Runtime
 from deploy_kit.onboard import OnboardFault, OnboardOptions, OnboardOutput, OnboardPolicy
 from deploy_kit.policy.run.observation import IMAGE_PLANE
 from deploy_kit.policy.run.state_term import StateTerm
 from deploy_kit.task.interface import ACTION_NAMES
 from deploy_kit.verify.bench import Float64, RawInput
+from deploy_kit.verify.options import DEFAULT_RUNTIME
 
 _TO_UNIT = {
     **{"1": 1.0, "m": 1.0, "m/s": 1.0, "rad/s": 1.0, "m/s²": 1.0},
@@ -42,14 +44,22 @@ class Pilot:
     Args:
         bundle: the bundle's folder.
         contract: what the integrator knows.
+        runtime: how the graph is run.
 
     Raises:
         ArtifactError: the runner refuses the bundle, or the contract says something that nobody could act on.
     """
 
-    def __init__(self, bundle: Path, contract: Contract) -> None:
-        # Where the reference flies on without a return, so must the runner; it is not what is verified here.
-        options = OnboardOptions(max_blind_s=None)
+    def __init__(self, bundle: Path, contract: Contract, runtime: Runtime = DEFAULT_RUNTIME) -> None:
+        # Where the reference flies on without a return, so must the runner. What lies beside the bundle is no report
+        # of this run.
+        options = OnboardOptions(
+            provider=runtime.execution_provider,
+            level=runtime.level,
+            threads=runtime.threads,
+            max_blind_s=None,
+            allow_unverified=True,
+        )
         try:
             self._policy = OnboardPolicy(bundle, options)
         except OnboardFault as fault:

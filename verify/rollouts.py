@@ -17,7 +17,7 @@ import torch
 from deploy_kit.bundle.parity import ParityCheck, ParityComparison
 from deploy_kit.bundle.runners import ArtifactError, Float32, Outputs, Reference, Runner
 from deploy_kit.flight.drivers import ArtifactDriver
-from deploy_kit.flight.episodes import FirstEpisodes
+from deploy_kit.flight.episodes import FirstEpisodes, FlightStatistics
 from deploy_kit.flight.first_episodes import Flight, fly_first_episodes
 from deploy_kit.flight.paired import paired_differences
 from deploy_kit.flight.rollout import Driver, StepRecord
@@ -115,9 +115,8 @@ def fly_artifact(
     return fly_first_episodes(env, driver, progress=progress, phase=phase)
 
 
-def reference_check(reference: FirstEpisodes) -> ReferenceFlight:
+def reference_check(statistics: FlightStatistics) -> ReferenceFlight:
     """Return the check that the checkpoint itself flies."""
-    statistics = reference.statistics()
     return ReferenceFlight(
         name=REFERENCE,
         compared="the checkpoint flies, in PyTorch",

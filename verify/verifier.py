@@ -15,7 +15,8 @@ import torch
 
 from deploy_kit import __version__
 from deploy_kit.bundle.reader import Bundle
-from deploy_kit.bundle.runners import PROVIDERS, import_onnxruntime
+from deploy_kit.bundle.runners import import_onnxruntime
+from deploy_kit.bundle.runtime import Runtime
 from deploy_kit.flightlog.reader import open_flight_log
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
 from deploy_kit.progress import Progress, silent
@@ -36,7 +37,7 @@ from deploy_kit.verify.opening import (
     require_something,
 )
 from deploy_kit.verify.options import VerifyOptions
-from deploy_kit.verify.report import Certificate, Check, FactCheck, Subject, VerifyReport
+from deploy_kit.verify.report import Certificate, Check, FactCheck, Subject, VerifiedRuntime, VerifyReport
 from deploy_kit.verify.report_file import REPORT_NAME, UNFINISHED, ReportFile
 
 __all__ = ["REPORT_NAME", "VerifyOptions", "verify_bundle"]
@@ -77,12 +78,13 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
         def report(checks: list[Check], bundle: Bundle | None, artifacts: Artifacts | None) -> VerifyReport:
             return VerifyReport(
                 subject=_subject(options, manifest, bundle, checkpoint, dataset),
-                environment=_environment(artifacts),
+                environment=_environment(options, artifacts),
                 options=_plain(dataclasses.asdict(options)),
                 checks=tuple(checks),
                 thresholds=options.thresholds,
                 elapsed_s=time.monotonic() - started,
                 created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+                runtimes=() if artifacts is None else _verified(options.runtimes, checks),
                 replaces=place.replaced(manifest),
             )
 
@@ -137,6 +139,7 @@ def _live(options: VerifyOptions, seed: int, stack: ExitStack, checkpoint: Check
             thorough=options.thorough,
             max_episodes=options.max_episodes,
             thresholds=options.thresholds,
+            runtime=options.runtimes[0],
         )
     )
     stack.enter_context(live)
@@ -158,7 +161,17 @@ def _subject(
     )
 
 
-def _environment(artifacts: Artifacts | None) -> dict[str, Any]:
+def _verified(runtimes: tuple[Runtime, ...], checks: list[Check]) -> tuple[VerifiedRuntime, ...]:
+    """Return the ways to run the graph that really ran; whether they passed is the report's verdict."""
+    names = {check.name for check in checks if isinstance(check, FactCheck) and not check.problems}
+    return tuple(
+        VerifiedRuntime(runtime.execution_provider, runtime.level, runtime.threads, runtime.tf32)
+        for index, runtime in enumerate(runtimes)
+        if ("onnx/provider" if index == 0 else f"onnx/provider@{runtime}") in names
+    )
+
+
+def _environment(options: VerifyOptions, artifacts: Artifacts | None) -> dict[str, Any]:
     return {
         "deploy_kit": __version__,
         "python": platform.python_version(),
@@ -168,7 +181,7 @@ def _environment(artifacts: Artifacts | None) -> dict[str, Any]:
         "numpy": np.__version__,
         "onnx": onnx.__version__,
         "onnxruntime": str(import_onnxruntime().__version__),
-        "providers_asked": list(PROVIDERS),
+        "providers_asked": [runtime.execution_provider for runtime in options.runtimes],
         "providers_used": [] if artifacts is None else list(artifacts.providers),
     }
 

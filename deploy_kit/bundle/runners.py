@@ -5,7 +5,8 @@ The truth is `Reference`, the checkpoint's own network in PyTorch; everything el
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 
 from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.contract_fields import InputLayout
+from deploy_kit.bundle.runtime import Runtime, executed, session_options
 from deploy_kit.bundle.tensor_names import FEATURES_TENSOR
 from deploy_kit.errors import CheckFailedError, MissingDependencyError
 from deploy_kit.policy.network import PolicyOutput, VisionActorCritic
@@ -27,8 +29,8 @@ Float32 = npt.NDArray[np.float32]
 Outputs = dict[str, npt.NDArray[Any]]
 Runner = Callable[[Float32], Outputs]
 
-PROVIDERS: tuple[str, ...] = ("CPUExecutionProvider",)
-"""Execution providers asked of onnxruntime, best first; what really runs is asserted."""
+ANY_THREADS = Runtime(threads=0)
+"""The CPU with as many threads as onnxruntime likes: for many rows at once."""
 
 
 class ArtifactError(CheckFailedError):
@@ -54,7 +56,7 @@ def _onnxruntime_errors() -> tuple[type[Exception], ...]:
     """Return what onnxruntime raises: its own exceptions have no common base, and each version has others."""
     state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     own = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
-    return (*own, RuntimeError, ValueError)
+    return (*own, RuntimeError, ValueError, OSError)
 
 
 GATE_TERMS = "gate_terms"
@@ -130,10 +132,10 @@ class OnnxRunner:
         contract: gives the inputs' names and layout, the outputs' names and roles.
         outputs: tensor name by role; the contract's outputs if None.
         features: whether the graph takes features instead of an observation.
-        providers: execution providers to ask for.
+        runtime: how to run it.
 
     Raises:
-        ArtifactError: it cannot be loaded, or another provider than the first one runs.
+        ArtifactError: it cannot be loaded, or another provider than the one asked for runs.
         MissingDependencyError: onnxruntime is not installed.
     """
 
@@ -143,29 +145,42 @@ class OnnxRunner:
         contract: Contract,
         outputs: dict[str, str] | None = None,
         features: bool = False,
-        providers: Sequence[str] = PROVIDERS,
+        runtime: Runtime = ANY_THREADS,
     ) -> None:
         self._contract = contract
         self._features = features
         self._outputs = outputs or {spec.role: spec.name for spec in contract.outputs}
         ort = import_onnxruntime()
         self._errors = _onnxruntime_errors()
-        if providers[0] not in (available := ort.get_available_providers()):
-            raise ArtifactError(f"onnxruntime has no {providers[0]}, only {', '.join(available)}")
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        # Idle threads that spin would take the cores from the simulator's threads.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        wanted = runtime.execution_provider
+        if wanted not in (available := ort.get_available_providers()):
+            hint = "" if runtime.provider == "cpu" else '; for a GPU, pip install "deploy-kit[gpu]" instead of [cpu]'
+            raise ArtifactError(f"onnxruntime has no {wanted}, only {', '.join(available)}{hint}")
         source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
         if isinstance(source, Path):
             source = str(source)
+        self._source, self.runtime = source, runtime
         try:
-            self._session = ort.InferenceSession(source, options, providers=list(providers))
+            self._session = ort.InferenceSession(
+                source, session_options(ort, runtime), providers=[(wanted, runtime.provider_options)]
+            )
         except self._errors as error:
             raise ArtifactError(f"onnxruntime cannot load the graph: {one_line(error)}") from error
         self.providers = tuple(self._session.get_providers())
-        if self.providers[0] != providers[0]:
-            raise ArtifactError(f"onnxruntime runs on {self.providers[0]}, asked for {providers[0]}")
+        if self.providers[0] != wanted:
+            raise ArtifactError(f"onnxruntime runs on {self.providers[0]}, asked for {wanted}")
+
+    def executed(self, rows: Float32) -> dict[str, Counter[str]]:
+        """Run rows under onnxruntime's profiler, and return how often each operator ran on each provider.
+
+        Raises:
+            ArtifactError: onnxruntime refuses to run it, or its profile cannot be read.
+        """
+        feed = {FEATURES_TENSOR: rows} if self._features else split_inputs(rows, self._contract)
+        try:
+            return executed(import_onnxruntime(), self._source, self.runtime, lambda session: session.run(None, feed))
+        except self._errors as error:
+            raise ArtifactError(f"onnxruntime cannot profile the graph: {one_line(error)}") from error
 
     def __call__(self, rows: Float32) -> Outputs:
         """Return the outputs by role for flat observations (n, 6928), or features (n, 192).

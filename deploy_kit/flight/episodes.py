@@ -13,7 +13,6 @@ import numpy.typing as npt
 from scipy.special import stdtrit
 
 from deploy_kit.flight.rollout import StepRecord
-from deploy_kit.gate.metrics import auroc
 
 BOOTSTRAP_SAMPLES = 300
 
@@ -214,11 +213,17 @@ class FirstEpisodes:
         scores = self.gate_scores()
         if scores is None:
             return None
-        logit, label = scores.logit, scores.label
-        starts = np.searchsorted(scores.episode, np.arange(self.num_envs + 1))
+        env, label = scores.episode, scores.label
+        values, place = np.unique(scores.logit, return_inverse=True)
 
         def statistic(episodes: npt.NDArray[np.int64]) -> float | None:
-            rows = np.concatenate([np.arange(starts[e], starts[e + 1]) for e in episodes])
-            return auroc(logit[rows], label[rows]) if 0 < label[rows].sum() < rows.size else None
+            # Mann and Whitney's statistic over rows weighted by how often their episode was drawn: the rows are sorted
+            # once instead of in each of hundreds of draws.
+            weight = np.bincount(episodes, minlength=self.num_envs)[env]
+            positive = np.bincount(place, weight * label, len(values))
+            negative = np.bincount(place, weight * ~label, len(values))
+            pairs = positive.sum() * negative.sum()
+            below = np.cumsum(negative) - 0.5 * negative
+            return float((positive * below).sum() / pairs) if pairs else None
 
         return bootstrap_estimate(statistic, self.num_envs, seed)

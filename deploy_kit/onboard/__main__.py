@@ -14,6 +14,7 @@ import onnxruntime
 from .faults import OnboardFault
 from .options import OnboardOptions
 from .runner import OnboardPolicy
+from .verification import Verification
 
 WARM_UP_STEPS = 100
 MIN_STEPS = 100
@@ -53,12 +54,26 @@ def main(arguments: list[str] | None = None, clock: Callable[[], int] = time.per
     parser.add_argument("bundle", help="folder that deploy-kit export wrote")
     parser.add_argument("--provider", default=OnboardOptions.provider, help="onnxruntime's execution provider")
     parser.add_argument("--threads", type=int, default=OnboardOptions.threads, help="threads of one inference")
+    parser.add_argument("--level", default=OnboardOptions.level, help="graph optimisation of onnxruntime")
+    parser.add_argument("--tf32", action="store_true", help="let CUDA round to TF32")
+    parser.add_argument("--tolerance", type=float, default=OnboardOptions.tolerance, help="of the golden samples")
+    parser.add_argument(
+        "--allow-unverified", action="store_true", help="run what no report beside the bundle says was verified"
+    )
     parser.add_argument("--steps", type=int, default=2000, help=f"steps to measure, at least {MIN_STEPS}")
     options = parser.parse_args(arguments)
     if options.steps < MIN_STEPS:
         parser.error(f"--steps {options.steps} is below {MIN_STEPS}")
     try:
-        policy = OnboardPolicy(options.bundle, OnboardOptions(provider=options.provider, threads=options.threads))
+        settings = OnboardOptions(
+            provider=options.provider,
+            threads=options.threads,
+            level=options.level,
+            tf32=options.tf32,
+            tolerance=options.tolerance,
+            allow_unverified=options.allow_unverified,
+        )
+        policy = OnboardPolicy(options.bundle, settings)
         fitness = measure(policy, options.steps, clock)
     except OnboardFault as fault:
         sys.stderr.write(f"refused, {fault}\n")
@@ -69,6 +84,7 @@ def main(arguments: list[str] | None = None, clock: Callable[[], int] = time.per
         f"one step: {fitness.p50_us:.0f} µs (p50), {fitness.p99_us:.0f} µs (p99 of {fitness.steps} steps), "
         f"{share:.1f} % of the policy period\n"
         f"{options.provider}, threads: {options.threads}, onnxruntime {onnxruntime.__version__}, {platform.machine()}\n"
+        f"report beside the bundle: {_known(policy.verification)}\n"
     )
     if not fitness.fit:
         sys.stderr.write(
@@ -77,6 +93,13 @@ def main(arguments: list[str] | None = None, clock: Callable[[], int] = time.per
         )
         return 1
     return 0
+
+
+def _known(verification: Verification) -> str:
+    """Return what the report beside the bundle says, in words."""
+    if verification.state != "verified":
+        return verification.state
+    return f"these very files were verified{'' if verification.complete else ', but for what was switched off'}"
 
 
 def measure(policy: OnboardPolicy, steps: int, clock: Callable[[], int] = time.perf_counter_ns) -> Fitness:

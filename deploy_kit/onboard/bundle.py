@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from .detector import DetectorRule
 from .faults import Fault, OnboardFault
+from .verification import Verification, read_verification
 
 CONTRACT_VERSION = 2
 MANIFEST_VERSION = 1
@@ -97,12 +98,14 @@ class OnboardBundle:
         model: the ONNX file.
         golden: arrays of the golden samples.
         sha256: of each file that the manifest lists, by name.
+        verification: what the report beside the bundle says of these very files.
     """
 
     contract: OnboardContract
     model: bytes
     golden: dict[str, FloatArray]
     sha256: dict[str, str]
+    verification: Verification
 
 
 def load_bundle(path: Path) -> OnboardBundle:
@@ -114,7 +117,7 @@ def load_bundle(path: Path) -> OnboardBundle:
         OnboardFault: a needed file is missing, a file was altered, or the contract is of another version.
     """
     folder = path.parent if path.suffix == ".onnx" else path
-    listed = _read_manifest(folder / "manifest.json")
+    listed, manifest_sha256 = _read_manifest(folder / "manifest.json")
     content: dict[str, bytes] = {}
     for name in sorted({*listed, *_NEEDED}):
         if Path(name).name != name or name not in listed:
@@ -127,14 +130,16 @@ def load_bundle(path: Path) -> OnboardBundle:
         content[name] = _read_checked(file, listed[name])
     contract = parse_contract(content["contract.json"].decode("utf-8", "replace"))
     golden = _read_golden(content["golden.npz"], contract)
-    return OnboardBundle(
-        contract, content["policy.onnx"], golden, {name: str(entry["sha256"]) for name, entry in listed.items()}
-    )
+    hashes = {name: str(entry["sha256"]) for name, entry in listed.items()}
+    verification = read_verification(folder, manifest_sha256)
+    return OnboardBundle(contract, content["policy.onnx"], golden, hashes, verification)
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _read_manifest(path: Path) -> tuple[dict[str, Any], str]:
+    """Return what a manifest lists, and its own sha256."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
+        data = json.loads(text.decode("utf-8"))
     except OSError as error:
         raise OnboardFault(Fault.BUNDLE_INCOMPLETE, f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -142,7 +147,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     files = data.get("files") if isinstance(data, dict) and data.get("manifest_version") == MANIFEST_VERSION else None
     if not isinstance(files, dict):
         raise OnboardFault(Fault.BUNDLE_ALTERED, f"{path} is no manifest of version {MANIFEST_VERSION}")
-    return files
+    return files, hashlib.sha256(text).hexdigest()
 
 
 def _read_checked(path: Path, entry: Any) -> bytes:

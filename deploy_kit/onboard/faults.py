@@ -11,6 +11,7 @@ class Fault(Enum):
     CONTRACT_VERSION = "contract_version"
     CONTRACT_INVALID = "contract_invalid"
     RUNTIME = "runtime"
+    NOT_VERIFIED = "not_verified"
     GOLDEN_MISMATCH = "golden_mismatch"
     STATE_SHAPE = "state_shape"
     STATE_TYPE = "state_type"

@@ -8,6 +8,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 
 from .bundle import CONTRACT_METADATA_KEY, FloatArray, OnboardContract
 from .faults import Fault, OnboardFault
+from .options import CUDA, LEVELS, OnboardOptions
 
 # onnxruntime's own exceptions have no common base below Exception, and each version has others.
 RUNTIME_ERRORS: tuple[type[Exception], ...] = (
@@ -28,9 +29,7 @@ class Graph:
     Args:
         model: the ONNX file.
         contract: what it must look like.
-        provider: onnxruntime's execution provider; another one running instead is a fault.
-        provider_options: options of that provider.
-        threads: threads of one inference.
+        options: how to run it; another provider running instead is a fault.
 
     Attributes:
         state: (16,) write the network's state here before `run`.
@@ -50,11 +49,9 @@ class Graph:
         self,
         model: bytes,
         contract: OnboardContract,
-        provider: str,
-        provider_options: dict[str, str],
-        threads: int,
+        options: OnboardOptions,
     ) -> None:
-        session = _open_session(model, contract, provider, provider_options, threads)
+        session = _open_session(model, contract, options)
         size, (rows, columns) = len(contract.state_low), contract.image_shape
         inputs: list[FloatArray]
         if contract.flat:
@@ -92,15 +89,18 @@ class Graph:
             raise OnboardFault(Fault.RUNTIME, f"onnxruntime failed in flight: {error}") from error
 
 
-def _open_session(
-    model: bytes, contract: OnboardContract, provider: str, provider_options: dict[str, str], threads: int
-) -> onnxruntime.InferenceSession:
+def _open_session(model: bytes, contract: OnboardContract, options: OnboardOptions) -> onnxruntime.InferenceSession:
+    provider = options.provider
+    if provider == CUDA and hasattr(onnxruntime, "preload_dlls"):
+        # CUDA's libraries may come as packages of their own, which nothing else loads.
+        onnxruntime.preload_dlls()
     settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads
+    settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
+    settings.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[options.level])
     try:
         session = onnxruntime.InferenceSession(
-            model, settings, providers=[provider], provider_options=[provider_options]
+            model, settings, providers=[provider], provider_options=[options.all_provider_options]
         )
     except RUNTIME_ERRORS as error:
         raise OnboardFault(

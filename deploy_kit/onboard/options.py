@@ -4,9 +4,21 @@ import math
 from dataclasses import dataclass, field
 
 from .faults import Fault, OnboardFault
+from .verification import Runtime
 
 MAX_TOLERANCE = 1e-2
 """TF32 arithmetic is off by up to 4e-3; what is off by more than this is another policy."""
+
+
+LEVELS = {
+    "disabled": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+"""Names of the graph optimisation levels in onnxruntime."""
+
+CUDA = "CUDAExecutionProvider"
 
 
 @dataclass(frozen=True)
@@ -17,6 +29,9 @@ class OnboardOptions:
         provider: onnxruntime's execution provider; another one running instead is a fault.
         provider_options: options of that provider, as onnxruntime takes them.
         threads: threads of one inference.
+        level: graph optimisation: "disabled", "basic", "extended" or "all".
+        tf32: whether CUDA may round to TensorFloat-32; it is switched off otherwise.
+        allow_unverified: fly a runtime that no verification names, and a bundle whose verification failed.
         tolerance: largest error of a golden sample, absolute (times the action scale for commands) plus relative; at
             most `MAX_TOLERANCE`.
         max_state_age_s: oldest state that is accepted; two policy periods if None.
@@ -37,6 +52,9 @@ class OnboardOptions:
     provider: str = "CPUExecutionProvider"
     provider_options: dict[str, str] = field(default_factory=dict)
     threads: int = 1
+    level: str = "all"
+    tf32: bool = False
+    allow_unverified: bool = False
     tolerance: float = 1e-5
     max_state_age_s: float | None = None
     max_depth_age_s: float | None = None
@@ -49,6 +67,10 @@ class OnboardOptions:
     nan_is_no_return: bool = False
 
     def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise OnboardFault(Fault.OPTIONS, f"level is {self.level!r}, not one of {', '.join(LEVELS)}")
+        if self.tf32 and self.provider != CUDA:
+            raise OnboardFault(Fault.OPTIONS, f"{self.provider} has no TF32")
         # Written so that NaN is refused too.
         if not 0 < self.tolerance <= MAX_TOLERANCE:
             raise OnboardFault(Fault.OPTIONS, f"tolerance is {self.tolerance}, not above 0 and at most {MAX_TOLERANCE}")
@@ -58,3 +80,15 @@ class OnboardOptions:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise OnboardFault(Fault.OPTIONS, f"{name} is {value}, not a number of at least 0")
+
+    @property
+    def all_provider_options(self) -> dict[str, str]:
+        """Options of the provider, TF32 among them."""
+        tf32 = {"use_tf32": str(int(self.tf32))} if self.provider == CUDA else {}
+        return {**tf32, **self.provider_options}
+
+    @property
+    def runtime(self) -> Runtime:
+        """How the graph is run."""
+        tf32 = self.all_provider_options.get("use_tf32", "0") != "0"
+        return Runtime(self.provider, self.level, self.threads, tf32)

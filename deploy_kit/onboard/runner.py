@@ -22,6 +22,7 @@ from .guards import Clock, DepthGuard, StateGuard
 from .log_writer import RecordingOptions
 from .options import OnboardOptions
 from .recorder import Recorder, StepResult
+from .verification import Verification
 
 
 class OnboardOutput(NamedTuple):
@@ -54,15 +55,18 @@ class OnboardPolicy:
         contract: what the runner acts on.
         self_check: worst golden sample as a share of the tolerance.
         recorder: writes the log; None without one.
+        verification: what the report beside the bundle says of these very files.
 
     Raises:
-        OnboardFault: the bundle is incomplete, altered or of another version, the provider is not the one asked for, a
-            golden sample comes out differently, or the log cannot be written.
+        OnboardFault: the bundle is incomplete, altered or of another version, its verification failed or names another
+            runtime, the provider is not the one asked for, a golden sample comes out differently, or the log cannot be
+            written.
     """
 
     contract: OnboardContract
     self_check: float
     recorder: Recorder | None
+    verification: Verification
 
     def __init__(
         self,
@@ -74,7 +78,10 @@ class OnboardPolicy:
         self.options = options = options or OnboardOptions()
         loaded = load_bundle(Path(bundle))
         self.contract = contract = loaded.contract
-        self._graph = Graph(loaded.model, contract, options.provider, options.provider_options, options.threads)
+        self.verification = loaded.verification
+        if not options.allow_unverified:
+            self.verification.require(options.runtime)
+        self._graph = Graph(loaded.model, contract, options)
         self.self_check = replay(self._graph, contract, loaded.golden, options.tolerance)
         self._state = StateGuard(contract, options.range_margin, self._graph.state)
         self._depth = DepthGuard(contract, options, self._graph.image)

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deploy_kit.bundle.contract_fields import InputLayout
 from deploy_kit.bundle.runners import ArtifactError, OnnxRunner
+from deploy_kit.bundle.runtime import Runtime
 from deploy_kit.bundle.subgraph import cut_encoder, cut_head
 from deploy_kit.task.interface import ActionTransform
 from deploy_kit.verify.structure.onnx_file import graph_checks, load_graph
@@ -152,8 +153,8 @@ def test_graph_without_features_cannot_be_cut():
 
 def test_provider_that_does_not_run_is_refused():
     model = graph(DOUBLE, weights=[TWO])
-    with pytest.raises(ArtifactError, match="has no NoSuchExecutionProvider"):
-        OnnxRunner(model, CONTRACT, providers=("NoSuchExecutionProvider", "CPUExecutionProvider"))
+    with pytest.raises(ArtifactError, match="has no TensorrtExecutionProvider"):
+        OnnxRunner(model, CONTRACT, runtime=Runtime("tensorrt"))
 
 
 def test_last_batch_is_filled_up_and_cut_again():

@@ -63,10 +63,11 @@ def test_self_check_command(bundles, tmp_path):
     shutil.copytree(SOURCE, tmp_path / "onboard", ignore=shutil.ignore_patterns("__pycache__"))
     result = run("-m", "onboard", str(bundles.ready), "--steps", "100", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    first, second, third = result.stdout.splitlines()
+    first, second, third, fourth = result.stdout.splitlines()
     assert first.startswith("golden samples: passed, worst at 0.")
     assert second.startswith("one step: ")
     assert third.startswith("CPUExecutionProvider, threads: 1, onnxruntime ")
+    assert fourth == "report beside the bundle: absent"
     few = run("-m", "onboard", str(bundles.ready), "--steps", "99", cwd=tmp_path)
     assert few.returncode == 2
     assert "--steps 99 is below 100" in few.stderr

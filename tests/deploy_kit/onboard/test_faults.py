@@ -275,7 +275,8 @@ def test_golden_samples_of_another_shape(broken):
 
 @pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
 def test_a_provider_that_is_not_there(bundles):
-    refuse(bundles.plain, Fault.RUNTIME, "CUDAExecutionProvider", OnboardOptions(provider="CUDAExecutionProvider"))
+    options = OnboardOptions(provider="CUDAExecutionProvider", allow_unverified=True)
+    refuse(bundles.plain, Fault.RUNTIME, "CUDAExecutionProvider", options)
 
 
 def test_a_graph_that_onnxruntime_refuses(broken):
