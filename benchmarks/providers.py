@@ -31,6 +31,7 @@ STEPS = 2000
 
 
 def main() -> int:
+    """Verify on each provider; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
     parser.add_argument("--provider", action="append", choices=EXECUTION_PROVIDERS, required=True)
@@ -67,7 +68,7 @@ def main() -> int:
 
 
 def row(name: str, report: VerifyReport, runtime: Runtime, bundle: Path, seconds: float) -> dict:
-    """Return what a report says in a few figures: largest errors of the graph's outputs, verdict, duration of a step."""
+    """Return a report in a few figures: largest errors of the graph's outputs, verdict, duration of a step."""
     graph = [check for check in report.checks if isinstance(check, ParityCheck) and "onnx" in check.name]
     errors = {}
     for check in graph:
