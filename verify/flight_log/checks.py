@@ -141,7 +141,7 @@ class _Replay:
     recorded: ParityComparison
     by_input: ParityComparison
     artifacts: dict[str, ParityComparison]
-    not_opened: tuple[str, ...]
+    not_opened: dict[str, str | None]
     state: list[npt.NDArray[np.float64]] = field(default_factory=list)
     observed: list[Float32] = field(default_factory=list)
     features: list[Float32] = field(default_factory=list)
@@ -175,8 +175,8 @@ class _Replay:
         others = {name: comparison.result(where) for name, comparison in self.artifacts.items()}
         yield self.recorded.result(where, self._note(recorded, others, same_graph))
         yield from others.values()
-        for name in self.not_opened:
-            yield NotRun(f"{NAME}/replay/{name}", "not opened: a check above says why")
+        for name, switch in self.not_opened.items():
+            yield NotRun(f"{NAME}/replay/{name}", switch or "not opened: a check above says why", switch)
 
     def _note(self, recorded: ParityCheck, others: dict[str, ParityCheck], same_graph: bool) -> str | None:
         """Say why the recorded outputs differ from the checkpoint's, if they do clearly."""
@@ -228,7 +228,7 @@ def _replay(
             )
             for name, artifact in opened.items()
         },
-        tuple(name for name in ARTIFACTS if name not in opened),
+        {name: artifacts.switched_off.get(name) for name in ARTIFACTS if name not in opened},
     )
     last, run, done, total = None, 0, 0, len(log.flown)
     for block in blocks(log, subject.contract):

@@ -65,9 +65,10 @@ def distribution_check(
         numbers: (m,) record numbers.
     """
     if heldout is None:
-        return NotRun(NAME, "no feature file was given"), None
+        return NotRun(NAME, "--no-replay: no feature file was given", "--no-replay"), None
     if len(heldout) < 2 * heldout.shape[1]:
-        return NotRun(NAME, f"{len(heldout)} held-out rows do not tell how {heldout.shape[1]} features spread"), None
+        reason = f"{len(heldout)} held-out rows do not tell how {heldout.shape[1]} features spread; collect more"
+        return NotRun(NAME, reason), None
     distance = Distance(heldout)
     relative: Float64 = distance(features) / distance.limit
     problems = []

@@ -178,7 +178,7 @@ def command_check(log: FlightLog, contract: Contract, transform: ActionTransform
     )
 
 
-def gate_check(expected: Sequence[Expected], time: Callable[[int], str]) -> Check:
+def gate_check(expected: Sequence[Expected], time: Callable[[int], str]) -> FactCheck:
     """Return whether threshold and detector decided as the checkpoint's do; the note tells the announcements.
 
     Args:
@@ -187,7 +187,8 @@ def gate_check(expected: Sequence[Expected], time: Callable[[int], str]) -> Chec
     """
     judged = [item for item in expected if item.passed is not None]
     if not judged:
-        return NotRun(f"{NAME}/gate", "the checkpoint has no calibrated gate head")
+        note = "the checkpoint has no calibrated gate head, so that there is nothing to decide"
+        return FactCheck(f"{NAME}/gate", "decisions against the checkpoint's detector", 0, (), note)
     problems = []
     for item in judged:
         for what, found, wanted in (
@@ -218,7 +219,8 @@ def motion_check(state: Float64, log_steps: Sequence[int], contract: Contract, s
     places = {term.quantity: slice(term.start, term.stop) for term in contract.observation.terms}
     needed = ("base_lin_vel", "base_orientation", "target_position", "last_action")
     if missing := [quantity for quantity in needed if quantity not in places]:
-        return NotRun(name, f"the policy's state has no {', '.join(missing)}")
+        note = f"the policy's state has no {', '.join(missing)}, so that its motion is not known"
+        return FactCheck(name, "velocity, attitude and target", 0, (), note)
     velocity, up, target, acting = (state[:, places[quantity]] for quantity in needed)
     numbers = np.array(log_steps)
     apart = np.diff(seconds)

@@ -1,19 +1,46 @@
 """What a log can tell: a right one passes, and each kind of mistake is caught at its check, with its cause."""
 
+from contextlib import ExitStack
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
+from deploy_kit.bundle.reader import open_bundle
+from deploy_kit.bundle.thresholds import Thresholds
 from deploy_kit.errors import FlightLogError
+from deploy_kit.flightlog.reader import open_flight_log
 from deploy_kit.onboard import OnboardFault
-from deploy_kit.verify.report import Status
+from deploy_kit.policy.checkpoint import load_checkpoint
+from deploy_kit.progress import silent
+from deploy_kit.task.racing import TASK_ID
+from deploy_kit.verify.artifacts import open_artifacts
+from deploy_kit.verify.bundle_and_checkpoint import find_vehicle, pair_bundle
+from deploy_kit.verify.dataset import open_dataset
+from deploy_kit.verify.flight_log.checks import check_flight_log
+from deploy_kit.verify.report import Status, judge
 from deploy_kit.verify.verifier import verify_bundle
 from helpers.bundles import copy_bundle, edit_contract, edit_onnx, shift_initializer
 from helpers.flight_logs import fly, fly_logged, open_recorded
 
 
-def verify(run, log, folder, **changes):
-    options = {"feature_file": None, "replay": False, "random_rows": 2, "report": folder / "report.json", "flight": log}
-    return verify_bundle(run.verify(**{**options, **changes}))
+@dataclass
+class Judged:
+    checks: list
+    verdicts: list
+
+
+def verify(run, log, folder, bundle=None, dataset=None):
+    """Run the checks of a log alone."""
+    checkpoint = load_checkpoint(run.checkpoint)
+    opened = open_bundle(bundle or run.bundle)
+    subject = pair_bundle(opened, checkpoint, find_vehicle(checkpoint, TASK_ID, None, opened.contract))
+    with ExitStack() as stack:
+        data = None if dataset is None else stack.enter_context(open_dataset(dataset, checkpoint.network))
+        logged = stack.enter_context(open_flight_log(log))
+        artifacts, _ = open_artifacts(subject, torchscript=False)
+        checks = check_flight_log(logged, folder / "report-flight.png", subject, artifacts, data, silent)
+    return Judged(checks, [judge(check, Thresholds()) for check in checks])
 
 
 def failures(report):
@@ -32,7 +59,8 @@ def note(report, name):
 def right(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("right")
     log = fly_logged(run.bundle, folder / "flight.dklog")
-    return verify(run, log, folder), folder
+    options = {"feature_file": None, "replay": False, "random_rows": 2, "search_evaluations": 1}
+    return verify_bundle(run.verify(flight=log, report=folder / "report.json", **options)), folder
 
 
 def test_right_log_passes_every_check_that_was_run(right):
@@ -211,8 +239,7 @@ def test_inputs_that_held_out_rows_never_had_are_named(run, tmp_path):
         run,
         fly_logged(run.bundle, tmp_path / "flight.dklog", mistake=lambda state, depth: (state + offset, depth)),
         tmp_path,
-        feature_file=run.dataset,
-        replay=True,
+        dataset=run.dataset,
     )
     found = failures(report)
     assert "base_lin_vel[0] is outside of the recorded" in found["distribution"]
@@ -220,7 +247,8 @@ def test_inputs_that_held_out_rows_never_had_are_named(run, tmp_path):
 
 def test_other_sizes_and_other_files_are_refused_before_anything_is_replayed(run, tmp_path):
     with pytest.raises(FlightLogError, match="no flight log"):
-        verify(run, run.dataset, tmp_path)
+        verify_bundle(run.verify(flight=run.dataset))
+    assert not (run.bundle / "report.json").exists()
 
 
 def test_lost_records_and_a_cut_end_are_told(run, tmp_path):
