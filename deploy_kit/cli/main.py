@@ -17,6 +17,7 @@ _COMMANDS = {
     "export": "Write the policy as a bundle: ONNX, TorchScript, safetensors, contract.",
     "verify": "Prove that a bundle does what its checkpoint does.",
     "fly": "Fly a checkpoint or a bundle and report statistics and pictures.",
+    "log": "Convert a log of a flight, for Foxglove.",
     "inspect": "Show what a checkpoint, feature file or bundle holds.",
 }
 
