@@ -1,4 +1,4 @@
-"""The reference policy flies the embedded simulator as well as where its authors trained it, on another simulator.
+"""The reference policy, which another simulator trained, flies the embedded one.
 
 The shipped policy learned on our own task: a misreading of the task that our simulators share would not show with it.
 `benchmarks/` flies more episodes; whatever is misread costs most of the gates here.

@@ -110,6 +110,8 @@ def test_they_lie_about_the_middle_of_their_segment(kind, spread, monkeypatch):
             assert h == spread
         else:
             assert 2.5 <= h <= 4.0
+            # Their number is that of the other kinds times r/8, and h is 0.5 r.
+            assert layout.obstacle_share == pytest.approx(2 * h / 8)
         across.append(np.linalg.norm(sideways) / h)
     assert np.abs(along).max() <= 0.6 + 1e-9
     assert np.abs(along).max() > 0.59
