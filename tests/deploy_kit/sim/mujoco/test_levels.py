@@ -61,5 +61,7 @@ def test_neighbouring_tracks_are_seen_and_solid():
         for offset, touching in ((-0.5, False), (0.0, True)):
             there = np.array([x + 40 + offset, y, z])
             physics.reset(0, Start(there, np.array([1.0, 0, 0, 0]), np.zeros(3), np.zeros(3)))
-            assert physics.step(np.array([[0, 0, 0.5 * 9.81, 0, 0, 0]])).tolist() == [touching]
+            physics.control[:] = [0, 0, 0.5 * 9.81, 0, 0, 0]
+            physics.step()
+            assert physics.exceeded.tolist() == [touching]
         assert any(solid.position == (x + 40, y, z) for solid in track.primitives)
