@@ -1,6 +1,6 @@
 """What is verified against what: bundle, checkpoint, vehicle, and what the outputs stand for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy_kit.bundle.contract import Contract
@@ -13,6 +13,7 @@ from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.policy.run.observation import RunObservation, resolve_observation
 from deploy_kit.policy.run.vehicle import Vehicle, resolve_vehicle
 from deploy_kit.task.interface import ActionTransform
+from deploy_kit.verify.outputs.evidence import Evidence
 
 UNCALIBRATED = "the gate head is not calibrated: decisions are cut at logit 0"
 
@@ -46,6 +47,7 @@ class BundleAndCheckpoint:
         semantics: what the outputs stand for.
         misfit: why the bundle's tensors cannot be compared with the checkpoint's at all, None if they can.
         note: what a reader should know of the gate's threshold.
+        evidence: gathers what the report's page shows besides figures.
     """
 
     bundle: Bundle
@@ -55,6 +57,7 @@ class BundleAndCheckpoint:
     semantics: OutputSemantics
     misfit: str | None
     note: str | None
+    evidence: Evidence = field(default_factory=Evidence)
 
     @property
     def contract(self) -> Contract:
@@ -91,6 +94,20 @@ def pair_bundle(bundle: Bundle, checkpoint: Checkpoint, named: NamedVehicle) -> 
         semantics=OutputSemantics(action.names, action.units, transform, threshold),
         misfit=_misfit(contract, checkpoint.network),
         note=note,
+        evidence=Evidence(
+            threshold_logit=threshold,
+            image_shape=checkpoint.network.config.layout.image_shape,
+            state_names=_state_names(contract),
+        ),
+    )
+
+
+def _state_names(contract: Contract) -> tuple[str, ...]:
+    """Return what the bundle calls each number of the state."""
+    return tuple(
+        term.name if term.stop - term.start == 1 else f"{term.name}[{index - term.start}]"
+        for term in contract.observation.terms
+        for index in range(term.start, min(term.stop, contract.observation.state_size))
     )
 
 

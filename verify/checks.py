@@ -174,7 +174,9 @@ def _replay_set(
         )
         total = len(samples.observation) * (2 if samples.recorded else 1)
         advance = counter(progress, f"replay {samples.name}, {artifact.name}", total)
-        yield replay(samples, reference, artifact.runner, comparison, advance)
+        check = replay(samples, reference, artifact.runner, comparison, advance)
+        subject.evidence.add_replay(samples, reference, check)
+        yield check
 
 
 def counter(progress: Callable[[Progress], None], phase: str, total: int) -> Advance:

@@ -37,6 +37,8 @@ from deploy_kit.verify.opening import (
     require_something,
 )
 from deploy_kit.verify.options import VerifyOptions
+from deploy_kit.verify.outputs.evidence import Evidence
+from deploy_kit.verify.outputs.page_file import PageFile
 from deploy_kit.verify.report import Certificate, Check, FactCheck, Subject, VerifiedRuntime, VerifyReport
 from deploy_kit.verify.report_file import REPORT_NAME, UNFINISHED, ReportFile
 
@@ -66,7 +68,8 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
     started = time.monotonic()
     with ExitStack() as stack:
         require_something(options.bundle)
-        place = ReportFile(options.report or options.bundle / REPORT_NAME, options.bundle)
+        path = options.report or options.bundle / REPORT_NAME
+        place, page = ReportFile(path, options.bundle), PageFile(path)
         checkpoint = load_checkpoint(options.checkpoint, options.hints)
         dataset = None
         if options.feature_file is not None:
@@ -89,10 +92,11 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
             )
 
         stack.enter_context(place)
+        stack.enter_context(page)
         place.begin(report([UNFINISHED], None, None))
         bundle = open_for_verification(options.bundle)
         if isinstance(bundle, FactCheck):
-            found = report([bundle, *nothing_opened(options)], None, None)
+            found, evidence = report([bundle, *nothing_opened(options)], None, None), Evidence()
         else:
             vehicle = NamedVehicle(None, wanted=False)
             if options.vehicle:
@@ -106,7 +110,9 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
                 checks.append(CHANGED)
             found = dataclasses.replace(report(checks, bundle, artifacts), certificate=_certificate(subject, dataset))
             found = diagnosed(found, subject)
+            evidence = subject.evidence
         place.finish(found)
+        page.finish(found, evidence)
     return found
 
 

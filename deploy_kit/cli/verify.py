@@ -1,5 +1,6 @@
 """``deploy-kit verify``."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -27,7 +28,7 @@ from deploy_kit.verify.options import LIVE_MODES, VerifyOptions
 if TYPE_CHECKING:
     from deploy_kit.verify.report import VerifyReport
 
-_RECHECK = {"recheck", "profile", "report", "require_complete"}
+_RECHECK = {"recheck", "profile", "report", "require_complete", "junit", "summary"}
 """Options that have an effect where nothing is run."""
 
 _FLIGHTS = (
@@ -161,7 +162,19 @@ _replay, _live, _runtime, _result = under("Replay"), under("Flights"), under("Ru
     "--report",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Where to write the report. [default: BUNDLE/report.json]",
+    help="Where to write the report; its page goes beside it, as .html. [default: BUNDLE/report.json]",
+)
+@_result(
+    "--junit",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Also write the verdicts as JUnit's XML, for a continuous integration service.",
+)
+@_result(
+    "--summary",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help='Also append a summary in Markdown, as to "$GITHUB_STEP_SUMMARY".',
 )
 def verify_command(bundle: Path | None, **options: Any) -> None:
     """Prove that BUNDLE does what the checkpoint does: static checks, replay, live rollouts.
@@ -170,10 +183,12 @@ def verify_command(bundle: Path | None, **options: Any) -> None:
     """
     require_complete, recheck = options.pop("require_complete"), options.pop("recheck")
     profile = options.pop("profile")
+    also = _Outputs(options.pop("junit"), options.pop("summary"))
+    also.check()
     if recheck is not None:
         given = {parameter.name or "" for parameter in click.get_current_context().command.params} - _RECHECK
         refuse_given("with --recheck, which runs nothing", *given)
-        _judge_again(recheck, profile, options["report"], require_complete)
+        _judge_again(recheck, profile, options["report"], require_complete, also)
     if bundle is None:
         raise OptionError("no bundle: give its folder, or --recheck REPORT")
     replay, live = not options.pop("no_replay"), not options.pop("no_live")
@@ -199,19 +214,52 @@ def verify_command(bundle: Path | None, **options: Any) -> None:
     )
     settings.check()
 
+    from deploy_kit.verify.outputs.page_file import page_path
     from deploy_kit.verify.verifier import REPORT_NAME, verify_bundle
 
     with progress_bars() as progress:
         report = verify_bundle(settings, progress)
     accepted = report.passed and (report.complete or not require_complete)
-    _show(report, settings.report or bundle / REPORT_NAME)
+    path = settings.report or bundle / REPORT_NAME
+    also.write(report, page_path(path))
+    _show(report, path)
     if accepted:
         stdout.print(next_command("fly", bundle))
     raise click.exceptions.Exit(0 if accepted else 1)
 
 
-def _judge_again(path: Path, profile: str | None, target: Path | None, require_complete: bool) -> NoReturn:
+@dataclass(frozen=True)
+class _Outputs:
+    """What is written of a report besides the report and its page."""
+
+    junit: Path | None
+    summary: Path | None
+
+    def check(self) -> None:
+        """Refuse before the long work what could not be written after it."""
+        if self.junit is not None:
+            from deploy_kit.verify.outputs.junit import require_junit_or_nothing
+
+            require_junit_or_nothing(self.junit)
+
+    def write(self, report: "VerifyReport", page: Path | None) -> None:
+        """Write the files, and say where."""
+        from deploy_kit.verify.outputs.junit import write_junit
+        from deploy_kit.verify.outputs.markdown import append_summary
+
+        if self.junit is not None:
+            write_junit(self.junit, report)
+        if self.summary is not None:
+            append_summary(self.summary, report)
+        for path in filter(None, (page, self.junit, self.summary)):
+            stdout.print(f"Wrote {path}")
+
+
+def _judge_again(
+    path: Path, profile: str | None, target: Path | None, require_complete: bool, also: _Outputs
+) -> NoReturn:
     """Judge a report's figures under a profile, or under its own limits, and exit."""
+    from deploy_kit.verify.outputs.page_file import PageFile, page_path
     from deploy_kit.verify.report_file import ReportFile
     from deploy_kit.verify.summary import beside, read_report
 
@@ -219,7 +267,10 @@ def _judge_again(path: Path, profile: str | None, target: Path | None, require_c
     if profile is not None:
         report = report.judged(load_profile(profile))
     if target is not None:
-        ReportFile(target, path.parent).finish(report)
+        with PageFile(target) as page:
+            ReportFile(target, path.parent).finish(report)
+            page.finish(report, None)
+    also.write(report, None if target is None else page_path(target))
     _show(report, target or path)
     stdout.print(f"Judged again, nothing was run: {beside(path, report)}")
     raise click.exceptions.Exit(0 if report.passed and (report.complete or not require_complete) else 1)

@@ -14,6 +14,9 @@ from deploy_kit.files import replace_file
 from deploy_kit.page.blocks import Page
 from deploy_kit.text import printable
 
+GENERATOR = '<meta name="generator" content="deploy-kit">'
+"""Stands near the top of every page, and tells that a file may be written over."""
+
 
 def write_page(path: Path, page: Page) -> None:
     """Write a page; an interrupted write leaves the old file.
@@ -41,6 +44,7 @@ def render_page(page: Page) -> str:
         .get_template("page.html.j2")
         .render(
             page=page,
+            generator=Markup(GENERATOR),
             style=_asset("style.css"),
             scripts=[_asset(f"{name}.js") for name in ("page", *dict.fromkeys(widget.script for widget in widgets))],
             plotly=_plotly() if any(widget.needs_plotly for widget in widgets) else None,

@@ -11,6 +11,7 @@ import yaml
 from packaging.requirements import Requirement
 
 import deploy_kit
+from deploy_kit.cli.verify import verify_command
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -27,6 +28,29 @@ def check(schema: str, *files: Path) -> None:
 def test_workflows_are_valid(schema):
     assert [path.name for path in WORKFLOWS] == ["ci.yml", "release.yml"]
     check(schema, *WORKFLOWS)
+
+
+def test_the_examples_for_users_are_valid_and_name_options_that_exist():
+    folder = ROOT / "examples" / "ci"
+    workflow, hooks = folder / "verify-bundle.yml", folder / "pre-commit-config.yaml"
+    assert {path.name for path in folder.iterdir()} == {workflow.name, hooks.name}
+    for schema in ("vendor.github-workflows", "custom.github-workflows-require-timeout"):
+        check(schema, workflow)
+    own = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    (repository,) = yaml.safe_load(hooks.read_text(encoding="utf-8"))["repos"]
+    (hook,) = repository["hooks"]
+    assert repository["repo"] == "local" == own["repos"][0]["repo"]
+    assert {"id", "name", "entry", "language"} <= set(hook)
+    (job,) = yaml.safe_load(workflow.read_text(encoding="utf-8"))["jobs"].values()
+    commands = [hook["entry"], *(step["run"] for step in job["steps"] if "deploy-kit verify" in step.get("run", ""))]
+    assert len(commands) == 2
+    known = {option for parameter in verify_command.params for option in parameter.opts}
+    for command in commands:
+        assert set(re.findall(r"--[\w-]+", command)) - known == set()
+    # The report's own files do not ask for another run, those of a bundle do.
+    pattern = re.compile(hook["exclude"])
+    assert [bool(pattern.search(f"bundles/racer/{name}")) for name in ("report.json", "report.html")] == [True, True]
+    assert not pattern.search("bundles/racer/policy.onnx")
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)

@@ -1,4 +1,5 @@
 import json
+import xml.etree.ElementTree as ET
 
 import pytest
 
@@ -34,6 +35,23 @@ def test_figures_are_judged_again_without_the_bundle(cli, report, tmp_path):
     assert again["checks"] == json.loads(before)["checks"]
     assert report.read_bytes() == before
     assert cli("verify", "--recheck", tmp_path / "again.json", "--profile", "fp32").code == 0
+
+
+def test_what_else_is_written_of_a_report(cli, report, tmp_path):
+    junit, summary, again = tmp_path / "junit.xml", tmp_path / "summary.md", tmp_path / "again.json"
+    told = cli("verify", "--recheck", report, "--report", again, "--junit", junit, "--summary", summary)
+    assert told.code == 0, told
+    verdicts = json.loads(report.read_text())["verdicts"]
+    assert {case.get("name") for case in ET.parse(junit).getroot().iter("testcase")} == {v["name"] for v in verdicts}
+    assert summary.read_text().startswith("### ⚠️ VERIFIED, but not complete")
+    assert "Figures were judged again" in (tmp_path / "again.html").read_text()
+    for path in (junit, summary, tmp_path / "again.html"):
+        assert f"Wrote {path}" in told.stdout
+    # The page of the first run lies beside its report.
+    assert "Depth image of case 1" in report.with_suffix(".html").read_text()
+    junit.write_text("mine")
+    told = cli("verify", "--recheck", report, "--junit", junit)
+    assert (told.code, junit.read_text()) == (2, "mine")
 
 
 def test_what_was_switched_off_is_not_complete(cli, report):
