@@ -26,7 +26,7 @@ from deploy_kit.cli.progress import progress_bars
 if TYPE_CHECKING:
     from deploy_kit.flight.episodes import Estimate
     from deploy_kit.flight.flown_policy import PolicyIdentity
-    from deploy_kit.flight.fly import FlyOptions, FlyResult
+    from deploy_kit.flight.fly import FlyOptions, FlyResult, WatchedFlights
     from deploy_kit.flight.paired import PairedDifference
     from deploy_kit.flight.record import FlightComparison, PolicyFlight
 
@@ -40,6 +40,7 @@ _output = under("Output")
         "deploy-kit fly bundles/racer --num-envs 96 --tracks circular --pictures outputs/flight": (
             "a bundle, with pictures"
         ),
+        "deploy-kit fly demo --viewer": "in the browser, in 3D",
         "deploy-kit fly demo model_7998.pt --num-envs 256 --json outputs/both.json": "two policies, same starts",
         "deploy-kit fly --experiment_name racing": "the latest run of an experiment",
     },
@@ -65,7 +66,26 @@ _output = under("Output")
 @_output(
     "--picture-env", metavar="N", type=click.IntRange(min=0), default=0, help="Environment that the pictures show."
 )
-@_output("--overwrite", is_flag=True, help="Replace existing pictures and statistics.")
+@_output(
+    "--viewer",
+    is_flag=True,
+    help="Then show the flights in the browser, in 3D, until Ctrl-C; needs the extra viewer.",
+)
+@_output(
+    "--viewer-port",
+    metavar="N",
+    type=click.IntRange(min=1, max=65535),
+    default=8080,
+    help="Where on this machine; the next free one if it is in use.",
+)
+@_output(
+    "--rerun",
+    "recording",
+    metavar="FILE.rrd",
+    type=click.Path(path_type=Path),
+    help="Write the flights for Rerun's viewer; needs the extra rerun.",
+)
+@_output("--overwrite", is_flag=True, help="Replace existing pictures, statistics and recording.")
 def fly_command(policies: tuple[Path, ...], **options: Any) -> None:
     """Fly POLICY, a checkpoint or a bundle, and report statistics over the first episode of each environment.
 
@@ -86,8 +106,11 @@ def fly_command(policies: tuple[Path, ...], **options: Any) -> None:
             refuse_given("on a bundle, which says it itself", *NETWORK_PARAMETERS, "vehicle_file")
     if options["pictures"] is None:
         refuse_given("without --pictures", "picture_env")
-        if options["json_path"] is None:
-            refuse_given("without --json or --pictures", "overwrite")
+        if options["json_path"] is None and options["recording"] is None:
+            refuse_given("without --json, --pictures or --rerun", "overwrite")
+    if not options["viewer"]:
+        refuse_given("without --viewer", "viewer_port")
+    port = options.pop("viewer_port")
     paths = [_resolve(policy, options) for policy in policies or (None,)]
     for name in RUN_PARAMETERS:
         options.pop(name)
@@ -97,6 +120,15 @@ def fly_command(policies: tuple[Path, ...], **options: Any) -> None:
     with progress_bars() as progress:
         result = fly(settings, progress)
     _show(result, settings)
+    if settings.viewer and result.watched is not None:
+        _watch(result.watched, port)
+
+
+def _watch(watched: "WatchedFlights", port: int) -> None:
+    from deploy_kit.flight.viewers.browser import FlightViewer
+
+    with FlightViewer(watched.flights, watched.image_shape, watched.threshold, port) as viewer:
+        viewer.wait(lambda url: stdout.print(f"Open {url} in a browser; Ctrl-C ends it"))
 
 
 def _is_bundle(policy: Path) -> bool:
@@ -126,7 +158,7 @@ def _show(result: "FlyResult", options: "FlyOptions") -> None:
         _show_flight(flight)
     if result.comparison is not None:
         _show_comparison(result.comparison)
-    for path in (*result.pictures, *filter(None, [options.json_path])):
+    for path in (*result.pictures, *filter(None, [options.json_path, options.recording])):
         stdout.print(f"Wrote {path}")
     stdout.print(f"Next: {_next_command(result)}")
 

@@ -1,23 +1,26 @@
 """Flying: one policy or two, checkpoints or bundles, in simulation, for statistics, a record and pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy_kit.errors import OptionError
+from deploy_kit.errors import OptionError, TaskError
 from deploy_kit.flight.cpu_driver import fast_driver
 from deploy_kit.flight.episodes import FlightStatistics
 from deploy_kit.flight.first_episodes import Flight, fly_first_episodes
 from deploy_kit.flight.flown_policy import FlownPolicy, load_policy
 from deploy_kit.flight.paired import paired_differences
 from deploy_kit.flight.pictures.flight import draw_flight, picture_paths
-from deploy_kit.flight.pictures.index import PAGE_NAME, FlownFlights, chosen_traces, flight_page
+from deploy_kit.flight.pictures.index import PAGE_NAME, FlownFlights, chosen_traces, flight_page, named_flights
 from deploy_kit.flight.pictures.video import require_video
+from deploy_kit.flight.pictures.widget import ShownFlight
 from deploy_kit.flight.record import FlightComparison, PolicyFlight, episode_rows, write_record
 from deploy_kit.flight.rollout import StepRecord, policy_period
 from deploy_kit.flight.trace import FlightTrace
+from deploy_kit.flight.viewers.browser import require_viewer
+from deploy_kit.flight.viewers.recording import require_rerun, write_recording
 from deploy_kit.page.blocks import Page
 from deploy_kit.page.render import write_page
 from deploy_kit.policy.network_hints import NetworkHints
@@ -28,6 +31,9 @@ from deploy_kit.task.racing import TASK_ID
 if TYPE_CHECKING:
     from deploy_kit.sim.options import EnvOptions
     from deploy_kit.sim.tracks import Track
+
+MOST_WATCHED = 16
+"""Environments that viewers can choose from: a flight takes some 4 MB of memory."""
 
 SECOND_FOLDER = "second"
 """Folder of the second policy's pictures, in that of the first one's."""
@@ -48,7 +54,9 @@ class FlyOptions:
             of a second policy go to `SECOND_FOLDER` in it; both are on one page.
         picture_env: environment that the pictures show; None for the one that passes the most gates, and on the page
             also the crash with the fewest (the depth images of all are then held in memory, some 4 MB each).
-        overwrite: replace existing pictures and record.
+        recording: where to write a recording for Rerun's viewer (``.rrd``); None for nowhere.
+        viewer: whether the flights are kept for `FlightViewer`, which the caller starts.
+        overwrite: replace existing pictures, record and recording.
         vehicle_file: vehicle numbers for the actions' units, where neither task nor run has them.
         hints: what the checkpoint's weights do not tell.
     """
@@ -61,6 +69,8 @@ class FlyOptions:
     json_path: Path | None = None
     pictures: Path | None = None
     picture_env: int | None = 0
+    recording: Path | None = None
+    viewer: bool = False
     overwrite: bool = False
     vehicle_file: Path | None = None
     hints: NetworkHints = field(default_factory=NetworkHints)
@@ -79,7 +89,7 @@ class FlyOptions:
             raise OptionError(f"--picture-env {self.picture_env}: there are environments 0 to {last}")
         pictures = [path for folder in self.picture_folders() for path in picture_paths(folder).values()]
         pages = [] if self.pictures is None else [self.pictures / PAGE_NAME]
-        for path in (*pages, *pictures, *filter(None, [self.json_path])):
+        for path in (*pages, *pictures, *filter(None, [self.json_path, self.recording])):
             if path.exists() and not self.overwrite:
                 raise OptionError(f"{path} exists and is kept; pass --overwrite to replace it, or another name")
 
@@ -95,6 +105,21 @@ class FlyOptions:
 
 
 @dataclass(frozen=True)
+class WatchedFlights:
+    """Flights for viewers.
+
+    Attributes:
+        flights: with their names.
+        image_shape: (rows, columns) of the depth image.
+        threshold: of the gate probability, None if unknown.
+    """
+
+    flights: tuple[ShownFlight, ...]
+    image_shape: tuple[int, int]
+    threshold: float | None
+
+
+@dataclass(frozen=True)
 class FlyResult:
     """What flying gave.
 
@@ -103,12 +128,14 @@ class FlyResult:
         comparison: comparison of two policies, None for one.
         pictures: files written, the page last.
         page: what the page shows, None without pictures.
+        watched: flights for viewers, None unless they were asked for.
     """
 
     flights: tuple[PolicyFlight, ...]
     comparison: FlightComparison | None
     pictures: tuple[Path, ...]
     page: Page | None = None
+    watched: WatchedFlights | None = None
 
     @property
     def statistics(self) -> FlightStatistics:
@@ -132,14 +159,19 @@ def fly(options: FlyOptions, progress: Callable[[Progress], None] = silent) -> F
     options.check()
     if options.pictures is not None:
         require_video()
+    if options.recording is not None:
+        require_rerun(options.recording)
+    if options.viewer:
+        require_viewer()
     policies = [load_policy(path, options.hints, options.task, options.vehicle_file) for path in options.policies()]
     flown: list[FlownFlights] = []
     pictures: list[Path] = []
     for index, policy in enumerate(policies):
         phase = "flights" if len(policies) == 1 else f"flights of policy {index + 1} of {len(policies)}"
         flight, summary, traces = _fly_one(options, policy, policies, progress, phase)
-        shown = chosen_traces(traces)
-        flown.append(FlownFlights(policy, flight, summary, shown))
+        pictured, watched = _pictured(options, options.env.num_envs), _watched(options, options.env.num_envs)
+        shown = chosen_traces([trace for trace in traces.values() if trace.env in pictured])
+        flown.append(FlownFlights(policy, flight, summary, shown, tuple(traces[env] for env in watched)))
         if shown:
             progress(Progress("pictures", 0))
             folder = options.picture_folders()[index]
@@ -157,7 +189,36 @@ def fly(options: FlyOptions, progress: Callable[[Progress], None] = silent) -> F
     flights = tuple(one.summary for one in flown)
     if options.json_path is not None:
         write_record(options.json_path, flights, comparison, asdict(options))
-    return FlyResult(flights, comparison, tuple(pictures), page)
+    watched_flights = _watched_flights(options, flown)
+    if options.recording is not None and watched_flights is not None:
+        progress(Progress("recording", 0))
+        write_recording(
+            options.recording, watched_flights.flights, watched_flights.image_shape, watched_flights.threshold
+        )
+    return FlyResult(flights, comparison, tuple(pictures), page, watched_flights)
+
+
+def _watched_flights(options: FlyOptions, flown: Sequence[FlownFlights]) -> WatchedFlights | None:
+    flights = named_flights(flown, [one.watched for one in flown])
+    if not flights:
+        return None
+    if options.viewer and not all(flight.trace.position for flight in flights):
+        raise TaskError(f"--viewer: task {options.task!r} does not report positions, so there is no flight to show")
+    policy = flown[0].policy
+    return WatchedFlights(flights, policy.layout.image_shape, policy.threshold)
+
+
+def _pictured(options: FlyOptions, count: int) -> range:
+    """Return the environments that pictures and page choose from."""
+    if options.pictures is None:
+        return range(0)
+    return range(count) if options.picture_env is None else range(options.picture_env, options.picture_env + 1)
+
+
+def _watched(options: FlyOptions, count: int) -> range:
+    """Return the environments that viewers can choose from."""
+    wanted = options.viewer or options.recording is not None
+    return range(min(count, MOST_WATCHED) if wanted else 0)
 
 
 def _facts(options: FlyOptions) -> dict[str, str]:
@@ -177,7 +238,7 @@ def _fly_one(
     all_policies: list[FlownPolicy],
     progress: Callable[[Progress], None],
     phase: str,
-) -> tuple[Flight, PolicyFlight, list[FlightTrace]]:
+) -> tuple[Flight, PolicyFlight, dict[int, FlightTrace]]:
     """Fly one policy in an environment of its own; all policies must fit, so that the second fails before the first."""
     env = make_env(options.env, options.task, options.backend)
     with ExitStack() as stack:
@@ -191,7 +252,7 @@ def _fly_one(
         traces = _traces(options, policy, tracks, period)
 
         def trace_step(record: StepRecord) -> None:
-            for trace in traces:
+            for trace in traces.values():
                 trace.add(record)
 
         driver = stack.enter_context(fast_driver(env, policy.driver, options.env.num_threads))
@@ -200,8 +261,8 @@ def _fly_one(
     return flight, PolicyFlight(policy.identity, statistics, episode_rows(flight, tracks, period)), traces
 
 
-def _traces(options: FlyOptions, policy: FlownPolicy, tracks: "list[Track | None]", period: float) -> list[FlightTrace]:
-    if options.pictures is None:
-        return []
-    shown = range(len(tracks)) if options.picture_env is None else [options.picture_env]
-    return [FlightTrace(index, period, policy.layout.state_size, tracks[index]) for index in shown]
+def _traces(
+    options: FlyOptions, policy: FlownPolicy, tracks: "list[Track | None]", period: float
+) -> dict[int, FlightTrace]:
+    wanted = sorted({*_pictured(options, len(tracks)), *_watched(options, len(tracks))})
+    return {index: FlightTrace(index, period, policy.layout.state_size, tracks[index]) for index in wanted}

@@ -31,13 +31,15 @@ class FlownFlights:
         policy: who flew.
         flight: all first episodes.
         summary: their figures.
-        shown: traces, the first one is shown first.
+        shown: traces of the page, the first one is shown first.
+        watched: traces for viewers.
     """
 
     policy: "FlownPolicy"
     flight: "Flight"
     summary: "PolicyFlight"
     shown: tuple[FlightTrace, ...]
+    watched: tuple[FlightTrace, ...] = ()
 
 
 def chosen_traces(traces: Sequence[FlightTrace]) -> tuple[FlightTrace, ...]:
@@ -73,14 +75,24 @@ def flight_page(flown: Sequence[FlownFlights], comparison: "FlightComparison | N
 
 def flights_block(flown: Sequence[FlownFlights]) -> Block:
     """Return the flights to look at."""
-    names = ("",) if len(flown) == 1 else ("First policy, ", "Second policy, ")
-    shown = [
-        ShownFlight(_name(prefix, trace), _about(trace), trace, flights.policy.transform)
-        for prefix, flights in zip(names, flown, strict=True)
-        for trace in flights.shown
-    ]
     policy = flown[0].policy
+    shown = named_flights(flown, [flights.shown for flights in flown])
     return flight_widget(shown, policy.layout.image_shape, policy.threshold)
+
+
+def named_flights(flown: Sequence[FlownFlights], traces: Sequence[Sequence[FlightTrace]]) -> tuple[ShownFlight, ...]:
+    """Return flights with their names, policy by policy.
+
+    Args:
+        flown: one a policy.
+        traces: of each policy.
+    """
+    names = ("",) if len(flown) == 1 else ("First policy, ", "Second policy, ")
+    return tuple(
+        ShownFlight(_name(prefix, trace), _about(trace), trace, flights.policy.transform)
+        for prefix, flights, chosen in zip(names, flown, traces, strict=True)
+        for trace in chosen
+    )
 
 
 def detector_sections(flights: FlownFlights) -> list[Section]:

@@ -32,7 +32,7 @@ RENAMED = {"threads": "num_threads"}
 ELSEWHERE = {"checkpoint", "experiment_name", "load_run", "log_root", "headless", "require_complete"} | {
     "recheck",
     "profile",
-    *("recover", "num_gpus", "dry_run", "log_all_ranks"),
+    *("recover", "num_gpus", "dry_run", "log_all_ranks", "junit", "summary", "viewer_port"),
 }
 """How a checkpoint is named is `CheckpointQuery`'s, without defaults; the others are the command line's own flags."""
 
@@ -141,7 +141,7 @@ CHECKPOINT = ("--checkpoint", "demo")
         (("verify", "b", *CHECKPOINT, "--no-live", "--stage", 1), "--stage has no effect with --no-live"),
         (("verify", "b", *CHECKPOINT, "--no-live", "--tracks", "zigzag"), "--tracks has no effect with --no-live"),
         (("fly", "demo", "--picture-env", 1), "--picture-env has no effect without --pictures"),
-        (("fly", "demo", "--overwrite"), "--overwrite has no effect without --json or --pictures"),
+        (("fly", "demo", "--overwrite"), "--overwrite has no effect without --json, --pictures or --rerun"),
         (("fly", "demo", "--load-run", "x"), "--load-run has no effect with POLICY"),
         (("fly", "b/manifest.json", "--vehicle", "x"), "--vehicle has no effect on a bundle"),
         (("inspect", "demo", *CHECKPOINT), "--checkpoint has no effect with FILE"),

@@ -1,4 +1,5 @@
 import json
+import sys
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -10,7 +11,7 @@ from PIL import Image
 from scipy.stats import t as student_t
 
 import deploy_kit
-from deploy_kit.errors import OptionError, TaskError
+from deploy_kit.errors import MissingDependencyError, OptionError, TaskError
 from deploy_kit.files import file_sha256
 from deploy_kit.flight.fly import FlyOptions, fly
 from deploy_kit.flight.pictures.video import DepthVideo
@@ -258,6 +259,37 @@ def test_the_page_says_what_the_record_says(options, tmp_path):
     sweep = page.data[1]
     assert sweep["passages"] == sum(row["gates"] for row in flight["episodes"])
     assert sweep["chosen"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "module", "extra"), [({"viewer": True}, "viser", "viewer"), ({"recording": "f.rrd"}, "rerun", "rerun")]
+)
+def test_viewers_that_are_not_installed_are_named_before_the_flight(
+    options, tmp_path, monkeypatch, changes, module, extra
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr("deploy_kit.flight.fly.make_env", lambda *given: pytest.fail("flown"))
+    changes = {name: tmp_path / value if name == "recording" else value for name, value in changes.items()}
+    with pytest.raises(MissingDependencyError, match=rf"deploy-kit\[{extra}\]"):
+        fly(replace(options, **changes))
+
+
+def test_viewers_choose_among_the_first_flights_and_pictures_stay_what_they_were(options, tmp_path, monkeypatch):
+    monkeypatch.setattr("deploy_kit.flight.fly.require_viewer", lambda: None)
+    monkeypatch.setattr("deploy_kit.flight.fly.MOST_WATCHED", 2)
+    with pytest.raises(TaskError, match="does not report positions"):
+        fly(replace(options, viewer=True))
+    monkeypatch.setattr("deploy_kit.flight.fly.require_rerun", lambda path: None)
+    monkeypatch.setattr("deploy_kit.flight.fly.write_recording", lambda path, *given: recorded.append(given))
+    recorded = []
+    folder = tmp_path / "pictures"
+    result = fly(replace(options, recording=tmp_path / "f.rrd", pictures=folder, picture_env=3))
+    ((flights, shape, threshold),) = recorded
+    assert [flight.trace.env for flight in flights] == [0, 1]
+    assert (shape, threshold) == ((72, 96), None)
+    assert result.watched.flights == flights
+    (shown,) = assert_self_contained((folder / "index.html").read_text()).data[0]["flights"]
+    assert shown["name"].startswith("Environment 3: ")
 
 
 @pytest.mark.slow
