@@ -20,6 +20,7 @@ from deploy_kit.task.racing import TASK_ID
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
 from deploy_kit.verify.contract_flight import CONTRACT, ContractFlights
 from deploy_kit.verify.options import DEFAULT_RUNTIME
+from deploy_kit.verify.outputs.evidence import Watch
 from deploy_kit.verify.report import Check, FactCheck, NotRun
 from deploy_kit.verify.rollouts import (
     DRIVING,
@@ -205,7 +206,8 @@ class _Flights:
         try:
             if self._shadow is not None:
                 self._shadow.begin(env.num_envs, part)
-            self._references.append(fly_first_episodes(env, driver, self._shadow, self._progress, phase))
+            watch = self._recorded("PyTorch", part, env, self._shadow)
+            self._references.append(fly_first_episodes(env, driver, watch, self._progress, phase))
         finally:
             close(env)
         for mode in modes:
@@ -214,16 +216,22 @@ class _Flights:
             except ArtifactError as error:
                 self._broken[mode] = str(error)
 
+    def _recorded(self, name: str, part: int, env: "VecEnv", watch: Watch | None = None) -> Watch | None:
+        """Return a watch that also keeps flights of the first rollout for the report's page."""
+        if part > 0:
+            return watch
+        return self._subject.evidence.recorder(name, env, self._subject.reference.transform, watch)
+
     def _drive(self, mode: str, part: int, episodes: int) -> Flight:
         env = self._live.take(episodes, part)
         try:
             if mode == "driving":
-                return fly_artifact(
-                    env, self._onnx, self._subject.reference, self._progress, "flights, onnxruntime drives"
-                )
+                phase, watch = "flights, onnxruntime drives", self._recorded("onnxruntime", part, env)
+                return fly_artifact(env, self._onnx, self._subject.reference, self._progress, phase, watch)
             driver = self._contract.driver(env)
             phase = "flights from the contract alone"
-            return fly_first_episodes(env, driver, driver.watch, self._progress, phase)
+            watch = self._recorded("contract", part, env, driver.watch)
+            return fly_first_episodes(env, driver, watch, self._progress, phase)
         finally:
             close(env)
 

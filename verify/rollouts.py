@@ -104,15 +104,20 @@ def reference_driver(reference: Reference) -> Driver:
 
 
 def fly_artifact(
-    env: "VecEnv", runner: Runner, reference: Reference, progress: Callable[[Progress], None], phase: str
+    env: "VecEnv",
+    runner: Runner,
+    reference: Reference,
+    progress: Callable[[Progress], None],
+    phase: str,
+    watch: Callable[[StepRecord], None] | None = None,
 ) -> Flight:
-    """Fly with an artifact instead of the checkpoint.
+    """Fly with an artifact instead of the checkpoint; `watch` sees every step.
 
     Raises:
         ArtifactError: it cannot be run, or its action is not finite.
     """
     driver = ArtifactDriver(_finite(runner), reference.transform)
-    return fly_first_episodes(env, driver, progress=progress, phase=phase)
+    return fly_first_episodes(env, driver, watch, progress, phase)
 
 
 def reference_check(statistics: FlightStatistics) -> ReferenceFlight:

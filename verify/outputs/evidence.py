@@ -3,7 +3,9 @@
 None of it is judged, and none is stored in report.json: a report that is judged again has a page without it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +13,22 @@ import numpy.typing as npt
 from deploy_kit.bundle.parity import ParityCheck, share_of_tolerance, tolerance_of
 from deploy_kit.bundle.runners import Float32, Outputs
 from deploy_kit.bundle.thresholds import Thresholds
+from deploy_kit.flight.rollout import StepRecord, policy_period
 from deploy_kit.flight.trace import FlightTrace
 from deploy_kit.task.interface import ActionTransform
 from deploy_kit.verify.samples import SampleSet
+
+if TYPE_CHECKING:
+    from rsl_rl.env import VecEnv
 
 RECORDED = ("golden", "kept")
 """Sample sets whose decisions are those of real observations."""
 
 _KEPT_CASES = 6
+_KEPT_EPISODES = 4
+"""Environments of a rollout whose episodes are kept, some 4 MB of memory each."""
+
+Watch = Callable[[StepRecord], None]
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,7 @@ class Evidence:
         state_names: what each number of the state is; empty if unknown.
         cases: worst cases, the worst first; at most one a check and output.
         margins: distances of the checkpoint's logits from the threshold on recorded rows, (n,) each.
-        episodes: flights to look at.
+        episodes: of the first environments of each live rollout, driver by driver.
     """
 
     thresholds: Thresholds = field(default_factory=Thresholds)
@@ -80,6 +90,39 @@ class Evidence:
     cases: list[WorstCase] = field(default_factory=list)
     margins: list[npt.NDArray[np.float64]] = field(default_factory=list)
     episodes: list[ShownEpisode] = field(default_factory=list)
+
+    def recorder(self, driver: str, env: "VecEnv", transform: ActionTransform, watch: Watch | None) -> Watch:
+        """Return a watch of a rollout that keeps its first environments' episodes, besides what `watch` does.
+
+        Args:
+            driver: who flies.
+            env: freshly made.
+            transform: from raw actions to commands.
+            watch: sees every step too, None for none.
+        """
+        tracks = env.tracks() if hasattr(env, "tracks") else [None] * env.num_envs
+        image_start = env.get_observations()["policy"].shape[1] - self.image_shape[0] * self.image_shape[1]
+        traces = [
+            FlightTrace(index, policy_period(env), image_start, track)
+            for index, track in enumerate(tracks[:_KEPT_EPISODES])
+        ]
+        self.episodes += [ShownEpisode(driver, trace, transform) for trace in traces]
+
+        def see(record: StepRecord) -> None:
+            if watch is not None:
+                watch(record)
+            for trace in traces:
+                trace.add(record)
+
+        return see
+
+    def compared_episodes(self) -> list[ShownEpisode]:
+        """Return one environment's episodes, one a driver: that in which the first driver passed the most gates."""
+        if not self.episodes:
+            return []
+        first = [episode for episode in self.episodes if episode.driver == self.episodes[0].driver]
+        best = max(first, key=lambda episode: len(episode.trace.pass_steps)).trace.env
+        return [episode for episode in self.episodes if episode.trace.env == best and episode.trace.action]
 
     def add_replay(self, samples: SampleSet, reference: Outputs, check: ParityCheck) -> None:
         """Take in one replayed sample set: its worst inputs and, once a set, the margins of its decisions."""

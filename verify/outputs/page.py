@@ -69,7 +69,8 @@ def _failures(report: VerifyReport) -> Iterator[Section]:
     failed = [verdict for verdict in report.verdicts if verdict.status is Status.FAILED]
     if failed:
         rows = tuple((Cell(v.name), Cell(reason, tone="bad")) for v in failed for reason in v.reasons or ("",))
-        yield Section("What failed", (Table("Failed checks", ("check", "why"), rows, numeric=False),))
+        causes = tuple(Note(str(found)) for found in report.diagnosis)
+        yield Section("What failed", (Table("Failed checks", ("check", "why"), rows, numeric=False), *causes))
 
 
 def _errors(report: VerifyReport) -> Iterator[Block]:
@@ -145,6 +146,8 @@ def _decisions(report: VerifyReport, evidence: Evidence | None) -> Iterator[Bloc
             for check, found in decided
         ),
     )
+    if report.certificate is not None:
+        yield Note(f"Certificate: {str(report.certificate).removeprefix('certificate: ')}.")
     if evidence is None:
         yield Gap("margins of the decisions", _JUDGED_AGAIN)
     elif not evidence.margins:
@@ -204,14 +207,15 @@ def _flights(report: VerifyReport, evidence: Evidence | None) -> Iterator[Block]
         yield Gap("the comparison of flights", "The report holds none.")
     if evidence is None:
         yield Gap("the flights", _JUDGED_AGAIN)
-    elif not evidence.episodes:
+    elif not evidence.compared_episodes():
         yield Gap("the flights", _NONE_FLOWN)
     else:
         yield from _shown_flights(evidence)
 
 
 def _shown_flights(evidence: Evidence) -> Iterator[Block]:
-    for episode in evidence.episodes:
+    episodes = evidence.compared_episodes()
+    for episode in episodes:
         trace = episode.trace
         if trace.track is None or len(trace.position) < 2:
             continue
@@ -226,7 +230,7 @@ def _shown_flights(evidence: Evidence) -> Iterator[Block]:
         ShownFlight(
             f"{episode.driver}, environment {episode.trace.env}", f"{episode.driver}.", episode.trace, episode.transform
         )
-        for episode in evidence.episodes
+        for episode in episodes
     ]
     logit = evidence.threshold_logit
     threshold = None if logit is None else 1 / (1 + math.exp(-max(-700.0, min(700.0, logit))))
