@@ -131,10 +131,21 @@ class OutputComparison:
         with np.errstate(invalid="ignore"):
             error = np.abs(candidate.astype(np.float64) - reference.astype(np.float64)) / scale
             magnitude = np.abs(reference.astype(np.float64)) / scale
+        self._sum += float(error.sum(where=finite))
+        # Nearly all elements are below the frontier: one look-up instead of sorting them.
+        finite &= ~self._below_frontier(error, magnitude)
         rows, channels = np.nonzero(finite)
         block = np.column_stack((error[finite], magnitude[finite], rows + first_row, channels))
-        self._sum += float(block[:, 0].sum())
         self._frontier = _pareto(np.concatenate((self._frontier, block)))
+
+    def _below_frontier(
+        self, error: npt.NDArray[np.float64], magnitude: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.bool_]:
+        """Return which elements an element of the frontier exceeds at a smaller or equal reference."""
+        if not len(self._frontier):
+            return np.zeros(error.shape, np.bool_)
+        before = np.searchsorted(self._frontier[:, 1], magnitude, side="right") - 1
+        return np.asarray((before >= 0) & (self._frontier[np.maximum(before, 0), 0] >= error))
 
     def fail(self, problem: str) -> None:
         """Record why a block could not be compared; the first reason stays."""

@@ -13,6 +13,7 @@ from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.task.interface import ActionTransform
 from deploy_kit.text import one_line
 from deploy_kit.verify.report import FactCheck
+from deploy_kit.verify.structure.constants import MAX_ELEMENTS
 from deploy_kit.verify.structure.graph import StructureError, messages, onnx_graph
 from deploy_kit.verify.structure.operators import PROVEN, RUNNABLE
 from deploy_kit.verify.structure.proof import Proven, prove
@@ -20,6 +21,9 @@ from deploy_kit.verify.structure.walk import MAX_NODES
 
 ALLOWED_DOMAINS = ("", "ai.onnx")
 """Operator sets that every ONNX runtime has."""
+
+LARGEST_BATCH = 256
+"""Rows that a graph is run on at once; a dimension without a size is taken as this."""
 
 Problems = Iterator[str]
 
@@ -40,7 +44,29 @@ def load_graph(data: bytes, name: str) -> onnx.ModelProto:
 
 def is_runnable(model: onnx.ModelProto) -> bool:
     """Return whether a graph may be run: without state, control flow or growth, and nothing hidden."""
-    return not any(_hidden(model)) and all(node.op_type in RUNNABLE for node in model.graph.node)
+    listed = not any(_hidden(model)) and all(node.op_type in RUNNABLE for node in model.graph.node)
+    return listed and not _grows(model)
+
+
+def _grows(model: onnx.ModelProto) -> bool:
+    """Return whether a tensor inside a graph is larger than any that a policy has, or of unknown size.
+
+    Two small constants, broadcast against each other, can take any amount of memory.
+    """
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model).graph
+    except (onnx.shape_inference.InferenceError, ValueError):
+        return True
+    known = {value.name: value.type.tensor_type for value in (*inferred.value_info, *inferred.output)}
+    for name in (name for node in model.graph.node for name in node.output if name):
+        if name not in known or not known[name].HasField("shape"):
+            return True
+        size = 1.0
+        for dimension in known[name].shape.dim:
+            size *= max(1, dimension.dim_value) if dimension.HasField("dim_value") else LARGEST_BATCH
+        if size > MAX_ELEMENTS:
+            return True
+    return False
 
 
 def graph_checks(

@@ -19,7 +19,7 @@ from deploy_kit.export.torchscript import write_torchscript
 from deploy_kit.policy.network import ACTIVATIONS
 from deploy_kit.task.interface import ActionTransform
 from deploy_kit.verify.structure.graph import onnx_graph
-from deploy_kit.verify.structure.onnx_file import graph_checks
+from deploy_kit.verify.structure.onnx_file import graph_checks, is_runnable
 from deploy_kit.verify.structure.proof import prove
 from deploy_kit.verify.structure.torchscript_file import read_torchscript
 from helpers.equivalent_graphs import (
@@ -126,6 +126,21 @@ def test_equivalent_graph_is_proven(bundle, run, model, change):
     change(model, run.network)
     onnx.checker.check_model(model, full_check=True)
     assert problems(model, bundle, run) == []
+
+
+def test_a_graph_whose_tensors_grow_is_not_run(bundle, model):
+    """Two small constants, broadcast against each other, would take 40 GB."""
+    assert is_runnable(model)
+    for name, shape in (("row", (1, 100_000)), ("column", (100_000, 1))):
+        model.graph.initializer.append(numpy_helper.from_array(np.zeros(shape, np.float32), name))
+    model.graph.node.append(helper.make_node("Add", ["row", "column"], ["large"]))
+    assert not is_runnable(model)
+
+
+def test_a_graph_of_unknown_sizes_is_not_run(bundle, model):
+    model.graph.node.append(helper.make_node("Reshape", ["state", "somewhere"], ["shaped"]))
+    model.graph.node.append(helper.make_node("Relu", ["shaped"], ["after"]))
+    assert not is_runnable(model)
 
 
 # Forged
