@@ -20,12 +20,13 @@ from deploy_kit.task.interface import ACTION_NAMES, ACTION_UNITS
 from deploy_kit.verify.bench import Bench, bench_for
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
 from deploy_kit.verify.options import DEFAULT_RUNTIME
-from deploy_kit.verify.pilot import Pilot
 from deploy_kit.verify.report import FactCheck
 from deploy_kit.verify.rollouts import RowNames
 
 if TYPE_CHECKING:
     from rsl_rl.env import VecEnv
+
+    from deploy_kit.verify.pilot import Pilot
 
 CONTRACT = "live/contract"
 COMMANDS = "live/contract-commands"
@@ -62,6 +63,9 @@ class ContractFlights:
             ArtifactError: the runner refuses the bundle, the contract says something that nobody could act on, or its
                 clock is not the simulator's.
         """
+        # It needs onnxruntime, and without it the command says so in one line.
+        from deploy_kit.verify.pilot import Pilot
+
         bench = bench_for(env, self._task, self._subject)
         if isinstance(bench, str):
             raise ArtifactError(bench)
@@ -125,7 +129,7 @@ class ContractDriver:
         part: number of the rollout.
     """
 
-    def __init__(self, flights: ContractFlights, bench: Bench, pilots: list[Pilot], part: int) -> None:
+    def __init__(self, flights: ContractFlights, bench: Bench, pilots: "list[Pilot]", part: int) -> None:
         self._flights, self._bench, self._pilots, self._part = flights, bench, pilots, part
         self._ended = np.zeros(len(pilots), np.bool_)
         self._step = 0
