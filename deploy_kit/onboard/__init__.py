@@ -6,9 +6,22 @@ Needs numpy and onnxruntime, nothing else: the folder can be copied to the drone
     output = policy.step(state, depth)      # metres in, thrust/mass and body rates out
 """
 
+from typing import TYPE_CHECKING, Any
+
 from .faults import Fault, OnboardFault
 from .log_writer import RecordingOptions
 from .options import OnboardOptions
-from .runner import OnboardOutput, OnboardPolicy
+
+if TYPE_CHECKING:
+    from .runner import OnboardOutput, OnboardPolicy
 
 __all__ = ["Fault", "OnboardFault", "OnboardOptions", "OnboardOutput", "OnboardPolicy", "RecordingOptions"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs onnxruntime when it is asked for: a log is read without it."""
+    if name in ("OnboardOutput", "OnboardPolicy"):
+        from . import runner
+
+        return getattr(runner, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
