@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from deploy_kit.flightlog.axes import ALL_CHANGES, AxisChange
+from deploy_kit.onboard.axes import ALL_CHANGES, AxisChange
 
 Float64 = npt.NDArray[np.float64]
 

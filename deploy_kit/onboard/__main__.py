@@ -7,10 +7,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
+from .assembly import check_assembly, load_function
+from .bundle import load_bundle
 from .faults import OnboardFault
 from .options import OnboardOptions
 from .runner import OnboardPolicy
@@ -61,6 +64,9 @@ def main(arguments: list[str] | None = None, clock: Callable[[], int] = time.per
         "--allow-unverified", action="store_true", help="run what no report beside the bundle says was verified"
     )
     parser.add_argument("--steps", type=int, default=2000, help=f"steps to measure, at least {MIN_STEPS}")
+    parser.add_argument(
+        "--assemble", metavar="MODULE:FUNCTION", help="test your code that puts state and depth together"
+    )
     options = parser.parse_args(arguments)
     if options.steps < MIN_STEPS:
         parser.error(f"--steps {options.steps} is below {MIN_STEPS}")
@@ -74,6 +80,10 @@ def main(arguments: list[str] | None = None, clock: Callable[[], int] = time.per
             allow_unverified=options.allow_unverified,
         )
         policy = OnboardPolicy(options.bundle, settings)
+        if options.assemble is not None:
+            function = load_function(options.assemble)
+            count = check_assembly(policy.contract, load_bundle(Path(options.bundle)).golden, function)
+            sys.stdout.write(f"{options.assemble}: right on {count} samples\n")
         fitness = measure(policy, options.steps, clock)
     except OnboardFault as fault:
         sys.stderr.write(f"refused, {fault}\n")

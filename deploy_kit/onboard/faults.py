@@ -31,6 +31,7 @@ class Fault(Enum):
     COMMAND = "command"
     OPTIONS = "options"
     LOG = "log"
+    ASSEMBLY = "assembly"
     OUTPUT_NOT_FINITE = "output_not_finite"
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from deploy_kit.flightlog.axes import AxisChange, find_change
+from deploy_kit.onboard.axes import AxisChange, find_change
 
 Array = npt.NDArray[np.floating]
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from deploy_kit.flightlog.axes import ALL_CHANGES, AxisChange, find_change
 from deploy_kit.flightlog.kinematics import MIN_STEPS, Motion, judge_motion
+from deploy_kit.onboard.axes import ALL_CHANGES, AxisChange, find_change
 from helpers.flight_logs import turn
 
 PERIOD = 0.03
