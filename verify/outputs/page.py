@@ -224,7 +224,8 @@ def _shown_flights(evidence: Evidence) -> Iterator[Block]:
             draw_track_axes(figure.subplots(), trace, trace.track)
             content = _png(figure)
         end = "ended in a crash" if trace.crashed else "ended by its time"
-        caption = f"{episode.driver}: {len(trace.pass_steps)} gates in {trace.duration:.1f} s, {end}."
+        shade = "gate probability" if trace.probability else "speed, since this driver tells no gate probability"
+        caption = f"{episode.driver}: {len(trace.pass_steps)} gates in {trace.duration:.1f} s, {end}. Colour: {shade}."
         yield Picture(content, f"The track from above, {episode.driver}", caption, small=True)
     shown = [
         ShownFlight(
