@@ -8,6 +8,7 @@ import click
 
 from deploy_kit.cli.command import Command, under
 from deploy_kit.cli.console import stdout
+from deploy_kit.cli.head_options import feature_files_option, seconds_per_step_option, threshold_rule_option
 from deploy_kit.cli.options import checkpoint_path_from, hints_from, refuse_given, run_options
 from deploy_kit.cli.progress import progress_bars
 from deploy_kit.cli.torchrun import launch
@@ -36,8 +37,9 @@ class ByteCount(click.ParamType[int]):
         return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
-_rows, _training, _perturbation = under("Rows and output"), under("Training"), under("Perturbation of the features")
-_threshold, _machine = under("Threshold and probability"), under("Machine")
+_ROWS, _THRESHOLD = "Rows and output", "Threshold and probability"
+_rows, _training, _perturbation = under(_ROWS), under("Training"), under("Perturbation of the features")
+_threshold, _machine = under(_THRESHOLD), under("Machine")
 
 
 @click.command(
@@ -54,15 +56,7 @@ _threshold, _machine = under("Threshold and probability"), under("Machine")
     },
 )
 @run_options
-@_rows(
-    "--feature-file",
-    "feature_files",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    required=True,
-    multiple=True,
-    help="Feature file that collect wrote; give it several times, or a quoted pattern, for several files.",
-)
+@feature_files_option(_ROWS, "Feature file that collect wrote")
 @_rows(
     "--output",
     metavar="FOLDER",
@@ -133,12 +127,7 @@ _threshold, _machine = under("Threshold and probability"), under("Machine")
     is_flag=True,
     help="Cut perturbed features to [0, 1] as MasterRacing does; slow, to compare.",
 )
-@_threshold(
-    "--threshold-rule",
-    default=FinetuneOptions.threshold_rule,
-    metavar="RULE",
-    help="f1, precision=P or false-alarms-per-minute=R, on the validation episodes.",
-)
+@threshold_rule_option(_THRESHOLD)
 @_threshold(
     "--prior-correction/--no-prior-correction",
     default=FinetuneOptions.prior_correction,
@@ -149,12 +138,7 @@ _threshold, _machine = under("Threshold and probability"), under("Machine")
     default=FinetuneOptions.temperature,
     help="Fit a temperature on the validation rows.",
 )
-@_threshold(
-    "--seconds-per-step",
-    metavar="S",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Period of the policy, where the feature file does not say. [default: the racing task's]",
-)
+@seconds_per_step_option(_THRESHOLD)
 @_machine(
     "--memory",
     metavar="SIZE",

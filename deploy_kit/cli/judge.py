@@ -7,12 +7,14 @@ import click
 
 from deploy_kit.cli.command import Command, under
 from deploy_kit.cli.console import stdout
+from deploy_kit.cli.head_options import feature_files_option, seconds_per_step_option, threshold_rule_option
 from deploy_kit.cli.options import RUN_PARAMETERS, checkpoint_path_from, hints_from, refuse_given, run_options
 
 if TYPE_CHECKING:
     from deploy_kit.finetuning.judge import JudgeResult
 
-_rows, _detector = under("Rows and output"), under("Detector")
+_ROWS, _DETECTOR = "Rows and output", "Detector"
+_rows, _detector = under(_ROWS), under(_DETECTOR)
 
 
 @click.command(
@@ -27,15 +29,7 @@ _rows, _detector = under("Rows and output"), under("Detector")
 )
 @click.argument("file", metavar="[CHECKPOINT]", required=False, type=click.Path(path_type=Path))
 @run_options
-@_rows(
-    "--feature-file",
-    "feature_files",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    required=True,
-    multiple=True,
-    help="Feature file with held-out episodes of this policy; give it several times, or a quoted pattern.",
-)
+@feature_files_option(_ROWS, "Feature file with held-out episodes of this policy")
 @_rows(
     "--output",
     metavar="FILE",
@@ -43,24 +37,14 @@ _rows, _detector = under("Rows and output"), under("Detector")
     help="Copy of the checkpoint with its detector. [default: outputs/judge/NAME]",
 )
 @_rows("--overwrite", is_flag=True, help="Replace an existing copy.")
-@_detector(
-    "--threshold-rule",
-    metavar="RULE",
-    default="f1",
-    help="f1, precision=P or false-alarms-per-minute=R, on the validation episodes.",
-)
-@_detector(
-    "--seconds-per-step",
-    metavar="S",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Period of the policy, where the feature file does not say. [default: the racing task's]",
-)
+@threshold_rule_option(_DETECTOR)
+@seconds_per_step_option(_DETECTOR)
 @_detector(
     "--seed",
     metavar="N",
     type=click.IntRange(min=0),
     default=0,
-    help="Of the resampled episodes behind the intervals.",
+    help="Seed of the resampled episodes behind the intervals.",
 )
 def judge_command(file: Path | None, **options: Any) -> None:
     """Judge the gate head that CHECKPOINT has, and give it a detector; nothing is trained.
