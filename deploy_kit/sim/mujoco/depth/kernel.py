@@ -93,7 +93,8 @@ def _find_rectangle(
     right = min(lens[2] - 0.5 - bounds[0] * lens[0] + 1e-6, columns - 1.0)
     top = max(lens[3] - 0.5 - bounds[3] * lens[1] - 1e-6, 0.0)
     bottom = min(lens[3] - 0.5 - bounds[2] * lens[1] + 1e-6, rows - 1.0)
-    if left > right or top > bottom:
+    # Written so that what is not a number leaves the solid out.
+    if not (left <= right and top <= bottom):
         return False
     rect[0], rect[1] = int(np.ceil(top)), int(bottom) + 1
     rect[2], rect[3] = int(np.ceil(left)), int(right) + 1

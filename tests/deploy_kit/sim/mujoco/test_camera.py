@@ -249,3 +249,14 @@ def test_cameras_see_their_own_solids_and_only_those_wanted_capture():
     cameras.capture(np.array([True, False, True]), 0, 3, images, 2)
     np.testing.assert_array_equal(cameras.depth[1], before[1])
     assert cameras.depth[2].min() == 10.0
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, 1e300])
+def test_a_position_that_is_no_place_draws_nothing_and_does_no_harm(broken):
+    # Indices of pixels computed from it would lie anywhere in memory.
+    scene = WholeScene(make_track(1))
+    for axis in range(3):
+        position = np.array([0.0, 0.0, HEIGHT])
+        position[axis] = broken
+        image = compiled_frame(scene.solids, position, np.eye(3))
+        assert ((image == 10.0) | np.isnan(image) | (image == 0.0)).all()
