@@ -106,6 +106,17 @@ def test_the_record_names_the_tracks_of_the_racing_task(checkpoint, tmp_path, on
     assert all(row["mean_speed"] > 0 for row in rows)
 
 
+def test_flights_of_the_racing_task_do_not_depend_on_the_threads(checkpoint, tmp_path):
+    # More environments than the policy takes rows at a time, and than there are threads.
+    rows = []
+    for threads in (1, 3):
+        target = tmp_path / f"{threads}.json"
+        fly(FlyOptions(policy=checkpoint, env=EnvOptions(num_envs=10, seed=2, num_threads=threads), json_path=target))
+        rows.append(json.loads(target.read_text())["flights"][0]["episodes"])
+    assert rows[0] == rows[1]
+    assert len({row["mean_speed"] for row in rows[0]}) == 10
+
+
 @pytest.fixture
 def other(checkpoint):
     """Another checkpoint of the same run, with another gate head and actor."""

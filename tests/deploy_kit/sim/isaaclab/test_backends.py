@@ -35,7 +35,7 @@ def copy_state(source, target: MujocoRacingEnv):
     source.reset()
     target.reset()
     for index, values in enumerate(zip(*state(source), strict=True)):
-        target._fleet.put(index, Start(*values))
+        target._fleet.physics.reset(index, Start(*values))
         target._sensors.forget_frame(index)
     target._observations = target._observe(np.zeros(target.num_envs, bool), np.zeros(target.num_envs, np.float32))
 
