@@ -121,7 +121,8 @@ def test_judgement_and_reward_are_the_rules(rng, state, stage):
     # Every term has a weight, so that a wrong one shows.
     weights = dataclasses.replace(numbers.rewards, flipped=-30.0, perception=0.7, command_change=-0.3)
     gates, gate, rows = np.zeros((N, 9, 3)), rng.integers(0, 8, N), np.arange(N)
-    # Some drones are in their gate, one at its very centre, one at rest.
+    # Some drones are in their gate, one at its very centre, one at rest, two above and below all heights.
+    state[5:7, 3] = 10.5, -0.5
     gates[rows, gate] = state[:, 1:4] + rng.normal(0, 0.3, (N, 3))
     gates[3, gate[3]] = state[3, 1:4]
     state[4, 8:11] = 0.0
