@@ -113,6 +113,7 @@ def make_file(path: Path, checkpoint: Path, rows: int) -> Path:
         writer.add_training(make_rows(rng, label == 1), label, ids, ids, ids, ids)
     # The writer samples row by row, which would take minutes; here rows are copied into the file in blocks.
     with h5py.File(path, "r+") as file:
+        file.attrs.pop("layout_sha256", None)
         block = 64 * CHUNK_ROWS
         for column in training_columns(WIDTH):
             file[column.name].resize(rows, axis=0)

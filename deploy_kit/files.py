@@ -1,7 +1,6 @@
 """Files: written so that an interruption leaves the old one or a complete new one, and identified by their hash."""
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy_kit.errors import CheckpointError, InputError
+from deploy_kit.strict_json import strict_json
 
 MAX_JSON_BYTES = 64 * 2**20
 """Largest JSON file that is read."""
@@ -31,7 +31,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         if (size := path.stat().st_size) > MAX_JSON_BYTES:
             raise InputError(f"{path} has {size} bytes; JSON files up to {MAX_JSON_BYTES} bytes are read")
-        data = json.loads(path.read_bytes())
+        data = strict_json(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

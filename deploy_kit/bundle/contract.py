@@ -23,6 +23,7 @@ from deploy_kit.bundle.tensor_names import FEATURES_TENSOR as FEATURES_TENSOR
 from deploy_kit.errors import BundleError
 from deploy_kit.policy.run.camera import CameraSpec
 from deploy_kit.policy.run.state_term import StateTerm
+from deploy_kit.strict_json import strict_json
 
 SCHEMA_VERSION = 2
 """Version of the contract's JSON; raised whenever a field changes its meaning, appears or goes."""
@@ -81,7 +82,7 @@ class Contract:
             BundleError: not JSON, another schema version, or a field is unknown, missing, mistyped or inconsistent.
         """
         try:
-            data = json.loads(text, parse_constant=_refuse_constant)
+            data = strict_json(text)
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{where}: not valid JSON ({error}); export the bundle again") from error
         found = data.get("schema_version") if isinstance(data, dict) else None
@@ -169,7 +170,3 @@ def _by_role(specs: tuple[TensorSpec, ...], role: str) -> TensorSpec:
         if spec.role == role:
             return spec
     raise KeyError(role)
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")

@@ -18,6 +18,7 @@ from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.schema import schema_problem
 from deploy_kit.errors import BundleError
 from deploy_kit.files import file_sha256
+from deploy_kit.strict_json import strict_json
 from deploy_kit.text import one_line
 
 ONNX_NAME = "policy.onnx"
@@ -183,7 +184,7 @@ def _read_json_text(path: Path) -> str:
 def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     text = _read_json_text(path)
     try:
-        data = json.loads(text)
+        data = strict_json(text)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not valid JSON ({error}); export the bundle again") from error
     if not isinstance(data, dict) or data.get("manifest_version") != MANIFEST_VERSION:

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from deploy_kit.data.layout import LAYOUT_ATTRIBUTE, layout_sha256
 from deploy_kit.data.sampling import KEY, class_sizes
 from deploy_kit.data.schema import (
     HELDOUT,
@@ -125,6 +126,7 @@ def fuse(
                 info = replace(info, complete=fused.full and fused.heldout_complete if complete is None else complete)
                 for name, value in info.to_attributes().items():
                     file.attrs[name] = value
+                file.attrs[LAYOUT_ATTRIBUTE] = layout_sha256(file)
             if not fused.rows:
                 raise DatasetError(f"{target}: no rows were collected, so nothing was written")
             temporary.replace(target)

@@ -3,6 +3,7 @@
 A file may come from anywhere. Links out of it are not followed, and a shape is believed only as far as bytes back it.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,22 @@ from typing import Any
 import h5py
 import numpy as np
 
-from deploy_kit.data.schema import ADDED_LATER, SCHEMA_VERSION, UNKNOWN_TRACK, Array, Column, Columns, FeatureFileInfo
+from deploy_kit.data.schema import (
+    ADDED_LATER,
+    HELDOUT,
+    OBSERVATIONS,
+    SCHEMA_VERSION,
+    UNKNOWN_TRACK,
+    Array,
+    Column,
+    Columns,
+    FeatureFileInfo,
+)
 from deploy_kit.errors import DatasetError
+from deploy_kit.strict_json import strict_json
+
+LAYOUT_ATTRIBUTE = "layout_sha256"
+"""Attribute with the hash of all others and of the datasets' shapes; files of earlier versions lack it."""
 
 FLETCHER32 = h5py.h5z.FILTER_FLETCHER32
 """HDF5's checksum of a chunk, the one filter that deploy-kit writes."""
@@ -138,6 +153,37 @@ def read_info(path: Path, file: h5py.File) -> FeatureFileInfo | None:
     )
 
 
+def layout_sha256(file: h5py.File) -> str:
+    """Return the SHA-256 of a file's attributes and of its datasets' names, types and shapes.
+
+    Chunks have checksums of their own; this covers what tells how to read them.
+    """
+    facts: list[Any] = [[name, _plain(file.attrs[name])] for name in sorted(file.attrs) if name != LAYOUT_ATTRIBUTE]
+    for parent in (file, *(file[name] for name in (HELDOUT, OBSERVATIONS) if name in file)):
+        for name in sorted(parent):
+            node = parent[name] if isinstance(parent.get(name, getlink=True), h5py.HardLink) else None
+            shape = [str(node.dtype), list(node.shape)] if isinstance(node, h5py.Dataset) else []
+            facts.append([parent.name, name, *shape])
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    return repr(value.item()) if isinstance(value, np.generic) else str(value)
+
+
+def require_own_layout(path: Path, file: h5py.File) -> None:
+    """Check that attributes and shapes are those that were written, where the file says.
+
+    Raises:
+        DatasetError: they are not.
+    """
+    stored = file.attrs.get(LAYOUT_ATTRIBUTE)
+    if stored is not None and stored != layout_sha256(file):
+        raise DatasetError(
+            f"{path} is damaged: attributes or shapes are not those that were written; copy it again, or collect again"
+        )
+
+
 def check_heldout(path: Path, columns: Columns, training_tracks: Array) -> None:
     """Check that held-out rows are whole consecutive episodes, split by track, on tracks that no training row is from.
 
@@ -202,6 +248,6 @@ def _attribute(path: Path, file: h5py.File, name: str, kind: Any) -> Any:
 
 def _json(path: Path, name: str, text: str) -> Any:
     try:
-        return json.loads(text)
+        return strict_json(text)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: attribute {name} is not JSON ({error})") from error

@@ -16,6 +16,7 @@ from deploy_kit.data.layout import (
     check_heldout,
     damage_reported,
     read_info,
+    require_own_layout,
     require_stored,
     stored_dataset,
     stored_group,
@@ -74,6 +75,7 @@ class FeatureFile:
                 self.train = self._read_training()
                 self._heldout, self._is_test = self._read_heldout()
                 self.observations = self._read_observations()
+                require_own_layout(path, self._file)
             if not len(self.train) and not self.num_heldout:
                 raise DatasetError(f"{path} holds no rows; collect some with: deploy-kit collect")
         except BaseException:

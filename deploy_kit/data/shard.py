@@ -9,7 +9,7 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from deploy_kit.data.layout import damage_reported, require_stored, stored_dataset
+from deploy_kit.data.layout import damage_reported, require_stored, stored_dataset, stored_group
 from deploy_kit.data.sampling import KEY
 from deploy_kit.data.schema import (
     HELDOUT,
@@ -205,10 +205,9 @@ class Shard:
         Raises:
             DatasetError: they are damaged.
         """
-        if name not in self._file:
-            return None
         with damage_reported(self.path):
-            group = self._file[name]
+            if (group := stored_group(self.path, self._file, name)) is None:
+                return None
             features = stored_dataset(self.path, group, features_column(self._feature_size))
             return {
                 column.name: self._values(group, column, features.shape[0])
@@ -230,11 +229,10 @@ class Shard:
         Raises:
             DatasetError: it is damaged.
         """
-        if name not in self._file:
-            return np.empty(0)
         wanted = next(c for c in shard_columns(name, self._feature_size) if c.name == column)
         with damage_reported(self.path):
-            return self._values(self._file[name], wanted, None)
+            group = stored_group(self.path, self._file, name)
+            return np.empty(0) if group is None else self._values(group, wanted, None)
 
     def _values(self, group: h5py.Group, column: Column, rows: int | None) -> Array:
         dataset = stored_dataset(self.path, group, column, rows)

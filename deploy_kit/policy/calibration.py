@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from deploy_kit.errors import CheckpointError
 from deploy_kit.policy.network import NetworkConfig
+from deploy_kit.strict_json import strict_json
 
 RECORD_KEY = "deploy_kit"
 """Name of the entry, or of the metadata field in safetensors."""
@@ -157,7 +158,7 @@ def parse_record(text: Any, path: Path) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        record = json.loads(text)
+        record = strict_json(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: its entry {RECORD_KEY} is not JSON text; take the checkpoint as it was before finetuning"

@@ -14,6 +14,7 @@ from deploy_kit.errors import CheckpointError, OptionError
 from deploy_kit.files import copy_folder, replace_file
 from deploy_kit.policy import archive, safetensors_file
 from deploy_kit.policy.calibration import RECORD_KEY, GateCalibration, GateDetector, parse_record, record_text
+from deploy_kit.policy.fingerprint import tensors_sha256
 from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.policy.network_hints import (
     NO_HINTS,
@@ -40,6 +41,13 @@ __all__ = [
     "save_checkpoint",
     "save_safetensors",
 ]
+
+
+TENSORS_KEY = "deploy_kit_tensors_sha256"
+"""Metadata with the hash of the network's tensors in safetensors files that deploy-kit wrote.
+
+Archives of ``torch.save`` have a checksum for each record already.
+"""
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,11 @@ def load_checkpoint(path: Path, hints: NetworkHints = NO_HINTS) -> Checkpoint:
     params = replace(load_run_params(path, hints.params), recorded_vehicle=record.get("vehicle"))
     located = locate_tensors(entries, checkpoint_format, path)
     tensors = {name: entries[place.section][place.name] for name, place in located.items()}
+    stored_hash = entries["metadata"].get(TENSORS_KEY) if checkpoint_format is CheckpointFormat.SAFETENSORS else None
+    if stored_hash is not None and stored_hash != tensors_sha256(tensors):
+        raise CheckpointError(
+            f"{path} is damaged: its tensors are not those that deploy-kit wrote ({TENSORS_KEY}); fetch it again"
+        )
     known = resolve_network_parameters(hints, params, record, path)
     config = infer_config(
         tensors,
@@ -156,6 +169,7 @@ def save_checkpoint(
     if source.params.directory is not None:
         copy_folder(source.params.directory, path.parent / PARAMS_FOLDER)
     if source.format is CheckpointFormat.SAFETENSORS:
+        holder[TENSORS_KEY] = _stored_sha256(entries, path)
         data = safetensors_file.safetensors_bytes(entries["tensors"], holder)
     else:
         data = archive.torch_archive_bytes(entries)
@@ -182,8 +196,14 @@ def save_safetensors(
         place_of(name, CheckpointFormat.SAFETENSORS).name: tensor for name, tensor in network.state_dict().items()
     }
     metadata = {RECORD_KEY: record_text(network.config, calibration, iteration)}
+    metadata[TENSORS_KEY] = _stored_sha256({"tensors": tensors, "metadata": {}}, path)
     data = safetensors_file.safetensors_bytes(tensors, metadata)
     replace_file(path, lambda temporary: temporary.write_bytes(data))
+
+
+def _stored_sha256(entries: Mapping[str, Any], path: Path) -> str:
+    located = locate_tensors(entries, CheckpointFormat.SAFETENSORS, path)
+    return tensors_sha256({name: entries[place.section][place.name] for name, place in located.items()})
 
 
 def _updated_entries(source: Checkpoint, network: VisionActorCritic) -> tuple[dict[str, Any], bool]:

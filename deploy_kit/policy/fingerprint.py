@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from deploy_kit.errors import CheckpointError
@@ -27,6 +29,16 @@ def feature_sha256(network: VisionActorCritic) -> str:
         if name.startswith(("normalizer.", "stem.", "state_enc.")) and not name.endswith("num_batches_tracked")
     }
     return _digest(shape, tensors)
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors: names, dtypes, shapes and bytes as they are stored, whatever their dtype."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def head_sha256(network: VisionActorCritic) -> str:

@@ -1,6 +1,5 @@
 """Reads and writes safetensors files together with their metadata."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from deploy_kit.errors import CheckpointError
+from deploy_kit.strict_json import strict_json
 from deploy_kit.text import printable
 
 MAX_HEADER_BYTES = 16 * 2**20
@@ -42,7 +42,7 @@ def read_safetensors(data: bytes, path: Path) -> dict[str, Any]:
         )
     try:
         tensors = safetensors.torch.load(data)
-        header = json.loads(data[8 : 8 + length])
+        header = strict_json(data[8 : 8 + length])
     except (SafetensorError, ValueError, RecursionError, KeyError) as error:
         raise CheckpointError(
             f"{path} is a damaged safetensors file ({printable(error)}): fetch or save it again"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deploy_kit.errors import CheckpointError
 from deploy_kit.policy.calibration import RECORD_KEY, record_text
-from deploy_kit.policy.checkpoint import Checkpoint
+from deploy_kit.policy.checkpoint import TENSORS_KEY, Checkpoint
 from deploy_kit.policy.safetensors_file import read_safetensors
 from deploy_kit.policy.state_layout import CheckpointFormat, place_of
 from deploy_kit.text import one_line
@@ -50,7 +50,9 @@ def _tensors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> Iterator[
 
 
 def _record(metadata: dict[str, str], expected: dict[str, object]) -> Iterator[str]:
-    yield from (f"the metadata {name!r} is not on the list" for name in sorted(metadata.keys() - {RECORD_KEY}))
+    yield from (
+        f"the metadata {name!r} is not on the list" for name in sorted(metadata.keys() - {RECORD_KEY, TENSORS_KEY})
+    )
     try:
         found = json.loads(metadata.get(RECORD_KEY, "null"))
     except (ValueError, RecursionError):

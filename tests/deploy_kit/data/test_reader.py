@@ -234,7 +234,7 @@ def test_blocks_and_splits_agree_with_the_stored_rows(feature_file: Path) -> Non
 def test_a_file_without_heldout_rows_says_so_when_asked(tmp_path: Path) -> None:
     path = write_numbered_file(tmp_path / "x.h5")
     with h5py.File(path, "r+") as file:
-        del file["heldout"], file["observations"]
+        del file["heldout"], file["observations"], file.attrs["layout_sha256"]
     with open_feature_file(path) as file:
         assert file.num_heldout == 0
         assert file.observations is None

@@ -360,6 +360,7 @@ def test_without_heldout_episodes_it_says_what_the_figures_are(
     options: FinetuneOptions, caplog: pytest.LogCaptureFixture, origin: bool
 ) -> None:
     with h5py.File(options.feature_files, "r+") as file:
+        file.attrs.pop("layout_sha256", None)
         del file["heldout"]
         if origin:
             for name in ("episode_id", "env_id", "track_id", "step"):
@@ -387,6 +388,7 @@ def one_class(name: str, value: int) -> Callable[[h5py.File], None]:
 @pytest.mark.drawn
 def test_the_report_says_where_figures_flatter(options: FinetuneOptions) -> None:
     with h5py.File(options.feature_files, "r+") as file:
+        file.attrs.pop("layout_sha256", None)
         del file["heldout"]
     page = (finetune(replace(options, epochs=1)).output / "report.html").read_text()
     assert "These figures flatter:" in page
@@ -424,6 +426,7 @@ def put_nan(name: str) -> Callable[[h5py.File], None]:
 )
 def test_unusable_rows_are_refused(options: FinetuneOptions, change: Callable, message: str) -> None:
     with h5py.File(options.feature_files, "r+") as file:
+        file.attrs.pop("layout_sha256", None)
         change(file)
     with pytest.raises(DatasetError, match=message):
         finetune(options)
@@ -530,6 +533,7 @@ def test_the_head_that_ships_is_the_corrected_one(done: FinetuneOptions, result:
 )
 def test_the_correction_can_be_left_out(options: FinetuneOptions, change: dict, expected: float | None) -> None:
     with h5py.File(options.feature_files, "r+") as file:
+        file.attrs.pop("layout_sha256", None)
         file.attrs["prevalence"] = 0.02
     result = finetune(replace(options, epochs=1, **change))
     found = json.loads(result.metrics_path.read_text())["correction"]
@@ -624,6 +628,7 @@ def test_streamed_rows_give_the_same_head(
 
 def renumber(path: Path, tracks: int) -> None:
     with h5py.File(path, "r+") as file:
+        file.attrs.pop("layout_sha256", None)
         for name in ("track_id", "heldout/track_id"):
             file[name][...] = file[name][()] + tracks
 
@@ -643,13 +648,36 @@ def test_several_files_are_used_as_one(options: FinetuneOptions, tmp_path: Path,
     assert result.after["event_hit_rate"] <= 1
 
 
+def set_attribute(path: Path, name: str, value: object) -> None:
+    with h5py.File(path, "r+") as file:
+        file.attrs.pop("layout_sha256", None)
+        file.attrs[name] = value
+
+
+def test_files_of_a_task_of_ones_own_go_together(options: FinetuneOptions, tmp_path: Path, caplog) -> None:
+    """Their labels speak of no distance, and their environments name no tracks."""
+    other = tmp_path / "other.h5"
+    shutil.copy(options.feature_files, other)
+    for path in (options.feature_files, other):
+        set_attribute(path, "label_threshold_m", np.nan)
+        with h5py.File(path, "r+") as file:
+            for name in ("track_id", "heldout/track_id"):
+                file[name][...] = -1
+    set_attribute(other, "seed", 1)
+    result = finetune(replace(options, feature_files=(options.feature_files, other), epochs=1))
+    found = json.loads(result.metrics_path.read_text())
+    assert found["dataset"]["training_rows"] == 2400
+    assert found["judged_on"]["source"] == "held-out episodes, on tracks that are not known"
+    assert "figures may flatter" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda path: None, "holds the same as .*features.h5; give each file once"),
-        (lambda path: h5py.File(path, "r+").attrs.__setitem__("seed", 1), "track 0|for training here"),
+        (lambda path: set_attribute(path, "seed", 1), "track 0|for training here"),
         (lambda path: renumber(path, 1000), "so figures would flatter"),
-        (lambda path: h5py.File(path, "r+").attrs.__setitem__("label_rule", "far"), "use files of one rule"),
+        (lambda path: set_attribute(path, "label_rule", "far"), "use files of one rule"),
     ],
 )
 def test_files_that_do_not_go_together_are_refused(
@@ -660,6 +688,7 @@ def test_files_that_do_not_go_together_are_refused(
     change(other)
     if "track 0" in message:
         with h5py.File(other, "r+") as file:
+            file.attrs.pop("layout_sha256", None)
             file["heldout/is_test"][...] = ~file["heldout/is_test"][()]
         message = "is for .* here and for .* in"
     with pytest.raises(DatasetError, match=message):

@@ -1,0 +1,125 @@
+"""Files that are made to deceive, beside those that tests of each reader build."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from deploy_kit.bundle.contract import Contract
+from deploy_kit.bundle.reader import check_files
+from deploy_kit.data.reader import open_feature_file
+from deploy_kit.data.shard import Shard, ShardState
+from deploy_kit.errors import BundleError, CheckpointError, DatasetError, InputError
+from deploy_kit.files import read_json_object
+from deploy_kit.policy.checkpoint import load_checkpoint
+from deploy_kit.strict_json import strict_json
+from helpers.feature_files import write_numbered_file
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"threshold": 0.5, "threshold": 99.0}', "'threshold' stands there twice"),
+        ('{"a": {"b": 1, "c": 2, "b": 1}}', "'b' stands there twice"),
+        ('{"a": Infinity}', "Infinity is not a JSON number"),
+        ('{"a": -Infinity}', "-Infinity is not a JSON number"),
+        ('{"a": NaN}', "NaN is not a JSON number"),
+        ('{"a": 1e999}', "expected a finite number"),
+    ],
+)
+def test_json_that_readers_could_read_differently_is_refused(tmp_path, text, message):
+    json.loads(text)
+    with pytest.raises(ValueError, match=message):
+        strict_json(text)
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_json_object(tmp_path / "x.json")
+
+
+def test_json_of_a_bundle_with_a_key_twice_is_refused(shared_bundle, bundle_copy):
+    text = (bundle_copy / "contract.json").read_text()
+    with pytest.raises(BundleError, match="'schema_version' stands there twice"):
+        Contract.from_json(text.replace("{", '{"schema_version": 2,', 1), "contract")
+    manifest = bundle_copy / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"files"', '"files": {}, "files"', 1))
+    with pytest.raises(BundleError, match="'files' stands there twice"):
+        check_files(bundle_copy)
+
+
+def test_one_flipped_bit_of_a_weight_in_safetensors_is_noticed(run, tmp_path):
+    data = bytearray(run.checkpoint.read_bytes())
+    copy = tmp_path / "copy.safetensors"
+    for at in (len(data) - 1, len(data) // 2, len(data) - 5000):
+        changed = bytearray(data)
+        changed[at] ^= 1
+        copy.write_bytes(changed)
+        with pytest.raises(CheckpointError, match="its tensors are not those that deploy-kit wrote"):
+            load_checkpoint(copy)
+    copy.write_bytes(data)
+    load_checkpoint(copy)
+
+
+def outside(tmp_path):
+    """Write rows that a hostile file may want to reach."""
+    path = tmp_path / "outside.h5"
+    with h5py.File(path, "w") as file:
+        file["features"] = np.zeros((80, 8), np.float32)
+    return path
+
+
+def virtual(file, path):
+    layout = h5py.VirtualLayout((80, 8), np.float32)
+    layout[:] = h5py.VirtualSource(path, "features", (80, 8))
+    del file["features"]
+    file.create_virtual_dataset("features", layout)
+
+
+def stored_outside(file, path):
+    del file["features"]
+    file.create_dataset("features", (80, 8), np.float32, external=[(str(path), 0, h5py.h5f.UNLIMITED)])
+
+
+def linked(file, path):
+    del file["features"]
+    file["features"] = h5py.ExternalLink(str(path), "/features")
+
+
+@pytest.mark.parametrize("reach", [virtual, stored_outside, linked])
+def test_feature_files_reach_nothing_outside(tmp_path, reach):
+    path, other = write_numbered_file(tmp_path / "x.h5"), outside(tmp_path)
+    with h5py.File(path, "r+") as file:
+        assert file["features"].shape == (80, 8)
+        reach(file, other)
+    with pytest.raises(DatasetError, match=r"in another file|is a link"):
+        open_feature_file(path)
+
+
+def test_shards_reach_nothing_outside(tmp_path):
+    other = outside(tmp_path)
+    path = tmp_path / "shard.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["state"] = ShardState().to_json()
+        file["training"] = h5py.ExternalLink(str(other), "/")
+    with Shard(path, 8) as shard, pytest.raises(DatasetError, match="is a link"):
+        shard.read("training")
+
+
+def test_a_changed_attribute_is_noticed(tmp_path):
+    path = write_numbered_file(tmp_path / "x.h5")
+    with h5py.File(path, "r+") as file:
+        file.attrs["prevalence"] = 0.5
+    with pytest.raises(DatasetError, match="attributes or shapes are not those that were written"):
+        open_feature_file(path)
+
+
+def test_a_changed_number_is_noticed(tmp_path):
+    path = write_numbered_file(tmp_path / "x.h5")
+    with h5py.File(path) as file:
+        rows = file["features"][:]
+    data = bytearray(path.read_bytes())
+    at = data.index(rows[7].tobytes())
+    data[at + 9] ^= 4
+    path.write_bytes(data)
+    with open_feature_file(path) as file, pytest.raises(DatasetError, match="is damaged"):
+        _ = file.train.features
