@@ -132,6 +132,9 @@ def shards(folder: Path) -> tuple[dict[str, np.ndarray], set[int], int]:
 def judge(path: Path) -> dict[str, Any]:
     """Make the file of what is left and count what is lost."""
     folder = path.with_name(path.name + ".partial")
+    if not folder.exists() and not path.exists():
+        # It ended before it had made its folder, or gave it up without a row.
+        return {"shards": 0, "lost": 0, "stored": 0}
     if not folder.exists():
         with open_feature_file(path) as file:
             return {"shards": 0, "finished": True, "lost": 0, "stored": len(file.train)}
