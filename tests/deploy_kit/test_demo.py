@@ -134,7 +134,7 @@ def test_a_policy_without_a_gate_head_is_refused_at_once(options):
 
 def test_a_head_that_was_trained_before_begins_anew_and_all_else_stays(calibrated, logged):
     with pytest.raises(KeyboardInterrupt):
-        run_demo(calibrated, interrupt_in("1/5"))
+        run_demo(calibrated, interrupt_in("1/5 collect · training rows"))
     assert "its trained gate head is set aside and a new, random one is trained" in logged.text
     begun, given = (load_checkpoint(p) for p in (calibrated.output / "untrained.pt", calibrated.checkpoint))
     assert begun.calibration is None
@@ -147,7 +147,7 @@ def test_a_head_that_was_trained_before_begins_anew_and_all_else_stays(calibrate
     other = replace(calibrated, output=calibrated.output.with_name("other"), env=EnvOptions(num_envs=4, seed=6))
     for options, equal in ((again, True), (other, False)):
         with pytest.raises(KeyboardInterrupt):
-            run_demo(options, interrupt_in("1/5"))
+            run_demo(options, interrupt_in("1/5 collect · training rows"))
         head = load_checkpoint(options.output / "untrained.pt").network.aux_decoder
         assert torch.equal(head.weight, first) is equal, "the seed decides"
 
@@ -155,7 +155,7 @@ def test_a_head_that_was_trained_before_begins_anew_and_all_else_stays(calibrate
 @pytest.mark.parametrize(
     ("phase", "left"),
     [
-        ("1/5 collect · training rows", {"features.h5"}),
+        ("1/5 collect · training rows", {"features.h5", "features.h5.partial"}),
         ("2/5 finetune · finetuning", {"features.h5", "finetune"}),
         ("3/5 export · writing ONNX", {"features.h5", "finetune"}),
         ("4/5 verify · replay kept", {"features.h5", "finetune", "bundle"}),
