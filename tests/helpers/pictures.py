@@ -13,8 +13,13 @@ PIXEL = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgA
 
 def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write files of one pixel wherever finetuning or a flight would draw."""
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **options: path.write_bytes(PIXEL))
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", _save_blank)
     monkeypatch.setattr("deploy_kit.finetuning.run.write_plots", _blank_plots)
+
+
+def _save_blank(figure: Any, target: Any, **options: Any) -> None:
+    # A page keeps its pictures in memory.
+    (target.write if hasattr(target, "write") else target.write_bytes)(PIXEL)
 
 
 def _blank_plots(folder: Path, judged: Any, heads: Any, epochs: Any, optimum: Any, source: str) -> Sequence[Path]:
