@@ -202,7 +202,7 @@ class Race:
     def image(self, drone: RotorpyDrone) -> npt.NDArray[np.float32]:
         """Return the depth image in metres, +inf where nothing returned."""
         self._cameras.move(drone.position[None], drone.rotation[None])
-        self._cameras.capture(np.ones(1, np.bool_), 0, 1)
+        self._cameras.capture(np.ones(1, np.bool_), 0, 1, np.empty((1, self._cameras.depth.size), np.float32), 0)
         depth = self._cameras.depth[0].copy()
         depth[depth >= RACING_TASK.camera.max_range] = np.inf
         return depth
