@@ -20,7 +20,7 @@ from deploy_kit.collection.interrupts import interruptible, leave_interrupts_to_
 from deploy_kit.collection.options import CollectOptions
 from deploy_kit.collection.run import CollectResult, with_share
 from deploy_kit.data.beginning import begin_collection
-from deploy_kit.data.fusing import fuse, heldout_flown
+from deploy_kit.data.fusing import fuse, heldout_flown, holds_no_row
 from deploy_kit.data.lock import is_locked
 from deploy_kit.data.sampling import class_sizes
 from deploy_kit.data.schema import FeatureFileInfo
@@ -176,11 +176,12 @@ def _conclude(
 ) -> None:
     """Make the file of all shards."""
     result.failures = _failures(statuses)
-    if not folder.shards():
+    if holds_no_row(folder, plan):
         problem = next(iter(result.failures.values()), "no process stored a row")
-        if result.stopped_by == "interrupt":
-            problem = "interrupted before any row was stored"
         folder.remove()
+        if result.stopped_by == "interrupt":
+            logger.warning("%s: interrupted before any row was stored, so nothing was written", folder.target)
+            raise KeyboardInterrupt
         raise DatasetError(f"{folder.target}: {problem}")
     complete = None if result.stopped_by in ("full", "failure") else False
     fused = fuse(folder, plan, complete, progress)

@@ -109,6 +109,7 @@ def collect(
             cannot be written.
         OptionError: options contradict each other.
         TaskError: the task is unknown or does not fit the policy.
+        KeyboardInterrupt: Ctrl-C before there was any row.
     """
     options.check()
     rank = launched_rank()
@@ -166,6 +167,9 @@ def _collect_alone(
                 result.stopped_by = flight.training(picture)
         except KeyboardInterrupt:
             result.stopped_by = "interrupt"
+            if not writer.rows:
+                logger.warning("%s: interrupted before any row was stored, so nothing was written", result.path)
+                raise
         result.complete = result.stopped_by == "full"
         writer.finish(result.complete, keep_shards=result.stopped_by == "interrupt", progress=progress)
         assert writer.fused is not None

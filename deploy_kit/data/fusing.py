@@ -175,6 +175,18 @@ def heldout_flown(folder: ShardFolder, plan: CollectionPlan) -> bool:
     return any(_flown(survey, plan, segment) for segment in range(plan.segment))
 
 
+def holds_no_row(folder: ShardFolder, plan: CollectionPlan) -> bool:
+    """Return whether every shard can be read and none has a row, so that nothing is lost with them."""
+    try:
+        for _, path in folder.shards():
+            with Shard(path, int(plan.info["feature_size"])) as shard:
+                if any(shard.column(group, "step").size for group in (TRAINING, HELDOUT)):
+                    return False
+    except DatasetError:
+        return False
+    return True
+
+
 class _Selection:
     """Which stored training rows are in the file: of each class, those with the smallest keys."""
 

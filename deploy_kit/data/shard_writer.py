@@ -1,5 +1,6 @@
 """Writes the shards of one process: rows wait in memory until a shard is due, then they are on the disk for good."""
 
+import logging
 import shutil
 import threading
 import time
@@ -17,6 +18,8 @@ from deploy_kit.data.shard import KEYS, TRAINING, UNDECIDED, Shard, ShardName, S
 from deploy_kit.data.shard_folder import CollectionPlan, RankStatus, ShardFolder
 from deploy_kit.errors import DatasetError
 from deploy_kit.ranks import ALONE, Rank
+
+logger = logging.getLogger(__name__)
 
 RESERVE_BYTES = 64 * 2**20
 """Free space that is left beside room for the feature file; below it collecting stops with what is there."""
@@ -83,16 +86,21 @@ class ShardWriter:
         for name, path in self._folder.shards():
             if name.segment == self._plan.segment:
                 continue
-            with Shard(path, self._feature_size) as shard:
-                last[name.segment, name.rank] = shard.state
-                self._heldout_tracks |= dict.fromkeys(
-                    shard.column(HELDOUT, "track_id").astype(np.int64).tolist(), UNDECIDED
-                )
-                label, key = shard.column(TRAINING, "supervision").reshape(-1), shard.column(TRAINING, KEY)
-                for value in (0, 1):
-                    keys[value].append(key[label == value])
+            try:
+                with Shard(path, self._feature_size) as shard:
+                    shard.verify()
+                    state, heldout = shard.state, shard.column(HELDOUT, "track_id").astype(np.int64)
+                    label, key = shard.column(TRAINING, "supervision").reshape(-1), shard.column(TRAINING, KEY)
+            except DatasetError as error:
+                # The feature file will do without it too, and its rows are flown anew.
+                logger.warning("%s; it is left out", error)
+                continue
+            last[name.segment, name.rank] = state
+            self._heldout_tracks |= dict.fromkeys(heldout.tolist(), UNDECIDED)
+            for value in (0, 1):
+                keys[value].append(key[label == value])
             self._stored_bytes += path.stat().st_size
-            self.stored_rows += key.size
+            self.stored_rows += heldout.size + key.size
         for state in last.values():
             limits = [min(pair) for pair in zip(limits, state.limits, strict=True)]
         self._heldout_tracks.pop(UNKNOWN_TRACK, None)

@@ -192,6 +192,17 @@ def test_an_interrupt_among_the_heldout_episodes_flies_them_anew(options, monkey
         assert np.bincount(rows.env_id[rows.step == 0]).tolist() == [3, 3, 2]
 
 
+def test_an_interrupt_before_any_row_is_an_interrupt(options, monkeypatch, caplog):
+    def step(self, actions):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scripted_racing.ScriptedEnv, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        collect(options)
+    assert "interrupted before any row was stored" in caplog.text
+    assert not list(options.feature_file.parent.glob(f"{options.feature_file.name}*"))
+
+
 def test_an_error_before_an_interrupt_is_told(options, monkeypatch):
     def fail(*_args, **_columns):
         raise DatasetError("the disk is gone")

@@ -265,3 +265,34 @@ def test_a_killed_process_loses_its_unfinished_shard_alone(tmp_path: Path, seed:
     fused = recover(path)
     assert fused.num_positive == stored.sum()
     assert os.path.exists(path)
+
+
+@pytest.mark.parametrize("group", ["heldout", "training"])
+def test_an_end_right_after_going_on_keeps_the_rows_of_before(tmp_path: Path, group: str) -> None:
+    path = tmp_path / "features.h5"
+    first = start(path)
+    if group == "heldout":
+        add_episode(first, 10**6, 10**6)
+    else:
+        feed(first, 4)
+    first.shards.checkpoint()
+    abandon(first)
+    with pytest.raises(KeyboardInterrupt), start(path, resume=True):
+        raise KeyboardInterrupt
+    with open_feature_file(path) as file:
+        assert file.num_heldout + len(file.train) > 0
+    assert list((tmp_path / "features.h5.partial").glob("shard-0000-*.h5"))
+
+
+def test_a_collection_with_a_damaged_shard_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "features.h5"
+    writer = start(path, 5000, 5000, rows=100)
+    feed(writer, 100)
+    abandon(writer)
+    shards = sorted((tmp_path / "features.h5.partial").glob("shard-*.h5"))
+    shards[1].write_bytes(shards[1].read_bytes()[:1000])
+    with start(path, 5000, 5000, resume=True) as second:
+        feed(second, 10, start=1000)
+    assert shards[1].name in caplog.text
+    with open_feature_file(path) as file:
+        assert (file.train.features[:, 1] < 1000).any()
