@@ -101,9 +101,10 @@ def test_everything_that_can_be_asked_for_at_once(checkpoint, tmp_path):
         "replay held-out rows",
         *(
             f"replay {samples}, {artifact}"
-            for samples in ("golden", "random", "extreme", "kept")
+            for samples in ("golden", "kept", "near", "flight-like", "random", "extreme")
             for artifact in ("onnx", "torchscript", "safetensors")
         ),
+        "search",
         "publishing",
     ]
 

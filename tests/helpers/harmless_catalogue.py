@@ -19,6 +19,7 @@ from deploy_kit.bundle.graph_options import graph_options_of
 from deploy_kit.bundle.reader import manifest_text, open_bundle
 from deploy_kit.export.graph import DeployedPolicy
 from deploy_kit.export.torchscript import _Outputs
+from deploy_kit.page.render import GENERATOR
 from deploy_kit.task.interface import ActionTransform
 from helpers.bundles import Run, make_run
 from helpers.equivalent_graphs import EQUIVALENT
@@ -113,8 +114,8 @@ def _indented_contract(run: Run, bundle: Path) -> None:
 
 def _files_beside(run: Run, folder: Path) -> Run:
     result = copied(run, folder)
-    for name in ("report.html", "signature.sig"):
-        (result.bundle / name).write_text("x")
+    (result.bundle / "report.html").write_text(f"<!doctype html>{GENERATOR}")
+    (result.bundle / "signature.sig").write_text("x")
     return result
 
 

@@ -62,7 +62,7 @@ def test_what_an_earlier_calibration_says_of_the_training_stays(options):
 
 def test_a_file_without_held_out_episodes_cannot_judge(options):
     with h5py.File(options.feature_files, "a") as file:
-        del file["heldout"]
+        del file["heldout"], file.attrs["layout_sha256"]
     with pytest.raises(DatasetError, match="has no held-out episodes; collect with --heldout-episodes"):
         judge_head(options)
 
