@@ -14,7 +14,7 @@ What is rewarded while training differs from MasterRacing's stages:
 - In stage 0 the drone is solid, a crash ends the episode, and changes of the command cost a tenth. With MasterRacing's
   weights the noise of a new policy costs more than flying earns, and PPO learns to end each episode as soon as it can.
 - In stage 1 the noise on commanded gates grows five times as fast as MasterRacing's, to the noise of stage 2.
-- In stage 2 a crash costs three times as much, so that the policy slows down among obstacles.
+- In stage 2 a crash costs more (`--crash-weight`), so that the policy slows down among obstacles.
 
 `--weights CHECKPOINT` begins with the weights of a policy that is there (any file that `--checkpoint` of deploy-kit's
 commands takes, or `demo`) instead of random ones; give `--steps 0 0 80e6` to train it in stage 2 alone.
@@ -44,10 +44,7 @@ from deploy_kit.sim.isaaclab.racing.agent import racing_agent_cfg
 from deploy_kit.sim.isaaclab.racing.config import racing_env_cfg
 from deploy_kit.sim.isaaclab.racing.race import race_of
 from deploy_kit.sim.options import EnvOptions
-from deploy_kit.task.racing import RACING_TASK, STAGES, TASK_ID, NoiseCurriculum
-
-CLOSING_WEIGHT = 0.5
-"""Reward per second for each m/s towards the gate."""
+from deploy_kit.task.racing import RACING_TASK, STAGES, TASK_ID, NoiseCurriculum, Stage
 
 MOST_GATE_NOISE = STAGES[2].gate_noise
 """Half width at which the noise on commanded gates stops growing, m."""
@@ -55,7 +52,7 @@ MOST_GATE_NOISE = STAGES[2].gate_noise
 TRAINING_STAGES = (
     replace(STAGES[0], ends_on_crash=True, colliders=True, rewards=replace(STAGES[0].rewards, command_change=-0.001)),
     replace(STAGES[1], curriculum=NoiseCurriculum(grow=1.05, shrink=0.95)),
-    replace(STAGES[2], rewards=replace(STAGES[2].rewards, collision=-300.0)),
+    STAGES[2],
 )
 
 
@@ -70,20 +67,32 @@ def limit_gate_noise(env: Any, env_ids: Any) -> None:
     race_of(env).gate_noise.clamp_(max=MOST_GATE_NOISE)
 
 
-def make_training_env(options: EnvOptions) -> RslRlVecEnvWrapper:
-    """Build the racing task with the rewards of training, in stage 0."""
+def training_stages(crash_weight: float) -> tuple[Stage, ...]:
+    """Return the stages with a collision's weight in the last one."""
+    *first, last = TRAINING_STAGES
+    return (*first, replace(last, rewards=replace(last.rewards, collision=crash_weight)))
+
+
+def make_training_env(options: EnvOptions, stages: tuple[Stage, ...], closing_weight: float) -> RslRlVecEnvWrapper:
+    """Build the racing task with the rewards of training, in stage 0.
+
+    Args:
+        options: options of the environments.
+        stages: training stages.
+        closing_weight: reward per second for each m/s towards the gate.
+    """
     register()
-    cfg = racing_env_cfg(options, replace(RACING_TASK, stages=TRAINING_STAGES))
-    cfg.rewards["closing_speed"] = RewardTermCfg(func=closing_speed, weight=CLOSING_WEIGHT)
+    cfg = racing_env_cfg(options, replace(RACING_TASK, stages=stages))
+    cfg.rewards["closing_speed"] = RewardTermCfg(func=closing_speed, weight=closing_weight)
     cfg.curriculum.limit = CurriculumTermCfg(func=limit_gate_noise)
     launch(cfg, parse_launcher((), options.device))
     return RslRlVecEnvWrapper(gymnasium.make(TASK_ID, cfg=cfg))
 
 
-def enter_stage(env: RslRlVecEnvWrapper, stage: int) -> None:
+def enter_stage(env: RslRlVecEnvWrapper, stage: Stage) -> None:
     """Put the stage's rewards, endings and noise in force. Building the tracks anew would take a minute."""
     race, rewards = race_of(env.unwrapped), env.unwrapped.reward_manager
-    race.stage = TRAINING_STAGES[stage]
+    race.stage = stage
     race.gate_noise.fill_(race.stage.gate_noise)
     for name, weight in asdict(race.stage.rewards).items():
         rewards.set_term_cfg(name, replace(rewards.get_term_cfg(name), weight=weight))
@@ -193,7 +202,8 @@ def train(arguments: argparse.Namespace) -> None:
         device=arguments.device,
         track_pool=arguments.track_pool,
     )
-    env = make_training_env(options)
+    stages = training_stages(arguments.crash_weight)
+    env = make_training_env(options, stages, arguments.closing_weight)
     agent = agent_cfg(options.seed, options.device, arguments.save_interval, arguments.init_std)
     dump_yaml(str(arguments.output / "params" / "agent.yaml"), agent)
     torch.manual_seed(options.seed)
@@ -211,7 +221,7 @@ def train(arguments: argparse.Namespace) -> None:
     for stage, ends in enumerate(arguments.steps):
         iterations = round((ends - runner.env_steps) / batch)
         if iterations > 0:
-            enter_stage(env, stage)
+            enter_stage(env, stages[stage])
             runner.stage = stage
             # A stage's last checkpoint has its noise, not that of the next stage.
             if saved is not None and stage_of(saved["infos"], arguments.steps) == stage:
@@ -227,6 +237,10 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="folder of checkpoints and logs")
     parser.add_argument("--steps", type=float, nargs="+", default=[8e6, 80e6], help="env steps at each stage's end")
     parser.add_argument("--resume", type=Path, help="checkpoint to go on from")
+    parser.add_argument("--crash-weight", type=float, default=-300.0, help="weight of a collision in stage 2")
+    parser.add_argument(
+        "--closing-weight", type=float, default=0.5, help="reward per second for each m/s towards the gate"
+    )
     parser.add_argument("--fast", action="store_true", help="compile the stem and run it in bfloat16")
     parser.add_argument("--weights", help="policy whose weights to begin with, `demo` for the one that comes along")
     parser.add_argument("--init-std", type=float, default=0.5, help="standard deviation of the action at first")

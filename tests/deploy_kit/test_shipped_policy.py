@@ -34,19 +34,19 @@ from helpers.bundles import put_a_weight_off
 EPISODES = 24
 """First episodes of a flight over all track kinds; stage 2, the airframe randomised."""
 
-LEAST_GATES = {"circular": 6.0, "zigzag": 7.0, "ellipse": 5.5}
+LEAST_GATES = {"circular": 6.8, "zigzag": 7.3, "ellipse": 5.8}
 """Mean gates per episode without obstacles; what is misread costs most of them."""
 
-LEAST_GATES_AMONG_OBSTACLES = 4.0
+LEAST_GATES_AMONG_OBSTACLES = 4.8
 """The same over all kinds."""
 
 MOST_CRASHES, MOST_CRASHES_AMONG_OBSTACLES = 2, 8
 """Episodes of a flight that end before their time."""
 
-LEAST_AUROC = 0.97
+LEAST_AUROC = 0.975
 """Of the shipped head, on held-out episodes over all track kinds with obstacles."""
 
-LEAST_AUROC_FLYING = 0.96
+LEAST_AUROC_FLYING = 0.97
 """The same in flight, without obstacles."""
 
 LEAST_AUROC_OF_A_SMALL_DEMO = 0.9

@@ -15,6 +15,7 @@ pytest.importorskip("isaaclab")
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.policy.rsl_rl_models import VisionActor, VisionCritic
 from deploy_kit.policy.shipped import DEMO_POLICY
+from deploy_kit.task.racing import STAGES
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
 BATCH = 4 * 24
@@ -66,7 +67,7 @@ def test_training_goes_through_the_stages_and_on_from_a_checkpoint(monkeypatch, 
 
 
 def test_training_goes_on_from_the_weights_of_a_policy_that_is_there(monkeypatch, tmp_path):
-    train(monkeypatch, tmp_path, "--steps", 0, 0, BATCH, "--weights", "demo", "--init-std", 0.1)
+    train(monkeypatch, tmp_path, "--steps", 0, 0, BATCH, "--weights", "demo", "--init-std", 0.1, "--crash-weight", -800)
     saved = torch.load(tmp_path / "model_0.pt", weights_only=True)
     assert saved["infos"] == {"env_steps": BATCH, "stage": 2, "gate_noise": 0.5}
     before, after = load_checkpoint(DEMO_POLICY).network, load_checkpoint(tmp_path / "model_0.pt").network
@@ -75,6 +76,15 @@ def test_training_goes_on_from_the_weights_of_a_policy_that_is_there(monkeypatch
     assert 0 < max(moved) < 0.05
     assert all(change > 0 for change in moved[:-2])
     assert torch.equal(before.aux_decoder.weight, after.aux_decoder.weight)
+
+
+def test_a_crash_costs_what_was_asked_for_in_stage_2_alone():
+    stages = load_script().training_stages(-800.0)
+    assert [stage.rewards.collision for stage in stages] == [
+        STAGES[0].rewards.collision,
+        STAGES[1].rewards.collision,
+        -800.0,
+    ]
 
 
 def test_the_critic_reads_the_features_of_the_actor_once():
