@@ -105,6 +105,8 @@ def test_everything_that_can_be_asked_for_at_once(checkpoint, tmp_path):
             for artifact in ("onnx", "torchscript", "safetensors")
         ),
         "search",
+        "replay search, torchscript",
+        "replay search, safetensors",
         "publishing",
     ]
 
