@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -117,6 +118,15 @@ def load_bundle(path: Path) -> OnboardBundle:
         OnboardFault: a needed file is missing, a file was altered, or the contract is of another version.
     """
     folder = path.parent if path.suffix == ".onnx" else path
+    try:
+        return _load(folder)
+    except OSError as error:
+        raise OnboardFault(
+            Fault.BUNDLE_INCOMPLETE, f"{error.filename or folder} cannot be read: {error.strerror or error}"
+        ) from error
+
+
+def _load(folder: Path) -> OnboardBundle:
     listed, manifest_sha256 = _read_manifest(folder / "manifest.json")
     content: dict[str, bytes] = {}
     for name in sorted({*listed, *_NEEDED}):
@@ -163,6 +173,9 @@ def _read_checked(path: Path, entry: Any) -> bytes:
     return data
 
 
+_UNUSABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, MemoryError)
+
+
 def parse_contract(text: str) -> OnboardContract:
     """Return the runner's part of a contract.
 
@@ -184,7 +197,7 @@ def parse_contract(text: str) -> OnboardContract:
         contract = _parse_fields(data)
         _check_numbers(contract)
         return contract
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
+    except _UNUSABLE as error:
         raise OnboardFault(Fault.CONTRACT_INVALID, f"contract.json has an unusable field ({error!r})") from error
 
 
@@ -230,6 +243,11 @@ def _check_numbers(contract: OnboardContract) -> None:
             raise ValueError(f"{name} is {getattr(contract, name)}, not a number above 0")
     if not 0 <= contract.latency_steps <= MAX_LATENCY_STEPS:
         raise ValueError(f"action_latency_steps is {contract.latency_steps}, not 0 to {MAX_LATENCY_STEPS}")
+    if contract.scale.ndim != 1 or contract.scale.shape != contract.offset.shape:
+        raise ValueError(f"the action's scale has shape {contract.scale.shape}, its offset {contract.offset.shape}")
+    acting = contract.last_action
+    if acting is not None and acting[1] - acting[0] != len(contract.scale):
+        raise ValueError(f"last_action has {acting[1] - acting[0]} numbers, the action has {len(contract.scale)}")
     if not (np.isfinite(contract.scale).all() and np.isfinite(contract.offset).all()):
         raise ValueError("the action's scale or offset is not finite")
     if not (contract.state_low <= contract.state_high).all():
@@ -265,6 +283,13 @@ def _detector(detector: dict[str, Any], probability: bool) -> DetectorRule:
     return DetectorRule(threshold, release, refractory)
 
 
+_UNREADABLE: tuple[type[Exception], ...] = (
+    *(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error),
+    # An archive that is encrypted or compressed by an unknown method, a torn header, a size beyond the memory.
+    *(RuntimeError, struct.error, TypeError, MemoryError),
+)
+
+
 def _read_golden(data: bytes, contract: OnboardContract) -> dict[str, FloatArray]:
     rows, columns = contract.image_shape
     widths = {"observation": len(contract.state_low) + rows * columns, "action": len(contract.scale)}
@@ -273,7 +298,7 @@ def _read_golden(data: bytes, contract: OnboardContract) -> dict[str, FloatArray
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             golden = {name: archive[name] for name in widths}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
         raise OnboardFault(Fault.BUNDLE_ALTERED, f"golden.npz cannot be read ({error})") from error
     count = len(golden["observation"])
     for name, width in widths.items():

@@ -28,6 +28,7 @@ class Fault(Enum):
     CLOCK = "clock"
     STEP_EARLY = "step_early"
     STEP_LATE = "step_late"
+    CONCURRENT = "concurrent"
     COMMAND = "command"
     OPTIONS = "options"
     LOG = "log"

@@ -3,6 +3,7 @@
 The quick way does the work and only sees that something is wrong; what is wrong is found out after that.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,27 @@ from .options import OnboardOptions
 
 MILLIMETRES_ABOVE = 500.0
 """Finite metres beyond every depth camera's range: most likely they are millimetres."""
+
+
+def is_time(value: Any) -> bool:
+    """Return whether a value is a finite number."""
+    try:
+        return isinstance(value, (int, float, np.integer, np.floating)) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def require_time(name: str, value: Any) -> None:
+    """Raise an OnboardFault for a time that is no finite number."""
+    if not is_time(value):
+        raise OnboardFault(Fault.CLOCK, f"time of {name} is {value!s:.60}, not a finite number of seconds")
+
+
+def _plain(array: Any) -> Any:
+    """Return an array without its subclass, for example a memmap; a masked one stays, and is refused."""
+    if isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray):
+        return array.view(np.ndarray)
+    return array
 
 
 class StateGuard:
@@ -48,10 +70,10 @@ class StateGuard:
         Raises:
             OnboardFault: wrong shape or type, not finite, or out of range; the graph's state is then as it was.
         """
-        try:
-            values = state.tolist() if state.ndim == 1 and state.dtype.kind == "f" else []
-        except AttributeError:
-            values = []
+        if type(state) is not np.ndarray:
+            state = _plain(state)
+        fits = type(state) is np.ndarray and state.ndim == 1 and state.dtype.kind == "f"
+        values = state.tolist() if fits else []
         if len(values) == self._short and self._acting is not None:
             first = self._acting[0]
             values[first:first] = acting
@@ -74,8 +96,8 @@ class StateGuard:
 
     def _fault(self, state: npt.NDArray[Any]) -> OnboardFault:
         """Say what is wrong with a state."""
-        if not isinstance(state, np.ndarray) or state.dtype.kind != "f":
-            kind = state.dtype if isinstance(state, np.ndarray) else type(state).__name__
+        if type(state) is not np.ndarray or state.dtype.kind != "f":
+            kind = state.dtype if type(state) is np.ndarray else type(state).__name__
             return OnboardFault(Fault.STATE_TYPE, f"the state is {kind}, give a numpy array of floats")
         if state.shape != (self._size,):
             shapes = (
@@ -110,7 +132,7 @@ class DepthGuard:
         self._clip, self._divisor = np.float32(contract.clip_m), np.float32(contract.divisor_m)
         self._rare = options.depth_in_millimetres or options.zero_is_no_return or options.nan_is_no_return
         limit = options.max_blind_s
-        self._max_blind_steps = None if limit is None else int(limit / contract.policy_period_s)
+        self._max_blind_steps = None if limit is None else limit / contract.policy_period_s
         self.reset()
 
     def reset(self) -> None:
@@ -127,11 +149,9 @@ class DepthGuard:
             OnboardFault: wrong shape or type, NaN, negative, most likely millimetres, or blind for too long.
         """
         target = self._target
-        try:
-            fits = depth.shape == self._shape and depth.dtype.kind == self._kind
-        except AttributeError:
-            fits = False
-        if not fits:
+        if type(depth) is not np.ndarray:
+            depth = _plain(depth)
+        if type(depth) is not np.ndarray or depth.shape != self._shape or depth.dtype.kind != self._kind:
             raise self._misfit(depth)
         metres = self._metres(depth) if self._rare else depth
         # Clip first: no return is +inf. Keeps NaN and negatives.
@@ -139,7 +159,8 @@ class DepthGuard:
         nearest = np.minimum.reduce(self._flat)
         if not nearest >= 0:
             raise self._unusable(metres)
-        if nearest >= self._clip:
+        # Cameras that give 0 for no return see nothing in zeros either.
+        if nearest >= self._clip or (nearest == 0 and not ((target > 0) & (target < self._clip)).any()):
             self._look(metres)
         else:
             self._blind_steps = 0
@@ -147,6 +168,8 @@ class DepthGuard:
 
     def _metres(self, depth: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return metres with +inf for what the options read as no return; the caller's image stays as it is."""
+        if depth.dtype.itemsize < 2:
+            raise self._misfit(depth)
         metres = depth.astype(np.float32)
         if self._options.zero_is_no_return:
             metres[depth == 0] = np.inf
@@ -162,21 +185,22 @@ class DepthGuard:
         if finite.size and finite.max() > MILLIMETRES_ABOVE:
             raise OnboardFault(
                 Fault.DEPTH_UNIT,
-                f"every depth is beyond {self._clip:g} m and the farthest is {finite.max():g} m: give metres, or set "
-                "depth_in_millimetres",
+                f"no depth lies between 0 and {self._clip:g} m and the farthest is {finite.max():g} m: give metres, or "
+                "set depth_in_millimetres",
             )
         self._blind_steps += 1
         if self._max_blind_steps is not None and self._blind_steps > self._max_blind_steps:
             raise OnboardFault(
                 Fault.DEPTH_BLIND,
                 f"no pixel had a return within {self._clip:g} m for {self._blind_steps} steps "
-                f"({self._options.max_blind_s:g} s are accepted): is the camera covered?",
+                f"({self._options.max_blind_s:g} s are accepted): is the camera covered? One that gives 0 for no "
+                "return needs zero_is_no_return",
             )
 
     def _misfit(self, depth: Any) -> OnboardFault:
-        kind = depth.dtype if isinstance(depth, np.ndarray) else type(depth).__name__
-        if not isinstance(depth, np.ndarray) or depth.dtype.kind != self._kind:
-            wanted = "unsigned integers in millimetres" if self._kind == "u" else "floats in metres"
+        kind = depth.dtype if type(depth) is np.ndarray else type(depth).__name__
+        if type(depth) is not np.ndarray or depth.dtype.kind != self._kind or depth.dtype.itemsize < 2:
+            wanted = "unsigned integers of 16 bits or more in millimetres" if self._kind == "u" else "floats in metres"
             hint = "" if self._kind == "u" else " (depth_in_millimetres takes unsigned integers)"
             return OnboardFault(Fault.DEPTH_TYPE, f"the depth image is {kind}, give a numpy array of {wanted}{hint}")
         return OnboardFault(Fault.DEPTH_SHAPE, f"the depth image has shape {depth.shape}, expected {self._shape}")
@@ -221,9 +245,9 @@ class Clock:
         before, state_before, depth_before = self._last
         # The usual case at a glance; what is wrong otherwise is found out below.
         if (
-            now is not None
-            and state_time is not None
-            and depth_time is not None
+            type(now) is float
+            and type(state_time) is float
+            and type(depth_time) is float
             and before is not None
             and state_before is not None
             and depth_before is not None
@@ -238,8 +262,8 @@ class Clock:
                 continue
             if now is None:
                 raise OnboardFault(Fault.CLOCK, f"the {name} has a time, but the present time is not given")
-            # Written so that NaN is refused too.
-            if not time <= now or not (last is None or time >= last):
+            require_time(name, time)
+            if time > now or (last is not None and time < last):
                 raise OnboardFault(Fault.CLOCK, f"time of {name} is {time}, now is {now}, before it was {last}")
         if now is None:
             return

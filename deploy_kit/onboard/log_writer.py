@@ -1,5 +1,6 @@
 """Appends records from a ring of preallocated slots to a file, on a thread of its own."""
 
+import itertools
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -103,16 +105,36 @@ class LogWriter:
         self._limit = options.max_bytes // 2 if options.at_limit == "rotate" else options.max_bytes
         self._began: int | None = None
         try:
-            self.path = _free_name(path) if path.is_dir() else path
-            self._open("xb")
+            self._begin(path)
         except FileExistsError as error:
-            raise OnboardFault(Fault.LOG, f"{path} exists: choose another name, or give a folder") from error
-        except OSError as error:
-            raise OnboardFault(Fault.LOG, f"{path} cannot be written: {error.strerror}") from error
+            raise OnboardFault(
+                Fault.LOG, f"{path} or {path.name}.1 exists: choose another name, or give a folder"
+            ) from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise OnboardFault(Fault.LOG, f"{path} cannot be written: {reason}") from error
 
-    def _open(self, mode: Literal["xb", "wb"]) -> None:
+    def _begin(self, path: Path) -> None:
+        if not path.is_dir():
+            # Rotating would replace what is left of an earlier flight.
+            if self.options.at_limit == "rotate" and _half(path).exists():
+                raise FileExistsError
+            self.path = path
+            self._open()
+            return
+        for number in itertools.count(1):
+            self.path = path / f"flight-{number:04}.dklog"
+            # A rotated half of an earlier flight may be all that is left of it.
+            if _half(self.path).exists():
+                continue
+            # Another runner may take the name first.
+            with suppress(FileExistsError):
+                self._open()
+                return
+
+    def _open(self) -> None:
         # Not buffered by Python, so that nothing of a failed write is left to be written later.
-        self._file = FileIO(self.path, mode)
+        self._file = FileIO(self.path, "xb")
         self._written = 0
         self._synced = time.monotonic()
         payload = json.dumps({**self._header, "part": self._part}).encode()
@@ -165,10 +187,10 @@ class LogWriter:
         if self.options.at_limit != "rotate":
             self.ended = reason
             return
-        os.replace(self.path, self.path.with_name(f"{self.path.name}.1"))
+        os.replace(self.path, _half(self.path))
         self._part += 1
         self._began = clock
-        self._open("wb")
+        self._open()
 
     def _end(self, reason: str) -> None:
         payload = json.dumps({"reason": reason, "lost": self.lost}).encode()
@@ -177,8 +199,6 @@ class LogWriter:
         self._file.close()
 
 
-def _free_name(folder: Path) -> Path:
-    number = 1
-    while (path := folder / f"flight-{number:04}.dklog").exists():
-        number += 1
-    return path
+def _half(path: Path) -> Path:
+    """Return where a rotated log keeps its first half."""
+    return path.with_name(f"{path.name}.1")

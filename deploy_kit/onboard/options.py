@@ -10,6 +10,8 @@ MAX_TOLERANCE = 1e-2
 """TF32 arithmetic is off by up to 4e-3; what is off by more than this is another policy."""
 
 
+MAX_THREADS = 1024
+
 LEVELS = {
     "disabled": "ORT_DISABLE_ALL",
     "basic": "ORT_ENABLE_BASIC",
@@ -67,6 +69,17 @@ class OnboardOptions:
     nan_is_no_return: bool = False
 
     def __post_init__(self) -> None:
+        try:
+            self._check()
+        except TypeError as error:
+            raise OnboardFault(Fault.OPTIONS, f"an option has the wrong type ({error})") from error
+
+    def _check(self) -> None:
+        if not isinstance(self.provider, str) or not isinstance(self.provider_options, dict):
+            raise OnboardFault(Fault.OPTIONS, "provider is a name, provider_options a dictionary")
+        # Zero would leave the number to onnxruntime, and what runs would depend on the computer.
+        if isinstance(self.threads, bool) or not isinstance(self.threads, int) or not 1 <= self.threads <= MAX_THREADS:
+            raise OnboardFault(Fault.OPTIONS, f"threads is {self.threads!s:.20}, not 1 to {MAX_THREADS}")
         if self.level not in LEVELS:
             raise OnboardFault(Fault.OPTIONS, f"level is {self.level!r}, not one of {', '.join(LEVELS)}")
         if self.tf32 and self.provider != CUDA:

@@ -270,4 +270,7 @@ def _native(code: int) -> np.dtype[Any]:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float, np.number)) else _NAN
+    try:
+        return float(value) if isinstance(value, (int, float, np.integer, np.floating)) else _NAN
+    except OverflowError:
+        return _NAN

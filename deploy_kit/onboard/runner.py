@@ -2,6 +2,7 @@
 
 import math
 import platform
+import threading
 import time
 from collections import deque
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from .detector import GateDetector
 from .faults import Fault, OnboardFault
 from .golden import replay, sigmoid
 from .graph import Graph
-from .guards import Clock, DepthGuard, StateGuard
+from .guards import Clock, DepthGuard, StateGuard, require_time
 from .log_writer import RecordingOptions
 from .options import OnboardOptions
 from .recorder import Recorder, StepResult
@@ -89,6 +90,7 @@ class OnboardPolicy:
         self._detector = None if contract.detector is None else GateDetector(contract.detector)
         self._transform = contract.scale.tolist(), contract.offset.tolist()
         self.recorder = None
+        self._idle = threading.Lock()
         self.reset()
         if log is not None:
             header = self._describe(loaded)
@@ -148,11 +150,12 @@ class OnboardPolicy:
             now: present time, s, as of `step`.
 
         Raises:
-            OnboardFault: the command has another shape or is not finite.
+            OnboardFault: the command has another shape or is not finite, or the time is no number; nothing has changed
+                then.
         """
-        command = self._acting[-1] if applied is None else np.asarray(applied, np.float64).tolist()
-        if not isinstance(command, list) or len(command) != len(self.contract.scale) or not math.isfinite(sum(command)):
-            raise OnboardFault(Fault.COMMAND, f"the command {command} is not {len(self.contract.scale)} finite numbers")
+        command = self._acting[-1] if applied is None else self._told(applied)
+        if now is not None:
+            require_time("now", now)
         self._acting.popleft()
         self._acting.append(command)
         self._clock.accept(now, None, None)
@@ -160,6 +163,19 @@ class OnboardPolicy:
             self._detector.pass_step()
         if self.recorder is not None:
             self.recorder.held(command, applied is not None, now)
+
+    def _told(self, applied: Any) -> list[float]:
+        """Return the numbers of a command that flew."""
+        count = len(self.contract.scale)
+        try:
+            command = np.asarray(applied, np.float64)
+            fits = command.shape == (count,) and bool(np.isfinite(command).all())
+        except (TypeError, ValueError, OverflowError):
+            fits = False
+        if not fits:
+            raise OnboardFault(Fault.COMMAND, f"the command {applied!s:.80} is not {count} finite numbers")
+        numbers: list[float] = command.tolist()
+        return numbers
 
     def step(
         self,
@@ -182,12 +198,28 @@ class OnboardPolicy:
 
         Raises:
             OnboardFault: an input is unusable or stale, the step comes too early or too late, an output is not finite,
-                or the log has ended where it must not; past commands stay as they were. Tell the command that is sent
-                instead with `hold`.
+                the log has ended where it must not, or another thread is within a step; past commands stay as they
+                were. Tell the command that is sent instead with `hold`.
         """
-        recorder = self.recorder
-        if recorder is None:
-            return self._compute(state, depth, now, state_time, depth_time)
+        # Two threads would write into the same buffers, and each fly the other's command.
+        if not self._idle.acquire(blocking=False):
+            raise OnboardFault(Fault.CONCURRENT, "another thread is within step: call it from one thread")
+        try:
+            if self.recorder is None:
+                return self._compute(state, depth, now, state_time, depth_time)
+            return self._record(self.recorder, state, depth, now, state_time, depth_time)
+        finally:
+            self._idle.release()
+
+    def _record(
+        self,
+        recorder: Recorder,
+        state: npt.NDArray[np.floating],
+        depth: npt.NDArray[np.generic],
+        now: float | None,
+        state_time: float | None,
+        depth_time: float | None,
+    ) -> OnboardOutput:
         began, acting, times = time.monotonic_ns(), self._acting[0], (now, state_time, depth_time)
         try:
             recorder.require_recording()

@@ -84,7 +84,7 @@ def read_verification(folder: Path, manifest_sha256: str) -> Verification:
         if path.stat().st_size > _MAX_BYTES:
             return Verification("unreadable")
         return _verification(json.loads(path.read_text(encoding="utf-8")), manifest_sha256)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return Verification("unreadable")
 
 

@@ -1,4 +1,6 @@
 import json
+import threading
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -34,6 +36,10 @@ def changed(array, index, value):
         (changed(STATE, 0, np.inf), DEPTH, Fault.STATE_NOT_FINITE),
         (changed(STATE, 0, 17.0), DEPTH, Fault.STATE_OUT_OF_RANGE),
         (changed(STATE, 5, -1.2), DEPTH, Fault.STATE_OUT_OF_RANGE),
+        (np.ma.masked_array(STATE, np.arange(12) == 3), DEPTH, Fault.STATE_TYPE),
+        (None, DEPTH, Fault.STATE_TYPE),
+        (STATE, None, Fault.DEPTH_TYPE),
+        (STATE, np.ma.masked_array(DEPTH, DEPTH > 4), Fault.DEPTH_TYPE),
         (STATE, DEPTH[:71], Fault.DEPTH_SHAPE),
         (STATE, DEPTH.T, Fault.DEPTH_SHAPE),
         (STATE, DEPTH.astype(np.uint16), Fault.DEPTH_TYPE),
@@ -83,6 +89,12 @@ def test_a_refused_step_leaves_the_past_alone(bundles):
         ((0.8, 0.8, 0.8), Fault.CLOCK),
         ((1.0, 1.0, 0.9), Fault.CLOCK),
         ((np.nan, 1.0, 1.0), Fault.CLOCK),
+        ((np.inf, 1.0, 1.0), Fault.CLOCK),
+        ((10**400, 1.0, 1.0), Fault.CLOCK),
+        (("1.0", 1.0, 1.0), Fault.CLOCK),
+        ((1.0, "1.0", 1.0), Fault.CLOCK),
+        ((np.array([1.0]), 1.0, 1.0), Fault.CLOCK),
+        ((np.float32(1.0), 1, np.float64(1.0)), None),
         ((None, 1.0, None), Fault.CLOCK),
     ],
 )
@@ -95,6 +107,45 @@ def test_times(bundles, times, fault):
     with pytest.raises(OnboardFault) as caught:
         policy.step(STATE, DEPTH, *times)
     assert caught.value.fault is fault
+
+
+@pytest.mark.parametrize("now", [np.nan, np.inf, "1.0"])
+def test_a_time_that_is_none_is_not_remembered(bundles, tmp_path, now):
+    policy = OnboardPolicy(bundles.plain, log=tmp_path / "flight.dklog")
+    for call in (lambda: policy.step(STATE, DEPTH, now), lambda: policy.hold(np.ones(4), now)):
+        with pytest.raises(OnboardFault) as caught:
+            call()
+        assert caught.value.fault is Fault.CLOCK
+    assert policy._acting[-1] == policy.contract.offset.tolist(), "nothing flew"
+    policy.step(STATE, DEPTH, 1.0, 1.0, 1.0)
+    policy.step(STATE, DEPTH, 1.03, 1.03, 1.03)
+    policy.close()
+
+
+def test_two_threads_never_get_each_others_command(bundles, monkeypatch):
+    policy = OnboardPolicy(bundles.plain)
+    run, faults = policy._graph.run, []
+
+    def run_while_another_thread_calls():
+        def call():
+            with pytest.raises(OnboardFault) as caught:
+                policy.step(STATE + 0.1, DEPTH)
+            faults.append(caught.value.fault)
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+        run()
+
+    wanted = OnboardPolicy(bundles.plain).step(STATE, DEPTH).command
+    monkeypatch.setattr(policy._graph, "run", run_while_another_thread_calls)
+    np.testing.assert_array_equal(policy.step(STATE, DEPTH).command, wanted)
+    assert faults == [Fault.CONCURRENT]
+    # A refused step lets go too.
+    monkeypatch.undo()
+    with pytest.raises(OnboardFault, match="state_type"):
+        policy.step(None, DEPTH)
+    policy.step(STATE, DEPTH)
 
 
 def test_limits_of_age_can_be_chosen(bundles):
@@ -133,6 +184,9 @@ def test_steps_that_come_too_early_or_too_late_are_named(bundles):
         {"range_margin": -0.1},
         {"max_state_age_s": np.nan},
         {"max_blind_s": np.inf},
+        {"threads": 0},
+        {"threads": 1.5},
+        {"provider_options": None},
     ],
 )
 def test_options_that_switch_a_guard_off_are_refused(options):
@@ -163,6 +217,18 @@ def refuse(folder, fault, match=None, options=None):
     with pytest.raises(OnboardFault, match=match) as caught:
         OnboardPolicy(folder, options)
     assert caught.value.fault is fault
+
+
+def test_files_that_cannot_be_read(broken, monkeypatch):
+    folder, read = broken(lambda folder: None), Path.read_bytes
+
+    def read_bytes(path):
+        if path.name == "policy.onnx":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    refuse(folder, Fault.BUNDLE_INCOMPLETE, "policy.onnx cannot be read: Permission denied")
 
 
 @pytest.mark.parametrize("name", ["policy.onnx", "contract.json", "golden.npz", "manifest.json"])
@@ -226,6 +292,8 @@ def test_manifest_that_points_outside(broken):
         (lambda d: d["timing"]["action_latency_steps"].update(value=-1), Fault.CONTRACT_INVALID, "steps is -1"),
         (lambda d: d["timing"]["action_latency_steps"].update(value=1e9), Fault.CONTRACT_INVALID, "not 0 to 100"),
         (lambda d: d["action"].update(clip=0), Fault.CONTRACT_INVALID, "clip is 0"),
+        (lambda d: d["action"].update(scale=1.0), Fault.CONTRACT_INVALID, "scale has shape"),
+        (lambda d: d["action"]["offset"].pop(), Fault.CONTRACT_INVALID, "scale has shape"),
         (lambda d: d["action"].update(scale="x"), Fault.CONTRACT_INVALID, "unusable field"),
         (lambda d: d["inputs"][0]["shape"].__setitem__(0, 8), Fault.CONTRACT_INVALID, "batches of 8"),
         (lambda d: d["inputs"].reverse(), Fault.CONTRACT_INVALID, "not the contract's"),

@@ -234,6 +234,19 @@ def test_rotated_log_keeps_the_newest_and_stays_within_its_bound(bundles, tmp_pa
         assert newer.records[-1].sequence == 60
 
 
+def test_no_log_replaces_what_is_left_of_another_flight(bundles, tmp_path):
+    # The newer half was taken away; the older one of flight 1 is all that is left of it.
+    (tmp_path / "flight-0001.dklog.1").write_bytes(b"a flight")
+    bound = RecordingOptions(max_bytes=1 << 20)
+    policies = [OnboardPolicy(bundles.plain, log=tmp_path, recording=bound) for _ in range(2)]
+    assert [policy.recorder.path.name for policy in policies] == ["flight-0002.dklog", "flight-0003.dklog"]
+    with pytest.raises(OnboardFault, match=r"flight-0001\.dklog\.1 exists"):
+        OnboardPolicy(bundles.plain, log=tmp_path / "flight-0001.dklog", recording=bound)
+    for policy in policies:
+        policy.close()
+    assert (tmp_path / "flight-0001.dklog.1").read_bytes() == b"a flight"
+
+
 def test_full_log_stops_or_refuses_by_option(bundles, tmp_path):
     stopping = RecordingOptions(max_bytes=1 << 20, at_limit="stop")
     policy = OnboardPolicy(bundles.plain, log=tmp_path / "a.dklog", recording=stopping)

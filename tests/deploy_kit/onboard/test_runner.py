@@ -245,6 +245,40 @@ def test_millimetres_given_as_metres_are_refused(bundles):
     assert caught.value.fault is Fault.DEPTH_UNIT
 
 
+def test_millimetres_with_holes_given_as_metres_are_refused(bundles):
+    depth = np.full((72, 96), 2500.0)
+    depth[:, ::3] = 0.0
+    with pytest.raises(OnboardFault, match=r"the farthest is 2500 m: give metres"):
+        image_of(bundles, depth)
+
+
+def test_bytes_are_no_millimetres(bundles):
+    with pytest.raises(OnboardFault, match="uint8, give a numpy array of unsigned integers of 16 bits"):
+        image_of(bundles, np.full((72, 96), 200, np.uint8), depth_in_millimetres=True)
+
+
+@pytest.mark.parametrize("far", [0.0, np.inf])
+def test_zeros_are_no_sight(bundles, far):
+    policy, (state, depth) = OnboardPolicy(bundles.plain), sample()
+    blind = np.zeros((72, 96))
+    blind[:10] = far
+    for _ in range(16):
+        policy.step(state, blind)
+    with pytest.raises(OnboardFault, match="needs zero_is_no_return") as caught:
+        policy.step(state, blind)
+    assert caught.value.fault is Fault.DEPTH_BLIND
+    depth[0] = 0.0
+    policy.step(state, depth)
+    policy.step(state, blind)
+
+
+def test_an_image_in_shared_memory_is_an_image(bundles, tmp_path):
+    _, depth = sample()
+    shared = np.memmap(tmp_path / "image", depth.dtype, "w+", shape=depth.shape)
+    shared[:] = depth
+    np.testing.assert_array_equal(image_of(bundles, shared), image_of(bundles, depth))
+
+
 def test_a_drone_that_sees_nothing_for_half_a_second_is_told_so(bundles):
     policy = OnboardPolicy(bundles.plain)
     state, depth = sample()
@@ -283,7 +317,7 @@ def test_after_a_hold_what_flew_is_the_acting_command(bundles):
     assert [list(command) for command in policy._acting] == [first.tolist()] * 2
 
 
-@pytest.mark.parametrize("applied", [[1.0, 2.0, 3.0], [np.nan, 0.0, 0.0, 0.0], 1.0])
+@pytest.mark.parametrize("applied", [[1.0, 2.0, 3.0], [np.nan, 0.0, 0.0, 0.0], 1.0, "abc", [[1.0] * 4] * 4, [{}] * 4])
 def test_a_command_that_nothing_can_fly_is_refused(bundles, applied):
     policy = OnboardPolicy(bundles.plain)
     with pytest.raises(OnboardFault, match="is not 4 finite numbers") as caught:
