@@ -208,14 +208,23 @@ def _errors_in_one_line() -> Iterator[None]:
     except DeployKitError as error:
         raise _InputRejected(_one_line(error)) from error
     except KeyboardInterrupt as interrupt:
-        stderr.print("Interrupted")
-        raise click.exceptions.Exit(130) from interrupt
+        raise _interrupted() from interrupt
+    except ImportError as error:
+        # A compiled module that Ctrl-C meets while it is imported turns it into this.
+        if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            raise _interrupted() from error
+        raise
     except BrokenPipeError:
         raise  # whoever reads the output has seen enough; click ends quietly
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         advice = "check the path, its permissions and the free space"
         raise _InputRejected(f"{where}{error.strerror or error}; {advice}") from error
+
+
+def _interrupted() -> click.exceptions.Exit:
+    stderr.print("Interrupted")
+    return click.exceptions.Exit(130)
 
 
 def _one_line(error: Exception) -> str:

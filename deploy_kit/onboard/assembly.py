@@ -89,7 +89,7 @@ def check_assembly(contract: OnboardContract, golden: dict[str, FloatArray], fun
         try:
             state, depth = function({name: value.copy() for name, value in sample.items()})
             whole, image = np.asarray(state, np.float64), np.asarray(depth, np.float64)
-        except Exception as error:  # the function is the caller's, and may raise anything
+        except (Exception, SystemExit) as error:  # the function is the caller's, and may raise anything
             raise OnboardFault(Fault.ASSEMBLY, f"the function raised {type(error).__name__}: {error}") from error
         states.append(_whole(whole, contract))
         images.append(image)
@@ -178,7 +178,7 @@ def load_function(spec: str) -> Assemble:
     sys.path.insert(0, os.getcwd())
     try:
         function = getattr(importlib.import_module(module), name, None) if module and name else None
-    except Exception as error:  # whatever the module raises
+    except (Exception, SystemExit) as error:  # whatever the module raises
         raise OnboardFault(Fault.ASSEMBLY, f"{module} cannot be imported: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(os.getcwd())

@@ -17,7 +17,7 @@ MILLIMETRES_ABOVE = 500.0
 """Finite metres beyond every depth camera's range: most likely they are millimetres."""
 
 
-def is_time(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
     """Return whether a value is a finite number."""
     try:
         return isinstance(value, (int, float, np.integer, np.floating)) and math.isfinite(value)
@@ -27,7 +27,7 @@ def is_time(value: Any) -> bool:
 
 def require_time(name: str, value: Any) -> None:
     """Raise an OnboardFault for a time that is no finite number."""
-    if not is_time(value):
+    if not is_finite(value):
         raise OnboardFault(Fault.CLOCK, f"time of {name} is {value!s:.60}, not a finite number of seconds")
 
 

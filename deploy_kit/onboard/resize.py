@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from .bundle import OnboardContract
 from .faults import Fault, OnboardFault
+from .guards import is_finite
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class DepthResize:
         wanted = contract.text.get("camera")
         if not isinstance(wanted, dict):
             raise OnboardFault(Fault.CONTRACT_INVALID, "the contract knows no camera: images cannot be resized by it")
-        # Written so that NaN is refused too.
-        if not (min(camera.width, camera.height, camera.fx, camera.fy) > 0 and math.isfinite(camera.cx + camera.cy)):
+        sizes, centre = (camera.width, camera.height, camera.fx, camera.fy), (camera.cx, camera.cy)
+        if not (all(map(is_finite, (*sizes, *centre))) and min(sizes) > 0):
             raise OnboardFault(Fault.OPTIONS, f"no camera has {camera}")
         rows, columns = contract.image_shape
         if (rows, columns) != (wanted["height"], wanted["width"]):
@@ -64,8 +65,10 @@ class DepthResize:
         """Return the policy's image of a camera's image; type and unit stay.
 
         Raises:
-            OnboardFault: the image has another size than the intrinsics say.
+            OnboardFault: the image has another size than the intrinsics say, or is no array.
         """
+        if not isinstance(depth, np.ndarray):
+            raise OnboardFault(Fault.DEPTH_TYPE, f"the camera's image is {type(depth).__name__}, give a numpy array")
         if depth.shape != self._shape:
             raise OnboardFault(Fault.DEPTH_SHAPE, f"the camera's image has shape {depth.shape}, expected {self._shape}")
         return depth[self._rows[:, None], self._columns]

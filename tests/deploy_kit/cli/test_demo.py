@@ -129,3 +129,17 @@ def test_what_it_refuses(refused, checkpoint, tmp_path):
     refused("demo", tmp_path / "new", "--checkpoint", tmp_path / "no.pt", words=("no.pt does not exist",))
     refused("demo", tmp_path / "new", "--num-envs", 0, words=("--num-envs", "x>=1"))
     refused("demo", tmp_path / "new", "--checkpoint", checkpoint, "--task", "Nothing-v0", words=("Nothing-v0",))
+
+
+def test_an_interrupt_that_a_compiled_module_meets_while_it_is_imported_is_one(cli, checkpoint, tmp_path, monkeypatch):
+    def fail(options, progress):
+        raise ImportError("initialization failed") from options
+
+    for cause, code in ((KeyboardInterrupt(), 130), (ValueError(), None)):
+        monkeypatch.setattr("deploy_kit.demo.run.run_demo", lambda *_, cause=cause: fail(cause, None))
+        if code is None:
+            with pytest.raises(ImportError):
+                cli("demo", tmp_path / "there", "--checkpoint", checkpoint)
+        else:
+            told = cli("demo", tmp_path / "there", "--checkpoint", checkpoint)
+            assert (told.code, told.stderr.strip()) == (code, "Interrupted")

@@ -86,6 +86,7 @@ MISTAKES = {
     ),
     "nan": (with_state(lambda s, q: np.full(12, np.nan)), "base_lin_vel", "nan"),
     "size": (with_state(lambda s, q: s[:11]), "the state has shape (11,)", "(16,)"),
+    "exit": (lambda q: sys.exit(0), "the function raised SystemExit", ""),
     "crash": (lambda q: 1 / 0, "the function raised ZeroDivisionError", ""),
     "depth mm": (lambda q: (assemble(q)[0], 1e3 * q["depth"]), "depth[", "millimetres in place of metres"),
     "depth normalised": (lambda q: (assemble(q)[0], q["depth"] / 10), "depth[", "it is normalised already"),

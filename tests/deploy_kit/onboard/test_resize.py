@@ -58,6 +58,8 @@ def test_no_value_is_made_up_and_the_runner_takes_the_image(bundles, contract):
         ({"cy": 20.0}, "rows see"),
         ({"fx": 0.0}, "no camera"),
         ({"cx": np.nan}, "no camera"),
+        ({"fx": np.nan}, "no camera"),
+        ({"fx": "380"}, "no camera"),
     ],
 )
 def test_cameras_that_do_not_fit_are_refused(contract, changes, words):
@@ -68,3 +70,8 @@ def test_cameras_that_do_not_fit_are_refused(contract, changes, words):
 def test_another_size_of_image_is_refused(contract):
     with pytest.raises(OnboardFault, match="expected \\(480, 640\\)"):
         DepthResize(contract, wide())(np.zeros((240, 320)))
+
+
+def test_what_is_no_array_is_refused(contract):
+    with pytest.raises(OnboardFault, match="image is list, give a numpy array"):
+        DepthResize(contract, wide())([[1.0]])
