@@ -113,6 +113,9 @@ def _equal(path: str, found: Any, expected: Any) -> bool:
         return theirs == ours or (ours == "file" and theirs in ("task", ENV_FILE))
     if isinstance(found, bool) or isinstance(expected, bool):
         return found is expected
+    if isinstance(found, int) and isinstance(expected, int):
+        # Of any size, also one that no float has.
+        return found == expected
     if isinstance(found, (int, float)) and isinstance(expected, (int, float)):
         return math.isclose(found, expected, rel_tol=1e-12, abs_tol=0.0)
     return type(found) is type(expected) and bool(found == expected)

@@ -38,8 +38,10 @@ def require_something(folder: Path) -> None:
 
 def manifest_sha256(folder: Path) -> str | None:
     """Return the sha256 of a bundle's manifest, and so of all that it lists; None if it cannot be read."""
+    manifest = folder / MANIFEST_NAME
     try:
-        return hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()
+        # Reading a pipe would wait for ever.
+        return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None
     except OSError:
         return None
 

@@ -226,8 +226,9 @@ class VerifyReport:
 
     def write(self, path: Path) -> None:
         """Write report.json; an interrupted write leaves the old file."""
+        # A path may hold bytes that are no text: JSON has an escape for what Python makes of them.
         text = json.dumps(self.to_json(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-        replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        replace_file(path, lambda temporary: temporary.write_bytes(text.encode("utf-8", "backslashreplace")))
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ MAX_JSON_BYTES = 4 << 20
 MAX_FILE_BYTES = 2 << 30
 MAX_GOLDEN_BYTES = 1 << 30
 
+_GATE_ARRAYS = ("gate_logit", "gate_terms")
+
 UNREADABLE_ARCHIVE: tuple[type[Exception], ...] = (
     *(OSError, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError, SyntaxError, MemoryError),
     *(struct.error, zipfile.BadZipFile, zlib.error),
@@ -182,6 +184,8 @@ def _read_json_text(path: Path) -> str:
 
 
 def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
+    if path.is_symlink():
+        raise BundleError(f"{path}: a link; copy the whole bundle again")
     text = _read_json_text(path)
     try:
         data = strict_json(text)
@@ -253,7 +257,7 @@ def _golden_from_arrays(path: Path, contract: Contract, arrays: dict[str, npt.ND
         "features": contract.network.feature_size,
     }
     if contract.gate is not None:
-        expected |= {"gate_logit": 1, "gate_terms": 1}
+        expected |= dict.fromkeys(_GATE_ARRAYS, 1)
     if missing := sorted({*expected, "reason", "source"} - set(arrays)):
         raise BundleError(f"{path}: the array {missing[0]!r} is missing; export the bundle again")
     count = len(arrays["observation"]) if arrays["observation"].ndim else 0
@@ -269,9 +273,15 @@ def _golden_from_arrays(path: Path, contract: Contract, arrays: dict[str, npt.ND
         if not np.isfinite(array).all():
             row = int(np.argwhere(~np.isfinite(array))[0][0])
             raise BundleError(f"{path}: {name} holds a value that is not finite in sample {row}; export again")
+    if unknown := sorted(set(arrays) - {*expected, "reason", "source", *_GATE_ARRAYS}):
+        raise BundleError(f"{path}: the array {unknown[0]!r} is not on the list; export the bundle again")
     reason, source = arrays["reason"], arrays["source"]
     if reason.dtype.kind != "U" or reason.shape != (count,) or source.dtype.kind != "U" or math.prod(source.shape) != 1:
         raise BundleError(f"{path}: reason and source must be strings, one a sample and one in all; export again")
+    try:
+        "".join((*reason, *source.ravel())).encode()
+    except UnicodeEncodeError as error:
+        raise BundleError(f"{path}: a reason or the source is no text; export the bundle again") from error
     return GoldenSamples(
         observation=arrays["observation"],
         action=arrays["action"],

@@ -26,6 +26,8 @@ from helpers.feature_files import write_numbered_file
         ('{"a": -Infinity}', "-Infinity is not a JSON number"),
         ('{"a": NaN}', "NaN is not a JSON number"),
         ('{"a": 1e999}', "expected a finite number"),
+        ('{"a": "\\ud800"}', "half of a surrogate pair"),
+        ('{"\\uDC00": 1}', "half of a surrogate pair"),
     ],
 )
 def test_json_that_readers_could_read_differently_is_refused(tmp_path, text, message):

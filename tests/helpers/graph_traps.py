@@ -167,3 +167,21 @@ def claim_other_opset(model):
 
 def use_foreign_operator(model):
     model.opset_import.append(helper.make_opsetid("com.microsoft", 18))
+
+
+def place_on_a_device(model):
+    """A node that is to run elsewhere."""
+    model.graph.node[0].device_configurations.add().configuration_id = "elsewhere"
+
+
+def denote_image(model):
+    """An input that some runtimes take for an image, and convert."""
+    model.graph.input[1].type.denotation = "IMAGE"
+
+
+def shrink_a_product(model):
+    """A factor that is one unit in the last place below 1."""
+    node = next(node for node in model.graph.node if node.output[0] == "action")
+    for entry in [entry for entry in node.attribute if entry.name == "alpha"]:
+        node.attribute.remove(entry)
+    node.attribute.append(helper.make_attribute("alpha", float(np.nextafter(np.float32(1), np.float32(0)))))

@@ -37,6 +37,7 @@ from helpers.mutations import (
     splice_output,
     trace_in_training_mode,
 )
+from helpers.two_archives import rezipped, two_archives, without_weights
 from helpers.vehicles import VEHICLE
 
 
@@ -71,6 +72,7 @@ class Trap:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+HIDDEN = ("onnx/operators", "onnx/provider")
 PROOF, GOLDEN, EXTREME, HEAD = "onnx/proof", "replay/golden/onnx", "replay/extreme/onnx", "replay/heldout/onnx-head"
 
 
@@ -262,6 +264,9 @@ GRAPHS = [
     _graph("wrong for inputs that no sample visits", _rare_input, "is not on the list", "onnx/operators", PROOF),
     _graph("noise of 1e-9", _noise, "is not on the list", "onnx/operators", "onnx/provider"),
     _graph("slope of the activation 0.02", _slope, "has alpha", PROOF, GOLDEN),
+    _graph("factor of a product one unit below 1", graphs.shrink_a_product, "has alpha", PROOF),
+    _graph("a node for another device", graphs.place_on_a_device, "NodeDeviceConfigurationProto", *HIDDEN),
+    _graph("an input denoted as an image", graphs.denote_image, "is denoted as 'IMAGE'", *HIDDEN),
     _graph("padding of a convolution moved", _padding, "ShapeInferenceError", "onnx/valid", PROOF),
     _graph("a third output", _third_output, "outputs are action, gate_logit, features", "onnx/signature", PROOF),
     _graph("operators of another domain", graphs.use_foreign_operator, "which other runtimes lack", "onnx/opset"),
@@ -337,6 +342,12 @@ EXPORTS = [
     ),
     _fault("another policy", networks.take_another_network, "weights of another checkpoint", "safetensors/tensors"),
 ]
+
+
+def _two_archives(bundle: Path) -> None:
+    path = bundle / "policy.pt"
+    right = path.read_bytes()
+    path.write_bytes(two_archives(rezipped(right, without_weights), rezipped(right)))
 
 
 def _file(part: str, what: str, change: Callable[[Path], None], diagnosis: str, *caught_by: str) -> Trap:
@@ -416,6 +427,13 @@ FILES = [
         _in_training_mode,
         ("torchscript/proof",),
         "a batch norm in training mode",
+    ),
+    _file(
+        "torchscript",
+        "TorchScript in which torch reads another archive than Python",
+        _two_archives,
+        "readers may find different parts",
+        "torchscript/proof",
     ),
     _file(
         "torchscript",

@@ -77,6 +77,46 @@ def test_manifest_that_names_other_files(run, bundle_copy, name):
     assert set(failed(run, bundle_copy)) == {"bundle/manifest"}
 
 
+def test_manifest_that_is_a_pipe(run, bundle_copy):
+    (bundle_copy / "manifest.json").unlink()
+    os.mkfifo(bundle_copy / "manifest.json")
+    assert set(failed(run, bundle_copy)) == {"bundle/manifest"}
+
+
+def test_manifest_that_is_a_link(run, bundle_copy):
+    (bundle_copy / "manifest.json").rename(bundle_copy.parent / "elsewhere.json")
+    (bundle_copy / "manifest.json").symlink_to(bundle_copy.parent / "elsewhere.json")
+    assert set(failed(run, bundle_copy)) == {"bundle/manifest"}
+
+
+def test_manifest_with_a_name_that_is_no_text(run, bundle_copy):
+    data = json.loads((bundle_copy / "manifest.json").read_text())
+    data["files"]["\ud800"] = data["files"]["policy.onnx"]
+    (bundle_copy / "manifest.json").write_text(json.dumps(data))
+    assert set(failed(run, bundle_copy)) == {"bundle/manifest"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "check"),
+    [
+        (("inputs", 0, "shape"), [], "contract/fields"),
+        (("inputs", 0, "shape", 1), 10**400, "contract/inputs"),
+        (("provenance", "checkpoint_sha256"), "\ud800", "contract/schema"),
+        (("gate", "training"), {"\ud800": 1.0}, "contract/schema"),
+    ],
+    ids=["no shape", "endless shape", "half a character", "half a character as key"],
+)
+def test_contract_that_python_cannot_take(run, bundle_copy, path, value, check):
+    data = json.loads((bundle_copy / "contract.json").read_text())
+    place = data
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    (bundle_copy / "contract.json").write_text(json.dumps(data))
+    rewrite_manifest(bundle_copy)
+    assert check in failed(run, bundle_copy)
+
+
 def places(value, path=()):
     yield path
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -127,6 +167,8 @@ def npz(path, **members):
         {"reason": np.zeros(16)},
         {"source": np.array(["a", "b"])},
         {"gate_terms": None},
+        {"more": np.zeros(3)},
+        {"reason": np.full(16, "\ud800")},
     ],
     ids=lambda change: f"{next(iter(change))}",
 )

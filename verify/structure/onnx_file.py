@@ -22,6 +22,12 @@ from deploy_kit.verify.structure.walk import MAX_NODES
 ALLOWED_DOMAINS = ("", "ai.onnx")
 """Operator sets that every ONNX runtime has."""
 
+_FOREIGN = (
+    *("FunctionProto", "TrainingInfoProto", "SparseTensorProto"),
+    *("DeviceConfigurationProto", "NodeDeviceConfigurationProto", "ShardingSpecProto"),
+)
+"""Kinds of messages that no policy needs."""
+
 LARGEST_BATCH = 256
 """Rows that a graph is run on at once; a dimension without a size is taken as this."""
 
@@ -113,10 +119,13 @@ def _hidden(model: onnx.ModelProto) -> Problems:
         graphs += kind == "GraphProto"
         if len(UnknownFieldSet(message)):
             yield f"a {kind} has a field that the ONNX specification does not know"
-        if kind in ("FunctionProto", "TrainingInfoProto", "SparseTensorProto", "DeviceConfigurationProto"):
+        if kind in _FOREIGN:
             yield f"it holds a {kind}, which no policy needs"
         if kind == "TensorProto" and (message.data_location == onnx.TensorProto.EXTERNAL or message.external_data):
             yield f"{message.name or 'a constant'} is stored in another file"
+        if kind == "TypeProto" and message.denotation:
+            # Runtimes for images convert what is called an image.
+            yield f"an input or output is denoted as {message.denotation!r}"
         if kind == "NodeProto" and message.domain not in ALLOWED_DOMAINS:
             yield f"{message.op_type} is of domain {message.domain!r}, which other runtimes lack"
         if kind == "NodeProto" and getattr(message, "overload", False):

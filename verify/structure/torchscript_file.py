@@ -14,6 +14,7 @@ from deploy_kit.text import printable
 from deploy_kit.verify.structure.graph import Array, Graph, StructureError
 from deploy_kit.verify.structure.torchscript_code import read_code
 from deploy_kit.verify.structure.torchscript_objects import check_table, is_tensor_part, read_objects
+from deploy_kit.verify.structure.zip_layout import require_one_reading
 
 MAX_ENTRIES = 1000
 _MAX_CODE_BYTES = 1 << 22
@@ -88,6 +89,8 @@ def _read_archive(data: bytes) -> dict[str, bytes]:
         if isinstance(error, StructureError):
             raise
         raise StructureError(f"it is not a readable TorchScript archive: {printable(error)[:200]}") from error
+    # Only now, so that what is no archive at all is called that.
+    require_one_reading(data)
     for name in ("data.pkl", "constants.pkl"):
         if name not in parts:
             raise StructureError(f"the archive has no {name}")
