@@ -4,7 +4,7 @@ The policy is flown through `OnboardPolicy` and the contract alone. RotorPy (git
 the vehicle: rotors with their own speeds and lags, rotor drag, translational lift, and a proportional body-rate
 controller. Gates and what the depth camera sees come from deploy-kit.
 
-    pip install rotorpy==3.0.0
+    pip install '.[cpu,sim,examples]'
     python examples/rotorpy_flight.py BUNDLE --flights 8 --log flights/ --checkpoint model.pt
 """
 
@@ -285,7 +285,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--obstacles", action="store_true")
     parser.add_argument("--vehicle", choices=["hummingbird", "task"], default="hummingbird")
     parser.add_argument("--rate-gain", type=float, default=RATE_GAIN, help="of the body-rate controller, 1/s")
-    parser.add_argument("--log", type=Path, help="file, or folder in which a free name is taken")
+    parser.add_argument("--log", help="file, or folder (made if the name ends with /) in which a free name is taken")
     parser.add_argument("--checkpoint", type=Path, help="verify the log against it")
     options = parser.parse_args(arguments)
     if options.checkpoint is not None and options.log is None:

@@ -9,6 +9,8 @@ from deploy_kit.progress import Progress
 
 LINE_PERIOD_S = 10.0
 """Time between two lines of one phase, s."""
+SHORT_PHASE_S = 1.0
+"""A phase's last line is left out within this time after the line before, s."""
 
 
 @contextmanager
@@ -48,7 +50,7 @@ def progress_bars() -> Iterator[Callable[[Progress], None]]:
 
 
 class ProgressLines:
-    """Prints a line when a phase begins, every ten seconds, and when it is done.
+    """Prints a line when a phase begins, every ten seconds, and when one of a second or more is done.
 
     Args:
         clock: gives the time, s.
@@ -64,7 +66,7 @@ class ProgressLines:
         now, finished = self._clock(), progress.completed == progress.total
         if progress.phase != self._phase:
             self._phase, self._began, self._before = progress.phase, now, progress.completed
-        elif now - self._last < LINE_PERIOD_S and not finished:
+        elif now - self._last < (SHORT_PHASE_S if finished else LINE_PERIOD_S):
             return
         self._last = now
         share = f" {progress.completed / progress.total:.0%}" if progress.total else ""

@@ -93,7 +93,7 @@ class LogWriter:
     `head` is written by the control loop alone, `tail` and `ended` by the writer alone.
     """
 
-    def __init__(self, path: Path, header: dict[str, Any], slots: list[Slot], options: RecordingOptions) -> None:
+    def __init__(self, path: Path | str, header: dict[str, Any], slots: list[Slot], options: RecordingOptions) -> None:
         if sys.byteorder != "little":
             raise OnboardFault(Fault.LOG, "flight logs are written on little-endian computers alone")
         self.options, self._header, self._slots = options, header, slots
@@ -104,7 +104,10 @@ class LogWriter:
         self._part = 0
         self._limit = options.max_bytes // 2 if options.at_limit == "rotate" else options.max_bytes
         self._began: int | None = None
+        path, is_folder = Path(path), str(path).endswith("/")
         try:
+            if is_folder:
+                path.mkdir(parents=True, exist_ok=True)
             self._begin(path)
         except FileExistsError as error:
             raise OnboardFault(

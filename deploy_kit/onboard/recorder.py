@@ -49,7 +49,7 @@ class Recorder:
 
     Args:
         path: file to write, which must not exist; or a folder, in which the next free name flight-0001.dklog, … is
-            taken.
+            taken. A name that ends with "/" is a folder, made if it is missing.
         header: what the log's header says.
         graph: gives the network's input after each step.
         num_actions: numbers of a command.
@@ -65,7 +65,7 @@ class Recorder:
     path: Path
 
     def __init__(
-        self, path: Path, header: dict[str, Any], graph: Graph, num_actions: int, options: RecordingOptions
+        self, path: Path | str, header: dict[str, Any], graph: Graph, num_actions: int, options: RecordingOptions
     ) -> None:
         self._graph, self._n = graph, num_actions
         self._step, self._hold = step_struct(num_actions), hold_struct(num_actions)

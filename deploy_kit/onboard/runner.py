@@ -49,7 +49,8 @@ class OnboardPolicy:
     Args:
         bundle: the bundle's folder, or the ONNX file inside it.
         options: how to run.
-        log: file to record each step to, or a folder in which a free name is taken; None for no log.
+        log: file to record each step to, or a folder (made if the name ends with "/") in which a free name is taken;
+            None for no log.
         recording: bounds of the log.
 
     Attributes:
@@ -94,9 +95,7 @@ class OnboardPolicy:
         self.reset()
         if log is not None:
             header = self._describe(loaded)
-            self.recorder = Recorder(
-                Path(log), header, self._graph, len(contract.scale), recording or RecordingOptions()
-            )
+            self.recorder = Recorder(log, header, self._graph, len(contract.scale), recording or RecordingOptions())
 
     def _describe(self, bundle: OnboardBundle) -> dict[str, Any]:
         """Return what the log's header says: what flies, on what, and how."""

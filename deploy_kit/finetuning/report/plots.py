@@ -254,9 +254,12 @@ def _events(label: Labels, head: HeadScores, timeline: Timeline) -> Figure:
     return figure
 
 
-def _probability_ticks(axis: Axis, low: float, high: float, most: int = 7) -> None:
+def _probability_ticks(axis: Axis, low: float, high: float, most: int = 10) -> None:
     """Label an axis of logits with probabilities."""
     inside = [probability for probability in _PROBABILITIES if low <= log_odds(probability) <= high]
-    while len(inside) > most:
-        inside = inside[::2]
-    axis.set_ticks([log_odds(probability) for probability in inside], [f"{probability:g}" for probability in inside])
+    step = (high - low) / most
+    shown: list[float] = []
+    for probability in inside:  # the round ones lie close together at the upper end of a wide range
+        if not shown or log_odds(probability) - log_odds(shown[-1]) >= step:
+            shown.append(probability)
+    axis.set_ticks([log_odds(probability) for probability in shown], [f"{probability:g}" for probability in shown])

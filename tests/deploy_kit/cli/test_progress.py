@@ -26,6 +26,16 @@ def test_lines_come_every_ten_seconds_and_tell_the_time_left(capsys):
     ]
 
 
+def test_end_of_a_short_phase_takes_no_line(capsys):
+    now = 100.0
+    show = ProgressLines(lambda: now)
+    for phase, seconds in (("short", 0.9), ("longer", 1.0)):
+        show(Progress(phase, 0, 2))
+        now += seconds
+        show(Progress(phase, 2, 2))
+    assert capsys.readouterr().err.splitlines() == ["short 0%", "longer 0%", "longer 100%"]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

@@ -208,6 +208,13 @@ def test_existing_file_is_kept_and_a_folder_gives_the_next_free_name(bundles, tm
         OnboardPolicy(bundles.plain, log=tmp_path / "nowhere" / "flight.dklog")
 
 
+def test_name_that_ends_with_a_slash_is_a_folder_that_is_made(bundles, tmp_path):
+    OnboardPolicy(bundles.plain, log=f"{tmp_path}/season/logs/").close()
+    assert (tmp_path / "season" / "logs" / "flight-0001.dklog").is_file()
+    with pytest.raises(OnboardFault, match="exists"):
+        OnboardPolicy(bundles.plain, log=f"{tmp_path}/season/logs/flight-0001.dklog/")
+
+
 def drained(policy):
     while policy.recorder._writer.tail < policy.recorder._head and policy.recorder.ended is None:
         pass
