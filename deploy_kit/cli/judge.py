@@ -8,7 +8,15 @@ import click
 from deploy_kit.cli.command import Command, under
 from deploy_kit.cli.console import stdout
 from deploy_kit.cli.head_options import feature_files_option, seconds_per_step_option, threshold_rule_option
-from deploy_kit.cli.options import RUN_PARAMETERS, checkpoint_path_from, hints_from, refuse_given, run_options
+from deploy_kit.cli.options import (
+    RUN_PARAMETERS,
+    checkpoint_path_from,
+    hints_from,
+    next_command,
+    policy_words,
+    refuse_given,
+    run_options,
+)
 
 if TYPE_CHECKING:
     from deploy_kit.finetuning.judge import JudgeResult
@@ -54,6 +62,7 @@ def judge_command(file: Path | None, **options: Any) -> None:
     and its companions.
     """
     from deploy_kit.finetuning.judge import JudgeOptions, judge_head
+    from deploy_kit.finetuning.options import feature_paths
     from deploy_kit.policy.shipped import resolve_name
 
     if file is None:
@@ -63,7 +72,12 @@ def judge_command(file: Path | None, **options: Any) -> None:
         for name in RUN_PARAMETERS:
             del options[name]
         file = resolve_name(file)
-    _show(judge_head(JudgeOptions(file, hints=hints_from(options), **options)))
+    settings = JudgeOptions(file, hints=hints_from(options), **options)
+    result = judge_head(settings)
+    _show(result)
+    features = feature_paths(settings.feature_files)[0]
+    words = ("--checkpoint", result.checkpoint, "--use-auxiliary-head", "--feature-file", features)
+    stdout.print(next_command("export", *words, *policy_words(settings.hints)))
 
 
 def _show(result: "JudgeResult") -> None:

@@ -98,3 +98,4 @@ def test_the_command_prints_the_detector(options):
     assert found.exit_code == 0, found.output
     assert "event hit rate" in found.output
     assert f"Wrote {options.output}" in found.output.replace("\n", "")
+    assert f"Next: deploy-kit export --checkpoint {options.output} --use-auxiliary-head" in found.stdout

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from matplotlib.figure import Figure
 
@@ -13,4 +15,4 @@ def test_probabilities_on_an_axis_of_logits_do_not_overlap(low):
     ticks = list(axis.get_ticklocs())
     assert len(ticks) >= 2
     assert ticks == [pytest.approx(log_odds(float(text))) for text in texts]
-    assert all(right - left >= (3.0 - low) / 10 for left, right in zip(ticks, ticks[1:], strict=False))
+    assert all(right - left >= (3.0 - low) / 10 for left, right in pairwise(ticks))
