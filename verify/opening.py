@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from deploy_kit.bundle.reader import BUNDLE_FILES, MANIFEST_NAME, Bundle, check_files, open_bundle
-from deploy_kit.errors import BundleError, CheckFailedError, InputError
+from deploy_kit.bundle.reader import BUNDLE_FILES, MANIFEST_NAME, SAFETENSORS_NAME, Bundle, check_files, open_bundle
+from deploy_kit.errors import BundleError, CheckFailedError, InputError, OptionError
 from deploy_kit.text import one_line
 from deploy_kit.verify.options import LIVE_MODES, VerifyOptions
 from deploy_kit.verify.report import Check, FactCheck, NotRun
@@ -34,6 +34,25 @@ def require_something(folder: Path) -> None:
     except OSError as error:
         raise BundleError(f"{folder} cannot be read: {error.strerror or error}") from error
     raise BundleError(f"{folder}: holds no {MANIFEST_NAME}; give the folder that `deploy-kit export` wrote")
+
+
+def require_truth_outside(folder: Path, checkpoint: Path) -> None:
+    """Check that a checkpoint is not the bundle's own: nothing that a bundle holds can be the truth about it.
+
+    Raises:
+        OptionError: the checkpoint lies in the bundle's folder, or is a link to a file there.
+    """
+    try:
+        inside = checkpoint.resolve().is_relative_to(folder.resolve())
+        stored = folder / SAFETENSORS_NAME
+        inside = inside or (stored.is_file() and checkpoint.exists() and stored.samefile(checkpoint))
+    except (OSError, RuntimeError) as error:
+        raise OptionError(f"--checkpoint {checkpoint} cannot be resolved: {error}") from error
+    if inside:
+        raise OptionError(
+            f"--checkpoint {checkpoint} lies in the bundle, which would be held against itself; give the checkpoint "
+            "that was exported"
+        )
 
 
 def manifest_sha256(folder: Path) -> str | None:

@@ -35,6 +35,7 @@ from deploy_kit.verify.opening import (
     nothing_opened,
     open_for_verification,
     require_something,
+    require_truth_outside,
 )
 from deploy_kit.verify.options import VerifyOptions
 from deploy_kit.verify.outputs.evidence import Evidence
@@ -70,6 +71,7 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
         require_something(options.bundle)
         path = options.report or options.bundle / REPORT_NAME
         place, page = ReportFile(path, options.bundle), PageFile(path)
+        require_truth_outside(options.bundle, options.checkpoint)
         checkpoint = load_checkpoint(options.checkpoint, options.hints)
         dataset = None
         if options.feature_file is not None:

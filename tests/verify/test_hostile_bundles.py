@@ -3,13 +3,14 @@
 import json
 import os
 import random
+import shutil
 import zipfile
 
 import numpy as np
 import pytest
 
 from deploy_kit.bundle.reader import BUNDLE_FILES
-from deploy_kit.errors import BundleError
+from deploy_kit.errors import BundleError, OptionError
 from deploy_kit.verify.report import Status
 from deploy_kit.verify.summary import read_report
 from deploy_kit.verify.verifier import verify_bundle
@@ -75,6 +76,21 @@ def test_manifest_that_names_other_files(run, bundle_copy, name):
     data["files"][name] = data["files"]["policy.onnx"]
     (bundle_copy / "manifest.json").write_text(json.dumps(data))
     assert set(failed(run, bundle_copy)) == {"bundle/manifest"}
+
+
+@pytest.mark.parametrize("kind", ["itself", "link", "hard link", "copy beside it"])
+def test_checkpoint_of_the_bundle_itself_is_no_truth(run, bundle_copy, kind):
+    own = bundle_copy / "policy.safetensors"
+    given = {"itself": own, "copy beside it": bundle_copy / "report.safetensors"}.get(kind, bundle_copy.parent / "own")
+    if kind == "link":
+        given.symlink_to(own)
+    elif kind == "hard link":
+        given.hardlink_to(own)
+    elif kind == "copy beside it":
+        shutil.copy(own, given)
+    with pytest.raises(OptionError, match="lies in the bundle"):
+        verify_bundle(run.verify(bundle=bundle_copy, checkpoint=given, **BARE))
+    assert not (bundle_copy / "report.json").exists()
 
 
 def test_manifest_that_is_a_pipe(run, bundle_copy):
