@@ -65,8 +65,9 @@ def fly_as_two_ranks(options: CollectOptions) -> list[CollectResult]:
 
 
 def test_ranks_of_a_launcher_share_the_work_and_the_first_one_writes_the_file(options):
-    leader, other = fly_as_two_ranks(options)
-    assert (leader.num_positive, leader.num_negative, leader.heldout_episodes) == (200, 200, 7)
+    # Enough rows that the rank that starts later has its part in them.
+    leader, other = fly_as_two_ranks(replace(options, num_positive=800, num_negative=800))
+    assert (leader.num_positive, leader.num_negative, leader.heldout_episodes) == (800, 800, 7)
     assert leader.complete
     assert not leader.failures
     assert other.worker
@@ -78,10 +79,10 @@ def test_ranks_of_a_launcher_share_the_work_and_the_first_one_writes_the_file(op
         ranks = train.episode_id // flight.FLIGHT_IDS
         assert set(ranks.tolist()) == {0, 1}
         assert (train.env_id // 3 == ranks).all()
-        # Each rank gives a share of both classes.
-        assert 0.2 < ranks[train.label].mean() < 0.8
-        features = train.features
-        assert len(np.unique(features, axis=0)) == len(features), "no rank flies what another one does"
+        # Each rank gives a share of both classes; how large it is depends on the machine's load.
+        assert all(set(ranks[train.label == label].tolist()) == {0, 1} for label in (0, 1))
+        flown = [{row.tobytes() for row in train.features[ranks == rank]} for rank in (0, 1)]
+        assert not flown[0] & flown[1], "no rank flies what another one does"
         assert file.attrs.provenance["segments"][0]["ranks"] == 2
 
 
