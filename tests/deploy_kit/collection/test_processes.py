@@ -52,7 +52,7 @@ def fly_as_two_ranks(options: CollectOptions) -> list[CollectResult]:
             rank, own = Rank(index, 2, index, 2, "job"), load_checkpoint(options.checkpoint)
             info = file_info(options, checkpoint)
             processes.collect_as_rank(options, own, info, rank, results[index], lambda _: None, lambda _: None)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:  # noqa: BLE001  # a thread hands on whatever ended it
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]

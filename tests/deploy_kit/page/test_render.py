@@ -1,4 +1,5 @@
 import math
+import re
 from importlib.resources import files
 
 import pytest
@@ -133,5 +134,8 @@ def test_scripts_parse_and_cannot_end_their_element(name):
 def test_every_style_has_a_dark_twin():
     style = files("deploy_kit.page").joinpath("templates", "style.css").read_text()
     light, dark = style.split("@media (prefers-color-scheme: dark)")[:2]
-    names = lambda text: set(__import__("re").findall(r"(--[\w-]+):", text))  # noqa: E731
+
+    def names(text):
+        return set(re.findall(r"(--[\w-]+):", text))
+
     assert names(light) == names(dark.split("* {")[0]) != set()
