@@ -8,18 +8,14 @@ slow for.
 """
 
 import argparse
-import gc
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
 from deploy_kit.onboard import OnboardPolicy
-
-Step = Callable[[], object]
+from deploy_kit.timing import Plan, Step, latency, measure, timer
 
 
 def make_steps(bundle: Path, recorded: OnboardPolicy) -> dict[str, Step]:
@@ -58,32 +54,14 @@ def make_steps(bundle: Path, recorded: OnboardPolicy) -> dict[str, Step]:
     }
 
 
-def measure(steps: dict[str, Step], rounds: int, repeats: int, pause_s: float) -> dict[str, np.ndarray]:
-    """Return the durations of each candidate in µs, taken in turns of `repeats`, a pause before each step.
-
-    Before each turn there is a pause in which the recorder writes what it has.
-    """
-    durations: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds + 1):
-        for name, step in steps.items():
-            time.sleep(0.05)
-            for _ in range(repeats):
-                if pause_s:
-                    time.sleep(pause_s)
-                start = time.perf_counter_ns()
-                step()
-                durations[name].append((time.perf_counter_ns() - start) / 1e3)
-    # The first round warms up.
-    return {name: np.array(values[repeats:]) for name, values in durations.items()}
-
-
-def show(title: str, durations: dict[str, np.ndarray]) -> None:
-    """Print one table; the ratio is that of the medians."""
-    base = np.median(durations["session.run"])
-    print(f"{title:40}{'p50 µs':>9}{'p99.9 µs':>10}{'ratio':>8}")
+def show(title: str, steps: dict[str, Step], plan: Plan) -> None:
+    """Measure and print one table; the ratio is that of the medians."""
+    durations = measure({name: timer(step) for name, step in steps.items()}, plan)
+    base = latency(durations["session.run"]).p50_us
+    print(f"{title:40}{'p50 µs':>9}{'p99 µs':>10}{'ratio':>8}")
     for name, values in durations.items():
-        p50, tail = np.percentile(values, [50, 99.9])
-        print(f"{name:40}{p50:9.1f}{tail:10.1f}{p50 / base:7.2f}x")
+        figures = latency(values)
+        print(f"{name:40}{figures.p50_us:9.1f}{figures.p99_us:10.1f}{figures.p50_us / base:7.2f}x")
 
 
 def main() -> None:
@@ -94,15 +72,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--paced", type=int, default=200, help="steps of each candidate at one a period")
     options = parser.parse_args()
-    gc.disable()
     print(f"batch 1, one thread, onnxruntime {onnxruntime.__version__}")
     with tempfile.TemporaryDirectory() as folder:
         recorded = OnboardPolicy(options.bundle, log=folder)
         steps = make_steps(options.bundle, recorded)
-        show("back to back", measure(steps, options.rounds, options.repeats, 0.0))
+        show("back to back", steps, Plan(options.rounds, options.repeats))
         if options.paced:
-            # A round a candidate of one step each, so that candidates take turns step by step.
-            show("one step each 30 ms", measure(steps, options.paced, 1, 0.03))
+            show("one step each 30 ms", steps, Plan(options.paced, 1, 0.03))
         recorded.close()
         assert recorded.recorder is not None
         print(f"lost: {recorded.recorder.lost}")

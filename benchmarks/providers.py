@@ -14,7 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 
 from deploy_kit.bundle.parity import ParityCheck
@@ -24,10 +23,11 @@ from deploy_kit.bundle.runtime import EXECUTION_PROVIDERS, Runtime
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.policy.shipped import DEMO_POLICY
 from deploy_kit.task.racing import TASK_ID
+from deploy_kit.timing import Plan, latency, measure, timer
 from deploy_kit.verify.report import Status, VerifyReport
 from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
 
-STEPS = 2000
+STEPS, TURN = 2000, 100
 
 
 def main() -> int:
@@ -94,12 +94,8 @@ def step_us(bundle: Path, runtime: Runtime) -> float | None:
     except ArtifactError:
         return None
     rows = opened.golden.observation[:1]
-    durations = []
-    for _ in range(STEPS):
-        start = time.perf_counter_ns()
-        runner(rows)
-        durations.append((time.perf_counter_ns() - start) / 1e3)
-    return round(float(np.median(durations[STEPS // 10 :])), 1)
+    durations = measure({"step": timer(lambda: runner(rows))}, Plan(STEPS // TURN, TURN))
+    return round(latency(durations["step"]).p50_us, 1)
 
 
 if __name__ == "__main__":

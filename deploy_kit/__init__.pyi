@@ -1,3 +1,6 @@
+from deploy_kit.bench.options import BenchOptions as BenchOptions
+from deploy_kit.bench.report import BenchReport as BenchReport
+from deploy_kit.bench.run import bench_bundle as bench_bundle
 from deploy_kit.bundle.reader import Bundle as Bundle
 from deploy_kit.bundle.reader import open_bundle as open_bundle
 from deploy_kit.bundle.thresholds import Thresholds as Thresholds

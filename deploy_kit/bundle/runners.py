@@ -52,7 +52,7 @@ def import_onnxruntime() -> ModuleType:
         ) from error
 
 
-def _onnxruntime_errors() -> tuple[type[Exception], ...]:
+def onnxruntime_errors() -> tuple[type[Exception], ...]:
     """Return what onnxruntime raises: its own exceptions have no common base, and each version has others."""
     state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     own = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
@@ -151,7 +151,7 @@ class OnnxRunner:
         self._features = features
         self._outputs = outputs or {spec.role: spec.name for spec in contract.outputs}
         ort = import_onnxruntime()
-        self._errors = _onnxruntime_errors()
+        self._errors = onnxruntime_errors()
         wanted = runtime.execution_provider
         if wanted not in (available := ort.get_available_providers()):
             hint = "" if runtime.provider == "cpu" else '; for a GPU, pip install "deploy-kit[gpu]" instead of [cpu]'

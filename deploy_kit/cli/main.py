@@ -16,6 +16,7 @@ _COMMANDS = {
     "judge": "Judge the gate head that a checkpoint has and give it a detector, without training.",
     "export": "Write the policy as a bundle: ONNX, TorchScript, safetensors, contract.",
     "verify": "Prove that a bundle does what its checkpoint does.",
+    "bench": "Time a bundle: each artifact in each engine, side by side.",
     "fly": "Fly a checkpoint or a bundle and report statistics and pictures.",
     "log": "Convert a log of a flight, for Foxglove.",
     "inspect": "Show what a checkpoint, feature file or bundle holds.",

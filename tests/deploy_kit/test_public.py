@@ -12,6 +12,8 @@ import deploy_kit
 ROOT = Path(deploy_kit.__file__).resolve().parents[1]
 
 NAMES = {
+    "BenchOptions",
+    "BenchReport",
     "Bundle",
     "CheckFailedError",
     "Checkpoint",
@@ -33,6 +35,7 @@ NAMES = {
     "VerifyOptions",
     "VerifyReport",
     "__version__",
+    "bench_bundle",
     "collect",
     "export_bundle",
     "finetune",

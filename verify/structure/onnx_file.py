@@ -50,7 +50,7 @@ def load_graph(data: bytes, name: str) -> onnx.ModelProto:
 
 def is_runnable(model: onnx.ModelProto) -> bool:
     """Return whether a graph may be run: without state, control flow or growth, and nothing hidden."""
-    listed = not any(_hidden(model)) and all(node.op_type in RUNNABLE for node in model.graph.node)
+    listed = not any(hidden(model)) and all(node.op_type in RUNNABLE for node in model.graph.node)
     return listed and not _grows(model)
 
 
@@ -105,13 +105,13 @@ def graph_checks(
 
 
 def _unlisted(model: onnx.ModelProto) -> Problems:
-    yield from _hidden(model)
+    yield from hidden(model)
     for node in model.graph.node:
         if node.op_type not in PROVEN:
             yield f"{node.op_type} {node.name or ', '.join(node.output)} is not on the list of operators"
 
 
-def _hidden(model: onnx.ModelProto) -> Problems:
+def hidden(model: onnx.ModelProto) -> Problems:
     """Yield what a runtime would act on besides the nodes of the one graph."""
     graphs = 0
     for message in messages(model):

@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 import pytest
 
-COMMANDS = ["demo", "collect", "finetune", "judge", "export", "verify", "fly", "log", "inspect"]
+COMMANDS = ["demo", "collect", "finetune", "judge", "export", "verify", "bench", "fly", "log", "inspect"]
 
 ORIGIN_FLAGS = {
     "collect": [
