@@ -10,44 +10,13 @@ import click
 from click.core import ParameterSource
 
 from deploy_kit.cli.command import LAUNCHER_ARGUMENTS, compose, under
+from deploy_kit.cli.parameter_types import ImageShape, ObservationShapes, Tracks
 from deploy_kit.errors import OptionError
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.task.racing import TASK_ID
 
 if TYPE_CHECKING:
     from deploy_kit.policy.network_hints import NetworkHints
-
-
-class ImageShape(click.ParamType[tuple[int, int]]):
-    """Rows by columns, as in ``72x96``."""
-
-    name = "ROWSxCOLUMNS"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Parse ``72x96`` into (72, 96)."""
-        if isinstance(value, tuple):
-            return value
-        rows, cross, columns = str(value).partition("x")
-        if not (cross and rows.isdigit() and columns.isdigit()):
-            self.fail(f"{value!r} is not ROWSxCOLUMNS, for example 72x96", param, ctx)
-        return int(rows), int(columns)
-
-
-class Tracks(click.ParamType[tuple[str, ...]]):
-    """Track kinds, separated by commas, or ``all``."""
-
-    name = "KIND[,KIND]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Parse ``circular,ellipse`` into a tuple of known kinds."""
-        if isinstance(value, tuple):
-            return value
-        known = EnvOptions.tracks
-        kinds = known if value == "all" else tuple(str(value).split(","))
-        unknown = [kind for kind in kinds if kind not in known]
-        if unknown:
-            self.fail(f"unknown track kind {unknown[0]!r}; known: {', '.join(known)}, all", param, ctx)
-        return kinds
 
 
 _policy, _network, _simulation = under("Policy"), under("Network, where its run does not tell"), under("Simulation")
@@ -63,6 +32,26 @@ network_options = compose(
     _network("--image-shape", metavar="ROWSxCOLUMNS", type=ImageShape(), help="Shape of the depth image."),
     _network(
         "--normalizer-eps", metavar="EPS", type=float, help="Epsilon of a stored observation normaliser (rsl_rl: 0.01)."
+    ),
+    _network(
+        "--obs-shape",
+        "observation_shapes",
+        metavar="GROUP=SHAPE[,…]",
+        type=ObservationShapes(),
+        default="",
+        help="Shapes of observation groups of another network than VisionActorCritic, as in policy=48,camera=1x36x48.",
+    ),
+    _network(
+        "--feature-layer",
+        metavar="NAME",
+        help="Layer whose inputs such a network's head reads. [default: the one that gives the action]",
+    ),
+    _network(
+        "--extension",
+        "extensions",
+        multiple=True,
+        metavar="MODULE",
+        help="Module to import first, since it registers a network or a task. Repeatable.",
     ),
 )
 
@@ -127,13 +116,6 @@ task_options = compose(
         default="mujoco",
         help="Simulator. Arguments of Isaac Lab's launcher go after --.",
     ),
-    _simulation(
-        "--extension",
-        "extensions",
-        multiple=True,
-        metavar="MODULE",
-        help="Module to import first, since it registers the task. Repeatable.",
-    ),
     seed_option,
     _simulation(
         "--stage",
@@ -181,7 +163,7 @@ task_options = compose(
 RUN_PARAMETERS = ("checkpoint", "load_run", "experiment_name", "log_root")
 """Names of the parameters that name a checkpoint."""
 
-NETWORK_PARAMETERS = ("params", "activation", "image_shape", "normalizer_eps")
+NETWORK_PARAMETERS = ("params", "activation", "image_shape", "normalizer_eps", "observation_shapes", "feature_layer")
 """Names of the parameters that say what weights do not tell."""
 
 _RACING_ONLY = ("stage", "tracks", "difficulty", "finish", "levels", "neighbours", "no_obstacles", "no_randomisation")
@@ -215,7 +197,7 @@ def hints_from(options: dict[str, Any]) -> "NetworkHints":
 
 
 def env_from(options: dict[str, Any], num_envs: int) -> EnvOptions:
-    """Take the simulator options out of a command's options; ``task`` and ``backend`` stay.
+    """Take the simulator options out of a command's options; ``task``, ``backend`` and ``extensions`` stay.
 
     Raises:
         OptionError: an option has no effect on the task or the simulator.
@@ -242,7 +224,7 @@ def env_from(options: dict[str, Any], num_envs: int) -> EnvOptions:
         neighbours=options.pop("neighbours"),
         num_threads=options.pop("threads"),
         device=options.pop("device"),
-        extensions=options.pop("extensions"),
+        extensions=options["extensions"],
         launcher=click.get_current_context().meta.get(LAUNCHER_ARGUMENTS, ()),
     )
 
@@ -295,6 +277,8 @@ def typed_words(parameter: click.Parameter, value: object) -> list[str]:
         return [parameter.opts[0]] if value else list(parameter.secondary_opts[:1])
     if isinstance(parameter.type, ImageShape) and isinstance(value, tuple):
         return [parameter.opts[0], "x".join(map(str, value))]
+    if isinstance(parameter.type, ObservationShapes) and isinstance(value, tuple):
+        return [parameter.opts[0], ",".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in value)]
     if isinstance(value, tuple) and not parameter.multiple:
         return [parameter.opts[0], ",".join(map(str, value))]
     values = value if isinstance(value, tuple) else (value,)
@@ -307,6 +291,13 @@ def policy_words(hints: "NetworkHints", vehicle_file: Path | None = None) -> lis
     words += [] if hints.activation is None else ["--activation", hints.activation]
     words += [] if hints.image_shape is None else ["--image-shape", "x".join(map(str, hints.image_shape))]
     words += [] if hints.normalizer_eps is None else ["--normalizer-eps", str(hints.normalizer_eps)]
+    if hints.observation_shapes:
+        words += [
+            "--obs-shape",
+            ",".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in hints.observation_shapes),
+        ]
+    words += [] if hints.feature_layer is None else ["--feature-layer", hints.feature_layer]
+    words += [word for module in hints.extensions for word in ("--extension", module)]
     return words + ([] if vehicle_file is None else ["--vehicle", str(vehicle_file)])
 
 

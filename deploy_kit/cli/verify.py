@@ -32,7 +32,7 @@ _RECHECK = {"recheck", "profile", "report", "require_complete", "junit", "summar
 """Options that have an effect where nothing is run."""
 
 _FLIGHTS = (
-    *("episodes", "thorough", "max_episodes", "live_modes", "backend", "extensions"),
+    *("episodes", "thorough", "max_episodes", "live_modes", "backend"),
     *("stage", "tracks", "difficulty", "finish"),
     *("levels", "neighbours", "no_obstacles", "no_randomisation", "device", "threads"),
 )

@@ -145,6 +145,23 @@ def record_text(
     return json.dumps(record, sort_keys=True, allow_nan=False)
 
 
+def policy_record_text(policy: dict[str, Any], calibration: GateCalibration | None, iteration: int | None) -> str:
+    """Return the record of a policy other than `VisionActorCritic` as JSON text.
+
+    Args:
+        policy: what builds it again.
+        calibration: of its head.
+        iteration: training iteration.
+    """
+    record = {
+        "schema": _RECORD_SCHEMA,
+        "policy": policy,
+        "iteration": iteration,
+        "calibration": None if calibration is None else calibration.to_json(),
+    }
+    return json.dumps(record, sort_keys=True, allow_nan=False)
+
+
 def parse_record(text: Any, path: Path) -> dict[str, Any]:
     """Return a record's fields, none if there is no record.
 

@@ -30,6 +30,7 @@ from deploy_kit.policy.state_layout import (
     infer_config,
     locate_tensors,
     place_of,
+    require_vision_network,
 )
 
 __all__ = [
@@ -76,7 +77,7 @@ class Checkpoint:
 
 
 def load_checkpoint(path: Path, hints: NetworkHints = NO_HINTS) -> Checkpoint:
-    """Read a checkpoint without executing anything in it.
+    """Read a checkpoint of a `VisionActorCritic` without executing anything in it; `load_policy` reads any network.
 
     Sizes come from the weights. Activation and image shape come from the record in the file, from ``params/agent.yaml``
     beside it, or from the hints; where several say something, they must agree.
@@ -110,6 +111,7 @@ def load_checkpoint(path: Path, hints: NetworkHints = NO_HINTS) -> Checkpoint:
         raise CheckpointError(
             f"{path} is damaged: its tensors are not those that deploy-kit wrote ({TENSORS_KEY}); fetch it again"
         )
+    require_vision_network(tensors, path)
     known = resolve_network_parameters(hints, params, record, path)
     config = infer_config(
         tensors,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deploy_kit.errors import CheckpointError
 from deploy_kit.policy.network import VisionActorCritic
+from deploy_kit.policy.protocol import PolicyNetwork
 
 
 def feature_sha256(network: VisionActorCritic) -> str:
@@ -50,6 +51,32 @@ def head_sha256(network: VisionActorCritic) -> str:
     if network.aux_decoder is None:
         raise CheckpointError("this policy has no gate head (aux_decoder): there is nothing to hash")
     return _digest({}, {name: t for name, t in network.state_dict().items() if name.startswith("aux_decoder.")})
+
+
+def policy_feature_sha256(network: PolicyNetwork) -> str:
+    """Return the SHA-256 of all that the features of any policy depend on: groups, and layers up to them.
+
+    Two policies with equal hashes give equal features for equal observations and states.
+    """
+    plan, spec = network.plan(), network.spec
+    needed, layers = {plan.features}, []
+    for layer in reversed(plan.layers):
+        if layer.output in needed:
+            needed.update(layer.inputs)
+            layers.append(layer)
+    shape = {
+        "groups": [[group.name, list(group.shape)] for group in spec.groups],
+        "state": [list(item) for item in spec.state],
+        "features": plan.features,
+        "layers": [[layer.op, list(layer.inputs), layer.output, dict(layer.settings)] for layer in layers],
+    }
+    tensors = {f"{layer.output}.{name}": tensor for layer in layers for name, tensor in layer.constants.items()}
+    return _digest(shape, tensors)
+
+
+def policy_head_sha256(network: PolicyNetwork) -> str | None:
+    """Return the SHA-256 of the head's tensors, None without a head."""
+    return None if network.head is None else _digest({}, dict(network.head.state_dict()))
 
 
 def _digest(shape: dict[str, Any], tensors: dict[str, Tensor]) -> str:

@@ -24,12 +24,18 @@ class NetworkHints:
         image_shape: (rows, columns) of the depth image.
         normalizer_eps: epsilon of a stored observation normaliser; rsl_rl's 1e-2 if nobody says.
         params: folder with the run's ``agent.yaml`` and ``env.yaml``; ``params/`` beside the checkpoint if None.
+        observation_shapes: (name, shape) of observation groups, for policies other than `VisionActorCritic`.
+        feature_layer: layer whose inputs are the features, for such policies; the layer that gives the action if None.
+        extensions: modules to import, since they register networks of the user's own.
     """
 
     activation: str | None = None
     image_shape: tuple[int, int] | None = None
     normalizer_eps: float | None = None
     params: Path | None = None
+    observation_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    feature_layer: str | None = None
+    extensions: tuple[str, ...] = ()
 
 
 NO_HINTS = NetworkHints()

@@ -154,6 +154,17 @@ def place_of(canonical: str, checkpoint_format: CheckpointFormat) -> Location:
     raise ValueError(f"{checkpoint_format} has no place for {canonical}")
 
 
+def require_vision_network(tensors: Mapping[str, Tensor], path: object) -> None:
+    """Check that weights are those of a network with a stem, before anything else is asked about them.
+
+    Raises:
+        CheckpointError: they are another network's.
+    """
+    if not any(name.startswith("stem.") for name in tensors):
+        found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in list(tensors.items())[:3]) or "no tensors"
+        raise CheckpointError(f"{path} holds another network ({found}, ...); {_SUPPORTED}")
+
+
 def infer_config(
     tensors: Mapping[str, Tensor], *, activation: str, image_shape: tuple[int, int], normalizer_eps: float, path: object
 ) -> NetworkConfig:
@@ -173,9 +184,7 @@ def infer_config(
         CheckpointError: if a tensor that tells a size is missing or has another number of dimensions.
         OptionError: if the image shape does not fit the weights.
     """
-    if not any(name.startswith("stem.") for name in tensors):
-        found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in list(tensors.items())[:3]) or "no tensors"
-        raise CheckpointError(f"{path} holds another network ({found}, ...); {_SUPPORTED}")
+    require_vision_network(tensors, path)
     stem = _infer_stem(tensors, path)
     flatten = _weight(tensors, f"stem.{3 * len(stem) + 1}.weight", 2, path)
     config = NetworkConfig(
