@@ -9,6 +9,7 @@ from deploy_kit.bundle.reader import Bundle, open_bundle
 from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.policy.shipped import DEMO_POLICY
 from helpers.bundles import Run, copy_bundle, make_run
+from helpers.flight_logs import Moment, fly_in_millimetres
 from helpers.networks import make_network
 from helpers.pictures import blank_pictures
 
@@ -44,6 +45,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def other_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The same of another policy."""
     return make_run(tmp_path_factory.mktemp("other"), seed=1)
+
+
+@pytest.fixture(scope="session")
+def foreign_flight(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Moment]]:
+    """A flight whose camera gives millimetres: our log of it, and what other stacks' logs can be written of."""
+    log = tmp_path_factory.mktemp("foreign") / "flight.dklog"
+    return log, fly_in_millimetres(run.bundle, log)
 
 
 @pytest.fixture(scope="session")

@@ -9,15 +9,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deploy_kit.errors import FlightLogError, MissingDependencyError
+from deploy_kit.errors import DeployKitError, FlightLogError, MissingDependencyError
 from deploy_kit.files import replace_file
 from deploy_kit.flightlog.reader import FlightLog, LoggedHold, LoggedReset, LoggedStep
+from deploy_kit.flightlog.sources.mcap_source import MAX_RECORD_BYTES, McapSource
+from deploy_kit.flightlog.sources.message import unreadable
+from deploy_kit.flightlog.writer import Payload, record_payload, write_flight_log
+from deploy_kit.onboard.log_format import Kind
 
 DEPTH_TOPIC = "/depth"
 CAMERA_TOPIC = "/camera_info"
 STATE_TOPIC = "/policy/state"
 OUTPUT_TOPIC = "/policy/output"
 EVENT_TOPIC = "/policy/event"
+RECORD_TOPIC = "/deploy_kit/record"
+"""The log's own records, byte for byte, which `read_back` takes; Foxglove shows the others."""
+
+RECORD_ENCODING = "deploy-kit-record"
+_HEADER_NAME = "header.json"
 CAMERA_FRAME = "depth_camera"
 
 _ENCODINGS = {"f": "32FC1", "u": "16UC1"}
@@ -26,11 +35,16 @@ _ENCODINGS = {"f": "32FC1", "u": "16UC1"}
 Message = tuple[str, int, dict[str, Any]]
 
 
-def write_mcap(log: FlightLog, path: Path) -> int:
+def write_mcap(log: FlightLog, path: Path, records: bool = True) -> int:
     """Write a log as MCAP with JSON messages, Foxglove's own schemas for image and camera; return the messages.
 
     Times are the recorder's monotonic clock; `now` and the inputs' own times are fields of the messages. The header,
     with the contract, is the attachment ``header.json``.
+
+    Args:
+        log: the log.
+        path: file to write.
+        records: also write the log's own records, from which the log can be made again.
 
     Raises:
         FlightLogError: an image is of a type that Foxglove does not show.
@@ -50,7 +64,7 @@ def write_mcap(log: FlightLog, path: Path) -> int:
             writer.start(profile="", library="deploy-kit")
             header = json.dumps(log.header).encode()
             first = log.records[0].clock_ns if log.records else 0
-            writer.add_attachment(first, first, "header.json", "application/json", header)
+            writer.add_attachment(first, first, _HEADER_NAME, "application/json", header)
             channels: dict[str, int] = {}
             for topic, clock, message in _messages(log):
                 if topic not in channels:
@@ -59,9 +73,65 @@ def write_mcap(log: FlightLog, path: Path) -> int:
                 data = json.dumps(message, allow_nan=False).encode()
                 writer.add_message(channels[topic], log_time=clock, publish_time=clock, data=data)
                 count += 1
+            if records:
+                _write_records(writer, log)
             writer.finish()  # type: ignore[no-untyped-call] # mcap says nothing of it
 
     replace_file(path, write)
+    return count
+
+
+def _write_records(writer: Any, log: FlightLog) -> None:
+    channel = writer.register_channel(RECORD_TOPIC, RECORD_ENCODING, 0)
+    for record in log.records:
+        inputs = log.inputs(record) if isinstance(record, LoggedStep) else None
+        kind, payload = record_payload(record, inputs)
+        clock = record.clock_ns
+        writer.add_message(channel, log_time=clock, publish_time=clock, data=bytes([kind]) + payload)
+    if log.ended is not None:
+        last = log.records[-1].clock_ns if log.records else 0
+        data = bytes([Kind.END]) + log.ended.encode()
+        writer.add_message(channel, log_time=last, publish_time=last, data=data)
+
+
+def holds_records(path: Path) -> bool:
+    """Return whether an MCAP file holds the records of a flight log."""
+    return RECORD_TOPIC in McapSource(path).topics()
+
+
+def read_back(path: Path, target: Path) -> int:
+    """Write the flight log whose records an MCAP file holds; return the number of records.
+
+    Raises:
+        FlightLogError: the file cannot be read, or holds no whole records.
+        InputError: the log cannot be written.
+    """
+    from mcap.reader import SeekingReader
+
+    ended: list[str] = []
+    count = 0
+
+    def payloads(reader: Any) -> Iterator[Payload]:
+        nonlocal count
+        for _, _, message in reader.iter_messages(topics=[RECORD_TOPIC], log_time_order=False):
+            kind, payload = message.data[0], message.data[1:]
+            if kind == Kind.END:
+                ended.append(payload.decode())
+                continue
+            count += 1
+            yield kind, payload
+
+    try:
+        with path.open("rb") as file:
+            reader = SeekingReader(file, validate_crcs=True, record_size_limit=MAX_RECORD_BYTES)
+            attachment = next((entry for entry in reader.iter_attachments() if entry.name == _HEADER_NAME), None)
+            if attachment is None:
+                raise FlightLogError(f"{path} holds records of a flight log, but no {_HEADER_NAME}")
+            write_flight_log(target, json.loads(attachment.data), payloads(reader), ended)
+    except DeployKitError:
+        raise
+    except Exception as error:
+        raise unreadable(path, error) from error
     return count
 
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.reader import ONNX_NAME, Bundle
 from deploy_kit.files import file_sha256
+from deploy_kit.flightlog.imported import imported
 from deploy_kit.flightlog.kinematics import MIN_STEPS, Motion, judge_motion
 from deploy_kit.flightlog.reader import FlightLog
 from deploy_kit.task.interface import ActionTransform
@@ -30,6 +31,8 @@ COMMAND_TOLERANCE = 1e-6
 FROZEN_S = 0.5
 """A camera whose image does not change for so long has stopped."""
 
+_FILES = "files that flew against this bundle's"
+
 Float64 = npt.NDArray[np.float64]
 
 
@@ -42,9 +45,12 @@ def file_check(log: FlightLog) -> FactCheck:
         notes.append(f"{log.cut}: the recorder was cut off")
     if log.ended is None:
         notes.append("the recorder was not closed")
-    elif log.ended != "closed":
+    elif log.ended not in ("closed", "imported"):
         notes.append(f"the log ends because {log.ended}")
-    if log.missing:
+    origin = imported(log)
+    if log.missing and origin.source is not None:
+        notes.append(f"{log.missing} steps between were left out, since not all that they need is in {origin.source}")
+    elif log.missing:
         problems.append(f"{log.missing} records are missing: the disk was too slow for the recorder")
     if part := log.header.get("part", 0):
         notes.append(f"part {part + 1} of the flight; the parts before it were given up")
@@ -64,14 +70,21 @@ def bundle_check(log: FlightLog, bundle: Bundle) -> FactCheck:
         if header["files"].get(name) != bundle.files.get(name):
             flew = str(header["files"].get(name))[:12]
             problems.append(f"{name} with sha256 {flew}… flew, this bundle's is {str(bundle.files.get(name))[:12]}…")
+    origin = imported(log)
+    if origin.source is not None:
+        note = f"imported from {origin.source}, which does not say what flew: whoever imported it named the bundle"
+        return FactCheck(f"{NAME}/bundle", _FILES, len(header["files"]), tuple(problems), note)
     providers = header.get("providers") or ["unknown"]
     note = (
         f"onnxruntime {header.get('onnxruntime')} on {header.get('machine')}, {providers[0]}, golden samples at "
         f"{header.get('self_check', float('nan')):.2f} of the tolerance"
     )
-    return FactCheck(
-        f"{NAME}/bundle", "files that flew against this bundle's", len(header["files"]), tuple(problems), note
-    )
+    return FactCheck(f"{NAME}/bundle", _FILES, len(header["files"]), tuple(problems), note)
+
+
+def not_logged(name: str, what: str) -> NotRun:
+    """Return that an imported log does not hold what a check needs; whoever mapped it knew."""
+    return NotRun(f"{NAME}/{name}", f"the imported log does not hold {what}", "log import")
 
 
 def graph_flew(log: FlightLog, bundle: Bundle) -> bool:
@@ -109,7 +122,9 @@ def timing_check(log: FlightLog, contract: Contract, repeated: int, longest_repe
     period = number(contract.timing.policy_period_s.value)
     durations = np.array([step.duration_ns for step in log.flown]) / 1e9
     problems, notes = [], []
-    if durations.size:
+    if "duration" in imported(log).lacks:
+        notes.append("the imported log does not hold how long a step took")
+    elif durations.size:
         p50, p99 = np.percentile(durations, [50, 99])
         late = int((durations > period).sum())
         notes.append(
@@ -178,12 +193,15 @@ def command_check(log: FlightLog, contract: Contract, transform: ActionTransform
     )
 
 
-def gate_check(expected: Sequence[Expected], time: Callable[[int], str]) -> FactCheck:
+def gate_check(
+    expected: Sequence[Expected], time: Callable[[int], str], lacks: frozenset[str] = frozenset()
+) -> FactCheck:
     """Return whether threshold and detector decided as the checkpoint's do; the note tells the announcements.
 
     Args:
         expected: what each step should have had.
         time: puts a record's number into words.
+        lacks: decisions that the log does not hold.
     """
     judged = [item for item in expected if item.passed is not None]
     if not judged:
@@ -195,7 +213,7 @@ def gate_check(expected: Sequence[Expected], time: Callable[[int], str]) -> Fact
             ("gate_passed", item.step.passed, item.passed),
             ("gate_event", item.step.event, item.event),
         ):
-            if wanted is not None and found is not wanted:
+            if wanted is not None and what not in lacks and found is not wanted:
                 problems.append(
                     f"record {item.step.sequence}: {what} was {found}, the checkpoint's detector says {wanted} for "
                     f"{item.step.gate:.4g}"

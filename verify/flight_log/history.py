@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploy_kit.arrays import sigmoid
+from deploy_kit.flightlog.imported import imported
 from deploy_kit.flightlog.reader import FlightLog, LoggedHold, LoggedReset, LoggedStep
 from deploy_kit.policy.calibration import GateDetector
 
@@ -44,8 +45,8 @@ def replay_history(
     """
     queue: deque[Float64 | None] = deque([first_command] * (latency_steps + 1))
     memory = None if detector is None else _Memory(detector, probability)
-    # A log that was rotated begins in the middle of a flight.
-    if log.header.get("part", 0):
+    # A log that was rotated, or was imported so, begins in the middle of a flight.
+    if log.header.get("part", 0) or not imported(log).at_reset:
         queue = deque([None] * (latency_steps + 1))
         if memory is not None:
             memory.lose()

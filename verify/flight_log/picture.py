@@ -43,7 +43,10 @@ def draw_flight_log(path: Path, log: FlightLog, contract: Contract, times: Float
         axes[2].set(ylabel="body rates")
         period = contract.timing.policy_period_s.value
         duration = np.array([step.duration_ns for step in flown]) / 1e6
-        axes[3].semilogy(times, duration, ".", color=_MUTED, markersize=3, label="duration of a step")
+        # An imported log may not know.
+        if (duration > 0).any():
+            axes[3].plot(times, duration, ".", color=_MUTED, markersize=3, label="duration of a step")
+        axes[3].set_yscale("log")
         if isinstance(period, (int, float)):
             axes[3].axhline(1e3 * period, color=_BAD, linestyle="--", linewidth=1, label="policy period")
         for column, name in ((1, "age of the state"), (2, "age of the image")):
@@ -55,7 +58,7 @@ def draw_flight_log(path: Path, log: FlightLog, contract: Contract, times: Float
             axes[4].plot(times, distance, color=_MUTED, linewidth=1, label="distance from held-out features / limit")
             axes[4].axhline(1.0, color=_BAD, linestyle="--", linewidth=1)
             axes[4].set(ylabel="distance", ylim=(0, max(1.2, float(distance.max()) * 1.1)))
-        for panel in axes:
+        for panel in (panel for panel in axes if panel.get_legend_handles_labels()[0]):
             panel.legend(loc="upper right", fontsize=8, ncols=3)
         axes[-1].set(xlabel="time, s")
         refused = sum(step.fault is not None for step in log.steps)
