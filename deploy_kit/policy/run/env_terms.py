@@ -6,15 +6,15 @@ both are known for functions on a list alone.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from deploy_kit.errors import CheckpointError
 from deploy_kit.policy.run.env_file import ENV_FILE, finite, mapping
 from deploy_kit.task.interface import STATE_TERMS, ObservationTerm
 
-GROUP = "observations.policy"
-"""Where the dump lists the terms."""
+POLICY_GROUP = "policy"
+"""Isaac Lab's name of the group that a policy reads, unless its agent's settings say otherwise."""
 
 _GROUP_SETTINGS = frozenset(
     ("concatenate_terms", "concatenate_dim", "enable_corruption", "history_length", "flatten_history_dim")
@@ -68,6 +68,10 @@ class EnvTerm:
         sensor: the scene's sensor that the term reads, None where it names none.
         data_type: what it reads of the sensor.
         obscured_by: the setting that is not understood, None where there is none.
+        group: the term's observation group.
+        history: steps that the observation holds of the term.
+        modified: whether modifiers change its values.
+        params: what the function is called with.
     """
 
     name: str
@@ -78,6 +82,10 @@ class EnvTerm:
     sensor: str | None
     data_type: str | None
     obscured_by: str | None
+    group: str = POLICY_GROUP
+    history: int = 1
+    modified: bool = False
+    params: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def size(self) -> int | None:
@@ -87,34 +95,34 @@ class EnvTerm:
     @property
     def where(self) -> str:
         """The term's place in the run."""
-        return f"{ENV_FILE}: {GROUP}.{self.name}"
+        return f"{ENV_FILE}: observations.{self.group}.{self.name}"
 
 
-def read_terms(env: Mapping[str, Any]) -> list[EnvTerm]:
-    """Return the terms of the policy's group in their order, none if the dump has no such group.
+def read_terms(env: Mapping[str, Any], group_name: str = POLICY_GROUP) -> list[EnvTerm]:
+    """Return the terms of an observation group in their order, none if the dump has no such group.
 
     Raises:
         CheckpointError: the group is not concatenated, or a term's clip or scale is not numbers.
     """
-    group = mapping(env, "observations", "policy")
+    group, where = mapping(env, "observations", group_name), f"{ENV_FILE}: observations.{group_name}"
     if group.get("concatenate_terms") is False:
-        raise CheckpointError(f"{ENV_FILE}: {GROUP}.concatenate_terms is false; supported is one concatenated vector")
+        raise CheckpointError(f"{where}.concatenate_terms is false; supported is one concatenated vector")
     history = group.get("history_length")
     return [
-        _read_term(str(name), term, history)
+        _read_term(str(name), term, history, group_name, where)
         for name, term in group.items()
         if name not in _GROUP_SETTINGS and isinstance(term, Mapping)
     ]
 
 
-def _read_term(name: str, term: Mapping[str, Any], group_history: Any) -> EnvTerm:
+def _read_term(name: str, term: Mapping[str, Any], group_history: Any, group: str, where: str) -> EnvTerm:
     function = str(term.get("func"))
     known = KNOWN_FUNCTIONS.get(function)
     obscured = _obscured(term, group_history)
-    clip, scale = _clip(name, term.get("clip")), _scale(name, term.get("scale"))
+    clip, scale = _clip(f"{where}.{name}", term.get("clip")), _scale(f"{where}.{name}", term.get("scale"))
     if isinstance(scale, tuple) and known is not None and len(scale) != sum(item.size for item in known):
         raise CheckpointError(
-            f"{ENV_FILE}: {GROUP}.{name}.scale has {len(scale)} numbers, the term {sum(item.size for item in known)}"
+            f"{where}.{name}.scale has {len(scale)} numbers, the term {sum(item.size for item in known)}"
         )
     params = mapping(term, "params")
     sensor = mapping(params, "sensor_cfg").get("name")
@@ -127,7 +135,19 @@ def _read_term(name: str, term: Mapping[str, Any], group_history: Any) -> EnvTer
         sensor=None if sensor is None else str(sensor),
         data_type=params["data_type"] if isinstance(params.get("data_type"), str) else None,
         obscured_by=obscured,
+        group=group,
+        history=_history(f"{where}.{name}", term.get("history_length") if group_history is None else group_history),
+        modified=bool(term.get("modifiers")),
+        params=params,
     )
+
+
+def _history(where: str, value: Any) -> int:
+    if not value:
+        return 1
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise CheckpointError(f"{where}.history_length is {value!r}, not a whole number")
+    return value
 
 
 def _obscured(term: Mapping[str, Any], group_history: Any) -> str | None:
@@ -137,16 +157,16 @@ def _obscured(term: Mapping[str, Any], group_history: Any) -> str | None:
     return "history_length" if term.get("history_length") or group_history else None
 
 
-def _clip(name: str, value: Any) -> tuple[float, float] | None:
+def _clip(where: str, value: Any) -> tuple[float, float] | None:
     if value is None:
         return None
     numbers = [finite(item) for item in value] if isinstance(value, (list, tuple)) else []
     if len(numbers) == 2 and numbers[0] is not None and numbers[1] is not None and numbers[0] < numbers[1]:
         return numbers[0], numbers[1]
-    raise CheckpointError(f"{ENV_FILE}: {GROUP}.{name}.clip is {value!r}, not two finite numbers in rising order")
+    raise CheckpointError(f"{where}.clip is {value!r}, not two finite numbers in rising order")
 
 
-def _scale(name: str, value: Any) -> float | tuple[float, ...] | None:
+def _scale(where: str, value: Any) -> float | tuple[float, ...] | None:
     if value is None:
         return None
     several = isinstance(value, (list, tuple))
@@ -154,5 +174,5 @@ def _scale(name: str, value: Any) -> float | tuple[float, ...] | None:
     # A factor of 0 would hide the quantity from the policy.
     found = tuple(number for number in numbers if number)
     if not found or len(found) != len(numbers):
-        raise CheckpointError(f"{ENV_FILE}: {GROUP}.{name}.scale is {value!r}, not a number other than 0, or several")
+        raise CheckpointError(f"{where}.scale is {value!r}, not a number other than 0, or several")
     return found if several else found[0]

@@ -1,4 +1,4 @@
-"""The ``params/`` folder that Isaac Lab writes beside a run's checkpoints: agent.yaml and env.yaml."""
+"""The ``params/`` folder beside a run's checkpoints: Isaac Lab's agent.yaml and env.yaml, and interface.yaml."""
 
 import logging
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from deploy_kit.yaml_file import read_yaml
 PARAMS_FOLDER = "params"
 """Name of the folder beside the checkpoints."""
 
-_FILES = ("agent.yaml", "env.yaml")
+_FILES = ("agent.yaml", "env.yaml", "interface.yaml")
 
 _logger = logging.getLogger(__name__)
 
@@ -25,12 +25,15 @@ class RunParams:
         agent: contents of agent.yaml, None if there is none.
         env: contents of env.yaml, None if there is none.
         recorded_vehicle: the vehicle that deploy-kit recorded in the checkpoint itself, as read; None if there is none.
+        interface: contents of interface.yaml, in which a task describes what its policies read and command; None if
+            there is none.
     """
 
     directory: Path | None = None
     agent: dict[str, Any] | None = None
     env: dict[str, Any] | None = None
     recorded_vehicle: Any = None
+    interface: dict[str, Any] | None = None
 
     def lookup(self, file: str, *keys: str) -> Any:
         """Return a nested value, or None where any key on the way is missing.
@@ -48,7 +51,7 @@ class RunParams:
 
 
 def load_run_params(checkpoint: Path, folder: Path | None = None) -> RunParams:
-    """Read ``agent.yaml`` and ``env.yaml`` of a checkpoint's run, as far as they exist.
+    """Read ``agent.yaml``, ``env.yaml`` and ``interface.yaml`` of a checkpoint's run, as far as they exist.
 
     Args:
         checkpoint: the checkpoint file; its run's files lie in ``params/`` beside it.
@@ -56,7 +59,7 @@ def load_run_params(checkpoint: Path, folder: Path | None = None) -> RunParams:
 
     Raises:
         CheckpointError: if a file exists and cannot be read.
-        OptionError: if neither file lies in `folder`.
+        OptionError: if none of them lies in `folder`.
     """
     beside = checkpoint.parent / PARAMS_FOLDER
     directory = beside if folder is None else _named_folder(folder)
@@ -64,12 +67,10 @@ def load_run_params(checkpoint: Path, folder: Path | None = None) -> RunParams:
         return RunParams()
     if _contents(directory) != (_contents(beside) or _contents(directory)):
         _logger.warning("%s is used instead of %s, as --params says", directory, beside)
-    agent, env = (directory / name for name in _FILES)
-    return RunParams(
-        directory,
-        read_yaml(agent, CheckpointError) if agent.is_file() else None,
-        read_yaml(env, CheckpointError) if env.is_file() else None,
+    agent, env, interface = (
+        read_yaml(directory / name, CheckpointError) if (directory / name).is_file() else None for name in _FILES
     )
+    return RunParams(directory, agent, env, interface=interface)
 
 
 def _contents(directory: Path) -> dict[str, bytes]:
@@ -80,6 +81,6 @@ def _named_folder(folder: Path) -> Path:
     for directory in (folder, folder / PARAMS_FOLDER):
         if any((directory / name).is_file() for name in _FILES):
             return directory
-    agent, env = _FILES
+    agent, env, _ = _FILES
     what = f"holds neither {agent} nor {env}" if folder.is_dir() else f"is no folder with {agent} or {env}"
     raise OptionError(f"--params {folder} {what}; give the folder that holds them")
