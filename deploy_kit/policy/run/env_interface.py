@@ -62,6 +62,9 @@ def env_terms(env: Mapping[str, Any], group: str, size: int, num_actions: int) -
     listed = read_terms(env, group)
     if not listed:
         return ()
+    for term in listed:
+        if term.history < 1:
+            raise CheckpointError(f"{term.where}.history_length is no whole number")
     sizes = [_size(term, env, num_actions) for term in listed]
     unknown = [index for index, found in enumerate(sizes) if found is None]
     known = sum(found * term.history for found, term in zip(sizes, listed, strict=True) if found is not None)
@@ -91,7 +94,7 @@ def group_size(env: Mapping[str, Any], group: str, num_actions: int | None) -> i
     total = 0
     for term in listed:
         found = None if num_actions is None else _size(term, env, num_actions)
-        if found is None:
+        if found is None or term.history < 1:
             return None
         total += found * term.history
     return total or None

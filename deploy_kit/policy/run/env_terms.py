@@ -69,7 +69,7 @@ class EnvTerm:
         data_type: what it reads of the sensor.
         obscured_by: the setting that is not understood, None where there is none.
         group: the term's observation group.
-        history: steps that the observation holds of the term.
+        history: steps that the observation holds of the term; 0 where the dump's number is none.
         modified: whether modifiers change its values.
         params: what the function is called with.
     """
@@ -136,18 +136,16 @@ def _read_term(name: str, term: Mapping[str, Any], group_history: Any, group: st
         data_type=params["data_type"] if isinstance(params.get("data_type"), str) else None,
         obscured_by=obscured,
         group=group,
-        history=_history(f"{where}.{name}", term.get("history_length") if group_history is None else group_history),
+        history=_history(term.get("history_length") if group_history is None else group_history),
         modified=bool(term.get("modifiers")),
         params=params,
     )
 
 
-def _history(where: str, value: Any) -> int:
+def _history(value: Any) -> int:
     if not value:
         return 1
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise CheckpointError(f"{where}.history_length is {value!r}, not a whole number")
-    return value
+    return value if isinstance(value, int) and value > 0 and not isinstance(value, bool) else 0
 
 
 def _obscured(term: Mapping[str, Any], group_history: Any) -> str | None:

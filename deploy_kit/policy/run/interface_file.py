@@ -1,6 +1,6 @@
-"""``params/interface.yaml``: a task's own description of what its policies read and command; `docs/policies.md` shows it.
+"""``params/interface.yaml``: a task's own description of what its policies read and command.
 
-A task that deploy-kit flies may give the same mapping from a method `interface()`.
+`docs/policies.md` shows one. A task that deploy-kit flies may give the same mapping from a method `interface()`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -162,8 +162,8 @@ def _require_same_names(where: str, ours: Sequence[str], other: str, theirs: Seq
     if sorted(ours) == sorted(theirs):
         place = next(index for index, (one, two) in enumerate(zip(ours, theirs, strict=True)) if one != two)
         raise CheckpointError(
-            f"{where}: the {what} stand in another order than in {other}: first at place {place}, {ours[place]} against "
-            f"{theirs[place]} ({', '.join(ours)}; {other}: {', '.join(theirs)})"
+            f"{where}: the {what} stand in another order than in {other}: first at place {place}, {ours[place]} "
+            f"against {theirs[place]} ({', '.join(ours)}; {other}: {', '.join(theirs)})"
         )
     raise CheckpointError(f"{where} has the {what} {', '.join(ours)}, {other} has {', '.join(theirs)}")
 
