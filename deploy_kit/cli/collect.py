@@ -143,6 +143,12 @@ _STOPPED = {
 )
 @_processes("--log-all-ranks", is_flag=True, help="Show what every process prints, not only the first one's output.")
 @_processes("--dry-run", is_flag=True, help="Print the torchrun command of --num-gpus and stop.")
+@_rows(
+    "--label",
+    metavar="MODULE:FUNCTION",
+    help="Function that judges the label of a step, environment in, (num_envs,) bool out. "
+    "[default: the task's observation group auxiliary]",
+)
 @num_envs_option
 @task_options
 @_video("--video", is_flag=True, help="Write the depth view of environment 0 as an mp4, and stop after it.")

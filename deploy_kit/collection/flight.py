@@ -26,6 +26,7 @@ from deploy_kit.flight.rollout import StepRecord, policy_period, require_checkpo
 from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.progress import Progress
 from deploy_kit.ranks import Rank, threads_each
+from deploy_kit.sim.labels import find_label
 from deploy_kit.sim.options import EnvOptions, usable_cores
 from deploy_kit.sim.registry import make_env
 from deploy_kit.task.racing import TASK_ID
@@ -116,7 +117,8 @@ class CollectionFlight:
         env_options = replace(
             options.env, num_envs=num_envs, seed=seed, episodes_per_track=episodes_per_track(options.env)
         )
-        env = make_env(env_options, options.task, options.backend)
+        label = None if options.label is None else find_label(options.label)
+        env = make_env(env_options, options.task, options.backend, label)
         try:
             require_checkpoint(env, self._checkpoint, options.task)
         except InputError:

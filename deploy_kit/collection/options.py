@@ -20,6 +20,7 @@ class CollectOptions:
         env: the vector environment's options, for each process; its seed is the collection's seed.
         task: task id, or ``module:factory``.
         backend: simulator.
+        label: ``module:function`` that judges the labels, None for the task's observation group `auxiliary`.
         num_positive: training rows in which a gate is passed.
         num_negative: training rows in which none is.
         heldout_episodes: whole episodes on tracks of their own; half of the tracks are test tracks.
@@ -41,6 +42,7 @@ class CollectOptions:
     env: EnvOptions = field(default_factory=EnvOptions)
     task: str = TASK_ID
     backend: str = "mujoco"
+    label: str | None = None
     num_positive: int = 1_000_000
     num_negative: int = 1_000_000
     heldout_episodes: int = 128

@@ -23,6 +23,7 @@ from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
 from deploy_kit.policy.fingerprint import feature_sha256
 from deploy_kit.progress import Progress, silent
 from deploy_kit.ranks import ALONE, launched_rank
+from deploy_kit.sim.labels import find_label
 from deploy_kit.task.racing import RACING_TASK, TASK_ID
 
 if TYPE_CHECKING:
@@ -208,12 +209,15 @@ def file_info(options: CollectOptions, checkpoint: Checkpoint) -> FeatureFileInf
     """Return the attributes of the feature file that options and checkpoint tell."""
     if checkpoint.network.aux_decoder is None:
         logger.info("%s has no gate head; its features can be collected all the same", checkpoint.path)
+    label = None if options.label is None else find_label(options.label)
     return FeatureFileInfo(
         feature_size=checkpoint.network.config.feature_size,
         feature_sha256=feature_sha256(checkpoint.network),
         policy_sha256=checkpoint.sha256,
-        label_rule=_label_rule(options.task),
-        label_threshold_m=RACING_TASK.pass_radius if options.task == TASK_ID else float("nan"),
+        label_rule=_label_rule(options.task) if label is None else label.rule,
+        label_threshold_m=RACING_TASK.pass_radius if label is None and options.task == TASK_ID else float("nan"),
+        label_function="" if label is None else label.name,
+        label_sha256="" if label is None else label.source_sha256,
         label_offset_steps=LABEL_OFFSET_STEPS,
         seed=options.env.seed,
         stage=options.env.stage,

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from deploy_kit import __version__
 
 SCHEMA_VERSION = 1
-ADDED_LATER = ("policy_period_s", "clip_actions", "provenance")
+ADDED_LATER = ("policy_period_s", "clip_actions", "provenance", "label_function", "label_sha256")
 """Attributes that files of this schema may lack."""
 
 SUFFIX = ".h5"
@@ -123,6 +123,8 @@ class FeatureFileInfo:
         env_config: the environment's options, plain JSON data.
         provenance: the flights that the rows come from (`segments`) and how many episodes were left out
             (`dropped_episodes`), plain JSON data; empty in files of earlier versions.
+        label_function: ``module:function`` that judged the labels; empty where the task's group `auxiliary` did.
+        label_sha256: hash of the source file of that function; empty likewise.
         feature_layer: what the features are, in the network's terms.
         tool_version: version of deploy-kit that wrote the file.
         created_utc: when writing began, ISO 8601.
@@ -149,6 +151,8 @@ class FeatureFileInfo:
     policy_period_s: float = float("nan")
     clip_actions: float = float("nan")
     provenance: dict[str, Any] = field(default_factory=dict)
+    label_function: str = ""
+    label_sha256: str = ""
     feature_layer: str = "act(stem(depth) + state_enc(state))"
     tool_version: str = __version__
     created_utc: str = field(default_factory=utc_now)
@@ -183,7 +187,7 @@ class FeatureFileInfo:
             ValueError: the data are something else.
         """
         known = {item.name for item in fields(cls)}
-        if data.keys() != known:
+        if not known - set(ADDED_LATER) <= data.keys() <= known:
             raise ValueError(f"attributes {sorted(data.keys() ^ known)} are missing or unknown")
         values: dict[str, Any] = {name: float("nan") if value is None else value for name, value in data.items()}
         return cls(**values)

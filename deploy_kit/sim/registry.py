@@ -16,13 +16,21 @@ from deploy_kit.torch_device import require_device
 if TYPE_CHECKING:
     from rsl_rl.env import VecEnv
 
+    from deploy_kit.sim.labels import LabelFunction
+
 __all__ = ["BACKENDS", "EnvOptions", "make_env"]
 
 BACKENDS = ("mujoco", "isaaclab")
 _INSTALL = 'pip install "deploy-kit[sim]"'
 
 
-def make_env(options: EnvOptions, task: str = TASK_ID, backend: str = "mujoco") -> "VecEnv":
+def make_env(
+    options: EnvOptions,
+    task: str = TASK_ID,
+    backend: str = "mujoco",
+    label: "LabelFunction | None" = None,
+    groups: tuple[str, ...] = ("policy", "auxiliary"),
+) -> "VecEnv":
     """Build a vector environment.
 
     Args:
@@ -33,6 +41,8 @@ def make_env(options: EnvOptions, task: str = TASK_ID, backend: str = "mujoco") 
             `device` that it names.
         backend: "mujoco", the embedded simulator (and tasks of the user's own that bring theirs); or "isaaclab", where
             `task` is an id that Isaac Lab knows or that a module of `options.extensions` registers.
+        label: judges the label in place of the task's group `auxiliary`.
+        groups: observation groups that the task must offer.
 
     Raises:
         OptionError: an option is out of range.
@@ -45,7 +55,7 @@ def make_env(options: EnvOptions, task: str = TASK_ID, backend: str = "mujoco") 
     if backend == "isaaclab":
         from deploy_kit.sim.isaaclab.host.factory import make_isaaclab_env
 
-        return _checked(make_isaaclab_env(options, task), task)
+        return _checked(make_isaaclab_env(options, task), task, label, groups)
     if options.launcher:
         raise OptionError(f"back end 'mujoco' has no launcher that could take {options.launcher[0]!r} (given after --)")
     _require("rsl_rl", "tensordict", "gymnasium")
@@ -55,13 +65,17 @@ def make_env(options: EnvOptions, task: str = TASK_ID, backend: str = "mujoco") 
         _require("mujoco")
         from deploy_kit.sim.mujoco.env import MujocoRacingEnv
 
-        return MujocoRacingEnv(options)
-    return _checked(_unwrap(_builder(task, options)(), task), task)
+        return _checked(MujocoRacingEnv(options), task, label, groups)
+    return _checked(_unwrap(_builder(task, options)(), task), task, label, groups)
 
 
-def _checked(env: "VecEnv", task: str) -> "VecEnv":
+def _checked(env: "VecEnv", task: str, label: "LabelFunction | None", groups: tuple[str, ...]) -> "VecEnv":
     try:
-        check_observations(env, task)
+        if label is not None:
+            from deploy_kit.sim.labels import with_labels
+
+            env = with_labels(env, label)
+        check_observations(env, task, groups)
     except TaskError:
         if hasattr(env, "close"):
             env.close()
@@ -128,20 +142,30 @@ def _unwrap(built: object, task: str) -> "VecEnv":
     raise TaskError(f"task {task!r} builds a {type(built).__name__}, not an rsl_rl VecEnv; wrap it in one")
 
 
-def check_observations(env: "VecEnv", task: str) -> None:
+def check_observations(env: "VecEnv", task: str, groups: tuple[str, ...] = ("policy", "auxiliary")) -> None:
     """Check that an environment offers the observation groups that the pipeline reads.
 
+    Args:
+        env: the environment.
+        task: its name, for messages.
+        groups: names of the groups.
+
     Raises:
-        TaskError: group `policy` (N, features) or `auxiliary` (N, 1) is missing or has another shape.
+        TaskError: a group is missing, or `policy` (N, features) or `auxiliary` (N, 1) has another shape.
     """
     observations = env.get_observations()
     shapes = {str(key): tuple(value.shape) for key, value in observations.items()}
-    wanted = {"policy": "(num_envs, features)", "auxiliary": "(num_envs, 1)"}
-    for group, want in wanted.items():
-        shape = shapes.get(group)
+    known = {"policy": "(num_envs, features)", "auxiliary": "(num_envs, 1)"}
+    for group in groups:
+        want, shape = known.get(group, "(num_envs, …)"), shapes.get(group)
         if shape is None:
             offered = ", ".join(f"{name} {size}" for name, size in shapes.items()) or "none"
-            raise TaskError(f"task {task!r} lacks observation group {group!r} of shape {want}; it offers {offered}")
+            hint = "; give --label MODULE:FUNCTION, which judges it" if group == "auxiliary" else ""
+            raise TaskError(
+                f"task {task!r} lacks observation group {group!r} of shape {want}; it offers {offered}{hint}"
+            )
+        if group not in known:
+            continue
         if len(shape) != 2 or shape[0] != env.num_envs or (group == "auxiliary" and shape[1] != 1):
             raise TaskError(
                 f"task {task!r}: observation group {group!r} has shape {shape}, not {want} ({env.num_envs} envs)"
