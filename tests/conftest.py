@@ -8,7 +8,7 @@ import pytest
 from deploy_kit.bundle.reader import Bundle, open_bundle
 from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.policy.shipped import DEMO_POLICY
-from helpers.bundles import Run, copy_bundle, make_run
+from helpers.bundles import Run, copy_bundle, make_racer, make_run
 from helpers.flight_logs import Moment, fly_in_millimetres
 from helpers.networks import make_network
 from helpers.pictures import blank_pictures
@@ -39,6 +39,12 @@ def reference_run() -> Path:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A small policy's checkpoint, feature file and bundle; not to be changed."""
     return make_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="session")
+def racer(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A random policy of the racing task's size, as a bundle; not to be changed."""
+    return make_racer(tmp_path_factory.mktemp("racer"))
 
 
 @pytest.fixture(scope="session")

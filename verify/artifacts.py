@@ -162,6 +162,18 @@ def _open_onnx(
     return runner, head, encoder
 
 
+def open_flown_graph(subject: BundleAndCheckpoint, runtime: Runtime = DEFAULT_RUNTIME) -> OnnxRunner:
+    """Return the graph alone, for flights beside those of a process that checks it.
+
+    Raises:
+        ArtifactError: it cannot be loaded, or could do more than compute.
+    """
+    data = subject.bundle.read(ONNX_NAME)
+    if not is_runnable(load_graph(data, ONNX_NAME)):
+        raise ArtifactError("not run: the graph holds what could do more than compute")
+    return OnnxRunner(data, subject.contract, runtime=runtime)
+
+
 def _open_torchscript(subject: BundleAndCheckpoint, checks: list[Check], run: bool) -> Artifact | None:
     name, described = "torchscript/proof", "each operation and weight, read as data, against the checkpoint"
     try:

@@ -5,6 +5,8 @@ and does. So a constant that is wrong in the contract and in what it was made fr
 and a unit; the flights' figures are compared besides.
 """
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,13 +45,16 @@ class ContractFlights:
         subject: bundle, checkpoint, vehicle.
         task: what flies.
         runtime: how the graph is run, if it is on the CPU.
+        share: the words that name the share of the flights, empty for all of them.
     """
 
-    def __init__(self, subject: BundleAndCheckpoint, task: str, runtime: Runtime = DEFAULT_RUNTIME) -> None:
+    def __init__(
+        self, subject: BundleAndCheckpoint, task: str, runtime: Runtime = DEFAULT_RUNTIME, share: str = ""
+    ) -> None:
         # Many sessions fit into a CPU's memory, not into a GPU's; constants show on either.
         self._runtime = runtime if runtime.provider == "cpu" else DEFAULT_RUNTIME
         self._subject, self._task = subject, task
-        self._names = RowNames()
+        self._names = RowNames(share)
         self._comparison: ParityComparison | None = None
         self._note: str | None = None
         self._parts = 0
@@ -98,25 +103,35 @@ class ContractFlights:
         outputs = self._subject.reference(observation)
         return {**outputs, "command": bench.transform.apply(outputs["action"])}
 
-    def commands_check(self) -> ParityCheck:
-        """Return the comparison of all commands."""
-        assert self._comparison is not None
+    def commands_check(self) -> ParityCheck | None:
+        """Return the comparison of all commands, None if nothing was flown."""
+        if self._comparison is None:
+            return None
         notes = [self._note, self._subject.note]
         return self._comparison.result(self._names, "; ".join(filter(None, notes)) or None)
 
-    def accepted_check(self) -> FactCheck:
-        """Return the check that the runner flies where the checkpoint does, by the contract's ranges."""
-        count = sum(self.faults.values())
-        refused = ", ".join(f"{name} {number}" for name, number in sorted(self.faults.items()))
-        text = f"the runner refused {count} of {self.steps} steps: {refused}"
-        few = count <= MAX_REFUSED * self.steps
-        return FactCheck(
-            ACCEPTED,
-            "steps that the onboard runner accepts, by the contract's ranges",
-            self.steps,
-            () if few else (text,),
-            text if few and count else None,
-        )
+
+def accepted_check(shares: Iterable[Mapping[str, int]], steps: int) -> FactCheck:
+    """Return the check that the runner flies where the checkpoint does, by the contract's ranges.
+
+    Args:
+        shares: how often it refused a step, by its reason, in each share of the flights.
+        steps: that it was given in all of them.
+    """
+    faults: Counter[str] = Counter()
+    for share in shares:
+        faults.update(share)
+    count = faults.total()
+    refused = ", ".join(f"{name} {number}" for name, number in sorted(faults.items()))
+    text = f"the runner refused {count} of {steps} steps: {refused}"
+    few = count <= MAX_REFUSED * steps
+    return FactCheck(
+        ACCEPTED,
+        "steps that the onboard runner accepts, by the contract's ranges",
+        steps,
+        () if few else (text,),
+        text if few and count else None,
+    )
 
 
 class ContractDriver:

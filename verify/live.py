@@ -1,42 +1,26 @@
 """The live part of a verification: which flights to fly, how many, and the checks that they give."""
 
-import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-from deploy_kit.bundle.parity import ParityComparison
-from deploy_kit.bundle.runners import ArtifactError, OnnxRunner
-from deploy_kit.bundle.runtime import Runtime
-from deploy_kit.bundle.thresholds import Thresholds
+from deploy_kit.bundle.runners import OnnxRunner
 from deploy_kit.flight.episodes import FirstEpisodes
-from deploy_kit.flight.first_episodes import Flight, fly_first_episodes
 from deploy_kit.flight.paired import paired_differences
-from deploy_kit.flight.rollout import require_checkpoint
 from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.progress import Progress
 from deploy_kit.task.racing import TASK_ID
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
-from deploy_kit.verify.contract_flight import CONTRACT, ContractFlights
-from deploy_kit.verify.options import DEFAULT_RUNTIME
-from deploy_kit.verify.outputs.evidence import Watch
+from deploy_kit.verify.contract_flight import CONTRACT, accepted_check
+from deploy_kit.verify.crew import Crew, LostProcessError, Processes
+from deploy_kit.verify.merging import merged_parity
 from deploy_kit.verify.report import Check, FactCheck, NotRun
-from deploy_kit.verify.rollouts import (
-    DRIVING,
-    SHADOW,
-    ShadowComparison,
-    close,
-    flight_check,
-    fly_artifact,
-    reference_check,
-    reference_driver,
-)
+from deploy_kit.verify.rollouts import DRIVING, flight_check, reference_check
+from deploy_kit.verify.share import Environments, FlownPart, LiveOptions, Order, ShareFigures
 
-if TYPE_CHECKING:
-    from rsl_rl.env import VecEnv
+__all__ = ["LiveOptions", "LiveTest"]
 
-    from deploy_kit.sim.options import EnvOptions
+PROCESSES = "live/processes"
 
 MAX_ROLLOUTS = 8
 """Most rollouts, one after the other: each one's spread says how many episodes are still missing."""
@@ -45,7 +29,7 @@ MAX_QUICK = 1024
 """Most episodes of a run that was not asked to be thorough: many, where a simulator does not repeat itself."""
 
 MAX_SIDE_BY_SIDE = 1024
-"""Most environments of a further rollout."""
+"""Most environments of a share's further rollout."""
 
 _COMPARED = {
     "driving": "onnxruntime drives, against PyTorch from the same seed",
@@ -53,45 +37,17 @@ _COMPARED = {
 }
 
 
-@dataclass(frozen=True)
-class LiveOptions:
-    """What to fly.
-
-    Attributes:
-        modes: modes of `LIVE_MODES`.
-        episodes: environments of the first rollout, each of which flies one episode.
-        env: options of the environment, None for the task's defaults with `seed`.
-        seed: where `env` is None.
-        task: task id, or ``module:factory``.
-        backend: simulator.
-        thorough: whether to fly until the full margins are supported.
-        max_episodes: most episodes in each mode.
-        thresholds: margins.
-        runtime: how the graph is run.
-    """
-
-    modes: tuple[str, ...]
-    episodes: int
-    env: "EnvOptions | None"
-    seed: int
-    task: str
-    backend: str
-    thorough: bool = False
-    max_episodes: int = 4096
-    thresholds: Thresholds = dataclasses.field(default_factory=Thresholds)
-    runtime: Runtime = DEFAULT_RUNTIME
-
-
 class LiveTest:
     """Flies the checkpoint, with onnxruntime in its shadow, then the bundle. Use it as a context manager.
 
     Args:
         options: what to fly.
+        processes: other processes that fly some of the shares, None for none.
     """
 
-    def __init__(self, options: LiveOptions) -> None:
-        self._options = options
-        self._first: VecEnv | None = None
+    def __init__(self, options: LiveOptions, processes: Processes | None = None) -> None:
+        self._options, self._processes = options, processes
+        self._environments = Environments(options)
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -104,18 +60,11 @@ class LiveTest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._first is not None:
-            close(self._first)
+        self._environments.close()
 
     def prepare(self, checkpoint: Checkpoint) -> None:
-        """Make the first environment, so that a wrong task fails before the long work.
-
-        Raises:
-            TaskError: the task is unknown, or does not fit the policy.
-            CheckpointError: the agent that the task registers cannot be restored from the checkpoint.
-        """
-        self._first = self._make(self._options.episodes, 0)
-        require_checkpoint(self._first, checkpoint, self._options.task)
+        """Make the first environment; see `Environments.prepare`."""
+        self._environments.prepare(checkpoint)
 
     def run(
         self, subject: BundleAndCheckpoint, onnx: OnnxRunner | None, progress: Callable[[Progress], None]
@@ -124,127 +73,92 @@ class LiveTest:
         if onnx is None:
             yield from (NotRun(f"live/{mode}", "onnxruntime cannot load the graph") for mode in self.modes)
             return
-        yield from _Flights(self, self._options, subject, onnx, progress).checks()
-
-    def take(self, episodes: int, part: int) -> "VecEnv":
-        """Return a fresh environment for one rollout; the first one was made by `prepare`."""
-        if self._first is not None and part == 0:
-            first, self._first = self._first, None
-            return first
-        return self._make(episodes, part)
-
-    def _make(self, episodes: int, part: int) -> "VecEnv":
-        from deploy_kit.sim.options import EnvOptions
-        from deploy_kit.sim.registry import make_env
-
-        options = self._options.env or EnvOptions(seed=self._options.seed)
-        options = dataclasses.replace(options, num_envs=episodes, seed=options.seed + part)
-        return make_env(options, self._options.task, self._options.backend)
+        crew = Crew(self._options, self._environments, self._processes, subject, onnx, progress)
+        flights = _Flights(self._options, subject, crew)
+        try:
+            if (reason := flights.unwanted()) is not None:
+                yield NotRun(CONTRACT, reason, "--no-vehicle")
+            figures = flights.fly()
+        except LostProcessError as error:
+            yield FactCheck(PROCESSES, "every process flies its share", crew.processes, (str(error),))
+            yield from (NotRun(f"live/{mode}", "the flights are not whole") for mode in self.modes)
+            return
+        if crew.processes > 1:
+            described = f"every process flies its share: {self._options.shares} shares, {crew.processes} processes"
+            yield FactCheck(PROCESSES, described, crew.processes, ())
+        yield from flights.checks(figures)
 
 
 class _Flights:
     """The rollouts of one verification.
 
     Args:
-        live: makes environments.
         options: what to fly.
         subject: bundle, checkpoint, vehicle.
-        onnx: the graph.
-        progress: told the steps flown.
+        crew: flies all shares.
     """
 
-    def __init__(
-        self,
-        live: LiveTest,
-        options: LiveOptions,
-        subject: BundleAndCheckpoint,
-        onnx: OnnxRunner,
-        progress: Callable[[Progress], None],
-    ) -> None:
-        self._live, self._options, self._subject, self._onnx, self._progress = live, options, subject, onnx, progress
-        self._references: list[Flight] = []
-        # By mode, then by number of the rollout.
-        self._flown: dict[str, dict[int, Flight]] = {m: {} for m in ("driving", "contract") if m in options.modes}
+    def __init__(self, options: LiveOptions, subject: BundleAndCheckpoint, crew: Crew) -> None:
+        self._options, self._subject, self._crew = options, subject, crew
+        # By number of the rollout, then by share.
+        self._parts: list[list[FlownPart]] = []
+        # Rollouts of each mode.
+        self._flown: dict[str, list[int]] = {m: [] for m in ("driving", "contract") if m in options.modes}
         self._broken: dict[str, str] = {}
-        self._contract = ContractFlights(subject, options.task, options.runtime)
-        self._shadow: ShadowComparison | None = None
-        if "shadow" in options.modes:
-            compared = "PyTorch drives, onnxruntime sees the same observations"
-            comparison = ParityComparison(SHADOW, compared, subject.roles, subject.semantics)
-            self._shadow = ShadowComparison(onnx, subject.reference, comparison)
 
-    def checks(self) -> Iterator[Check]:
-        """Fly as often as it takes, and yield the checks."""
-        if (reason := self._unwanted()) is not None:
-            self._flown.pop("contract")
-            yield NotRun(CONTRACT, reason, "--no-vehicle")
+    def unwanted(self) -> str | None:
+        """Give up the mode `contract` if it cannot be flown without the vehicle, and return why."""
+        named, task = self._subject.named, self._options.task
+        if "contract" not in self._flown or named.wanted or task == TASK_ID:
+            return None
+        self._flown.pop("contract")
+        return f"--no-vehicle: nothing tells what the observations of {task} measure and what its commands do"
+
+    def fly(self) -> list[ShareFigures]:
+        """Fly as often as it takes, and return what each share compared.
+
+        Raises:
+            LostProcessError: a process did not fly its share.
+        """
         episodes, modes = self._options.episodes, tuple(self._flown)
         for part in range(MAX_ROLLOUTS):
-            self._fly(part, episodes, modes)
+            self._take(part, self._crew.fly(Order(part, episodes, modes)))
             missing = {mode: self._missing(mode) for mode in self._flown}
             modes = tuple(mode for mode in missing if missing[mode] > 0)
             if not modes:
                 break
-            episodes = min(max(missing.values()), MAX_SIDE_BY_SIDE)
+            shares = self._options.shares
+            episodes = min(max(shares, *missing.values()), MAX_SIDE_BY_SIDE * shares)
+        return self._crew.figures()
+
+    def _take(self, part: int, flown: list[FlownPart]) -> None:
+        self._parts.append(flown)
+        for index, share in enumerate(flown):
+            for mode, problem in share.broken.items():
+                self._broken.setdefault(mode, f"share {index}: {problem}" if len(flown) > 1 else problem)
+        for mode, parts in self._flown.items():
+            if all(mode in share.modes for share in flown):
+                parts.append(part)
+
+    def checks(self, figures: list[ShareFigures]) -> Iterator[Check]:
+        """Yield the checks of everything flown."""
         yield reference_check(self._reference().statistics())
-        if self._shadow is not None:
-            yield self._shadow.result(self._subject.note)
+        if shadows := [share.shadow for share in figures if share.shadow is not None]:
+            yield merged_parity(shadows)
         for mode in self._flown:
-            yield from self._mode(mode)
-
-    def _unwanted(self) -> str | None:
-        """Return why the mode `contract` cannot be flown without the vehicle that the user does not name."""
-        named, task = self._subject.named, self._options.task
-        if "contract" not in self._flown or named.wanted or task == TASK_ID:
-            return None
-        return f"--no-vehicle: nothing tells what the observations of {task} measure and what its commands do"
-
-    def _fly(self, part: int, episodes: int, modes: tuple[str, ...]) -> None:
-        phase = "flights, PyTorch drives" + (", onnxruntime in its shadow" if self._shadow else "")
-        env = self._live.take(episodes, part)
-        driver = reference_driver(self._subject.reference)
-        try:
-            if self._shadow is not None:
-                self._shadow.begin(env.num_envs, part)
-            watch = self._recorded("PyTorch", part, env, self._shadow)
-            self._references.append(fly_first_episodes(env, driver, watch, self._progress, phase))
-        finally:
-            close(env)
-        for mode in modes:
-            try:
-                self._flown[mode][part] = self._drive(mode, part, episodes)
-            except ArtifactError as error:
-                self._broken[mode] = str(error)
-
-    def _recorded(self, name: str, part: int, env: "VecEnv", watch: Watch | None = None) -> Watch | None:
-        """Return a watch that also keeps flights of the first rollout for the report's page."""
-        if part > 0:
-            return watch
-        return self._subject.evidence.recorder(name, env, self._subject.reference.transform, watch)
-
-    def _drive(self, mode: str, part: int, episodes: int) -> Flight:
-        env = self._live.take(episodes, part)
-        try:
-            if mode == "driving":
-                phase, watch = "flights, onnxruntime drives", self._recorded("onnxruntime", part, env)
-                return fly_artifact(env, self._onnx, self._subject.reference, self._progress, phase, watch)
-            driver = self._contract.driver(env)
-            phase = "flights from the contract alone"
-            watch = self._recorded("contract", part, env, driver.watch)
-            return fly_first_episodes(env, driver, watch, self._progress, phase)
-        finally:
-            close(env)
+            yield from self._mode(mode, figures)
 
     def _reference(self, mode: str | None = None) -> FirstEpisodes:
         """Return the checkpoint's episodes: all, or those that a mode flew too."""
-        parts = range(len(self._references)) if mode is None else self._flown[mode]
-        return FirstEpisodes.joined([self._references[part].episodes for part in parts])
+        parts = range(len(self._parts)) if mode is None else self._flown[mode]
+        return FirstEpisodes.joined([share.reference for part in parts for share in self._parts[part]])
 
     def _candidate(self, mode: str) -> FirstEpisodes:
-        return FirstEpisodes.joined([flight.episodes for flight in self._flown[mode].values()])
+        flown = (share.modes[mode] for part in self._flown[mode] for share in self._parts[part])
+        return FirstEpisodes.joined([flight.episodes for flight in flown])
 
     def _paired(self, mode: str) -> bool:
-        return all(self._references[part].starts_like(flight) for part, flight in self._flown[mode].items())
+        return all(share.modes[mode].paired for part in self._flown[mode] for share in self._parts[part])
 
     def _missing(self, mode: str) -> int:
         """Return how many episodes the margins still need, by the spread so far."""
@@ -260,14 +174,14 @@ class _Flights:
         planned = max(figure.episodes_for(margins.of(figure.name), options.thorough) for figure in figures)
         return min(planned, most) - reference.num_envs
 
-    def _mode(self, mode: str) -> Iterator[Check]:
+    def _mode(self, mode: str, figures: list[ShareFigures]) -> Iterator[Check]:
         name = {"driving": DRIVING, "contract": CONTRACT}[mode]
         if mode in self._broken:
             yield FactCheck(name, _COMPARED[mode], 1, (self._broken[mode],))
             return
         if mode == "contract":
-            yield self._contract.commands_check()
-            yield self._contract.accepted_check()
+            yield merged_parity([share.commands for share in figures if share.commands is not None])
+            yield accepted_check([share.faults for share in figures], sum(share.steps for share in figures))
         yield flight_check(
             name,
             _COMPARED[mode],

@@ -62,6 +62,11 @@ class VerifyOptions:
         episodes: live episodes in each mode, flown side by side.
         thorough: whether to fly as many more as the profile's full margins need.
         max_episodes: most live episodes in each mode.
+        num_processes: processes that fly live episodes, this one included; each takes a GPU of its own where `env`
+            names one.
+        shares: into how many shares the live episodes are divided, each with seeds of its own; None for one a process.
+            With the same shares, any number of processes flies the same episodes.
+        log_all_ranks: show what every process prints, not only what the first one does.
         env: options of the environment, None for the task's defaults; `episodes` sets its number of environments.
         task: task id, or ``module:factory``.
         backend: simulator.
@@ -95,6 +100,9 @@ class VerifyOptions:
     episodes: int = 32
     thorough: bool = False
     max_episodes: int = 4096
+    num_processes: int = 1
+    shares: int | None = None
+    log_all_ranks: bool = False
     env: "EnvOptions | None" = None
     task: str = TASK_ID
     backend: str = "mujoco"
@@ -172,6 +180,8 @@ class VerifyOptions:
             raise OptionError("--tf32 has no effect without --provider cuda; leave it out")
         if self.live and self.max_episodes < self.episodes:
             raise OptionError(f"--max-episodes {self.max_episodes} is below --episodes {self.episodes}")
+        if self.num_processes < 1 or (self.shares is not None and self.shares < 1):
+            raise OptionError("--num-processes and --shares: at least 1 is needed")
         for name in ("random_rows", "search_evaluations", "max_rows", "max_observations"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -34,9 +34,14 @@ DRIVING = "live/driving"
 
 
 class RowNames:
-    """Remembers which step and environment each compared row was of."""
+    """Remembers which step and environment each compared row was of.
 
-    def __init__(self) -> None:
+    Args:
+        share: the words that name the share of the flights, empty for all of them.
+    """
+
+    def __init__(self, share: str = "") -> None:
+        self._share = share
         self._firsts: list[int] = []
         self._steps: list[tuple[int, int, list[int]]] = []
         self._rows = 0
@@ -54,7 +59,7 @@ class RowNames:
         index = bisect_right(self._firsts, row) - 1
         part, step, envs = self._steps[index]
         rollout = f"rollout {part}, " if part else ""
-        return f"{rollout}step {step}, environment {envs[row - self._firsts[index]]}"
+        return f"{self._share}{rollout}step {step}, environment {envs[row - self._firsts[index]]}"
 
 
 class ShadowComparison:
@@ -64,11 +69,14 @@ class ShadowComparison:
         runner: the artifact.
         reference: the checkpoint.
         comparison: a fresh accumulator.
+        share: the words that name the share of the flights, empty for all of them.
     """
 
-    def __init__(self, runner: Runner, reference: Reference, comparison: ParityComparison) -> None:
+    def __init__(
+        self, runner: Runner, reference: Reference, comparison: ParityComparison, share: str = ""
+    ) -> None:
         self._runner, self._reference, self._comparison = runner, reference, comparison
-        self._names, self._part, self._envs = RowNames(), 0, list[int]()
+        self._names, self._part, self._envs = RowNames(share), 0, list[int]()
         self._broken = False
 
     def begin(self, num_envs: int, part: int) -> None:

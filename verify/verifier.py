@@ -26,7 +26,7 @@ from deploy_kit.verify.certificate import MAX_FEATURE_ROWS, MAX_OBSERVATIONS, ce
 from deploy_kit.verify.checks import run_checks
 from deploy_kit.verify.dataset import Dataset, open_dataset
 from deploy_kit.verify.flight_log.checks import check_flight_log
-from deploy_kit.verify.live import LiveOptions, LiveTest
+from deploy_kit.verify.live import LiveTest
 from deploy_kit.verify.localisation.diagnosis import diagnosed
 from deploy_kit.verify.opening import (
     CHANGED,
@@ -40,6 +40,7 @@ from deploy_kit.verify.opening import (
 from deploy_kit.verify.options import VerifyOptions
 from deploy_kit.verify.outputs.evidence import Evidence
 from deploy_kit.verify.outputs.page_file import PageFile
+from deploy_kit.verify.processes import live_options, other_processes, with_device
 from deploy_kit.verify.report import Certificate, Check, FactCheck, Subject, VerifiedRuntime, VerifyReport
 from deploy_kit.verify.report_file import REPORT_NAME, UNFINISHED, ReportFile
 
@@ -64,11 +65,13 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
         FlightLogError: the flight's log cannot be read.
     """
     options.check()
-    flight_seed, options = options.replayed.seed, options.with_seed()
     import_onnxruntime()
     started = time.monotonic()
     with ExitStack() as stack:
         require_something(options.bundle)
+        rank, others = stack.enter_context(other_processes(options))
+        options = with_device(options, rank)
+        flown, options = live_options(options, rank.count) if options.live else None, options.with_seed()
         path = options.report or options.bundle / REPORT_NAME
         place, page = ReportFile(path, options.bundle), PageFile(path)
         require_truth_outside(options.bundle, options.checkpoint)
@@ -77,7 +80,9 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
         if options.feature_file is not None:
             dataset = stack.enter_context(open_dataset(options.feature_file, checkpoint.network))
         log = None if options.flight is None else stack.enter_context(open_flight_log(options.flight))
-        live = _live(options, flight_seed, stack, checkpoint)
+        live = None if flown is None else stack.enter_context(LiveTest(flown, others))
+        if live is not None:
+            live.prepare(checkpoint)
         manifest = manifest_sha256(options.bundle)
 
         def report(checks: list[Check], bundle: Bundle | None, artifacts: Artifacts | None) -> VerifyReport:
@@ -131,28 +136,6 @@ def _certificate(subject: BundleAndCheckpoint, dataset: Dataset | None) -> Certi
     if subject.misfit is not None or subject.contract.gate is None:
         return None
     return attempt(work)[0]
-
-
-def _live(options: VerifyOptions, seed: int, stack: ExitStack, checkpoint: Checkpoint) -> LiveTest | None:
-    if not options.live:
-        return None
-    live = LiveTest(
-        LiveOptions(
-            modes=options.live_modes,
-            episodes=options.episodes,
-            env=options.env,
-            seed=seed,
-            task=options.task,
-            backend=options.backend,
-            thorough=options.thorough,
-            max_episodes=options.max_episodes,
-            thresholds=options.thresholds,
-            runtime=options.runtimes[0],
-        )
-    )
-    stack.enter_context(live)
-    live.prepare(checkpoint)
-    return live
 
 
 def _subject(

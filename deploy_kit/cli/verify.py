@@ -21,8 +21,10 @@ from deploy_kit.cli.options import (
     task_options,
     vehicle_option,
 )
+from deploy_kit.cli.process_options import process_options, processes_from
 from deploy_kit.cli.progress import progress_bars
 from deploy_kit.errors import OptionError
+from deploy_kit.ranks import launched_rank
 from deploy_kit.verify.options import LIVE_MODES, VerifyOptions
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ _RECHECK = {"recheck", "profile", "report", "require_complete", "junit", "summar
 
 _FLIGHTS = (
     *("episodes", "thorough", "max_episodes", "live_modes", "backend"),
+    *("num_processes", "num_gpus", "shares", "log_all_ranks"),
     *("stage", "tracks", "difficulty", "finish"),
     *("levels", "neighbours", "no_obstacles", "no_randomisation", "device", "threads"),
 )
@@ -117,6 +120,7 @@ _replay, _live, _runtime, _result = under("Replay"), under("Flights"), under("Ru
     help="shadow: PyTorch drives, onnxruntime sees the same. driving: onnxruntime drives. contract: the onboard runner "
     "drives, knowing the contract alone. Repeatable.",
 )
+@process_options
 @task_options
 @vehicle_option
 @under("Vehicle")("--no-vehicle", is_flag=True, help="Go without the vehicle's numbers; the report says so.")
@@ -196,6 +200,7 @@ def verify_command(bundle: Path | None, **options: Any) -> None:
         refuse_given("with --no-replay", "max_rows", "no_observations")
     if not live:
         refuse_given("with --no-live", *_FLIGHTS)
+    options["num_processes"] = processes_from(options.pop("num_gpus"), options)
     seed = options["seed"] if is_given("seed") else None
     env = env_from(options, options["episodes"])
     settings = VerifyOptions(
@@ -213,6 +218,12 @@ def verify_command(bundle: Path | None, **options: Any) -> None:
         **options,
     )
     settings.check()
+
+    if not (rank := launched_rank()).leads:
+        from deploy_kit.verify.processes import fly_for_the_first
+
+        fly_for_the_first(settings, rank)
+        return
 
     from deploy_kit.verify.outputs.page_file import page_path
     from deploy_kit.verify.verifier import REPORT_NAME, verify_bundle

@@ -4,7 +4,7 @@ Counting first episodes alone keeps the statistics unbiased: episodes that end e
 counted more often than long ones.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -112,6 +112,11 @@ class GateScores:
     episode: npt.NDArray[np.int64]
 
 
+_PER_EPISODE = ("alive", "crashed", "gates", "length", "_speed_sum")
+_PER_STEP = ("_logits", "_labels", "_envs")
+"""What `FirstEpisodes` keeps an entry of for each episode, and for each step."""
+
+
 class FirstEpisodes:
     """Collects the first episode of each environment from a rollout.
 
@@ -146,7 +151,7 @@ class FirstEpisodes:
         if len(parts) == 1:
             return parts[0]
         whole = cls(sum(part.num_envs for part in parts))
-        for name in ("alive", "crashed", "gates", "length", "_speed_sum"):
+        for name in _PER_EPISODE:
             setattr(whole, name, np.concatenate([getattr(part, name) for part in parts]))
         tracks = [part.track_id for part in parts if part.track_id is not None]
         whole.track_id = np.concatenate(tracks) if len(tracks) == len(parts) else None
@@ -157,6 +162,30 @@ class FirstEpisodes:
             whole._labels += part._labels
             whole._envs += [rows + first for rows in part._envs]
             first += part.num_envs
+        return whole
+
+    def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return everything as arrays, for another process."""
+        arrays: dict[str, npt.NDArray[Any]] = {name: getattr(self, name) for name in _PER_EPISODE}
+        if self.track_id is not None:
+            arrays["track_id"] = self.track_id
+        if self._has_speed:
+            arrays["_has_speed"] = np.ones(1, np.bool_)
+        if self._logits:
+            arrays |= {name: np.concatenate(getattr(self, name)) for name in _PER_STEP}
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> "FirstEpisodes":
+        """Return the episodes that `to_arrays` was called on."""
+        whole = cls(len(arrays["alive"]))
+        for name in _PER_EPISODE:
+            setattr(whole, name, arrays[name])
+        whole.track_id = arrays.get("track_id")
+        whole._has_speed = "_has_speed" in arrays
+        if "_logits" in arrays:
+            for name in _PER_STEP:
+                setattr(whole, name, [arrays[name]])
         return whole
 
     @property

@@ -19,7 +19,7 @@ from deploy_kit.verify.verifier import VerifyOptions
 from helpers.checkpoints import CALIBRATION
 from helpers.exports import share_operators
 from helpers.feature_files import write_policy_file
-from helpers.networks import small_network
+from helpers.networks import make_network, small_network
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,15 @@ def make_run(folder: Path, seed: int = 0, **export: object) -> Run:
         num_golden=16,
     )
     return Run(network, checkpoint, dataset, export_bundle(replace(options, **export)))
+
+
+def make_racer(folder: Path) -> Run:
+    """Write a checkpoint and a bundle of a random policy of the racing task's size."""
+    share_operators()
+    checkpoint = folder / "policy.safetensors"
+    save_safetensors(checkpoint, make_network(), 1, CALIBRATION)
+    options = ExportOptions(checkpoint, folder / "bundle", use_auxiliary_head=True, task=TASK_ID, num_golden=2)
+    return Run(make_network(), checkpoint, folder / "none.h5", export_bundle(options))
 
 
 def copy_bundle(bundle: Path, target: Path) -> Path:

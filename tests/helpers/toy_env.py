@@ -1,9 +1,16 @@
 """A vector environment as quick as a test may be: four integrators that a policy's actions push through "gates"."""
 
+import multiprocessing
+import os
+import signal
+import threading
+
 import numpy as np
 import torch
 from rsl_rl.env import VecEnv
 from tensordict import TensorDict
+
+from deploy_kit.errors import TaskError
 
 
 class ToyEnv(VecEnv):
@@ -66,3 +73,27 @@ def make_endless(options):
             return observation, reward, torch.zeros_like(done), extras
 
     return Endless(options.num_envs, options.seed)
+
+
+def _elsewhere():
+    """Return whether this is a process that another one started, or a thread that stands for one."""
+    return multiprocessing.parent_process() is not None or threading.current_thread() is not threading.main_thread()
+
+
+def make_dying_elsewhere(options):
+    """Every process besides the first is killed by the system at its fifth step."""
+
+    class Dying(ToyEnv):
+        def step(self, actions):
+            if _elsewhere() and int(self.episode_length_buf[0]) == 4:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().step(actions)
+
+    return Dying(options.num_envs, options.seed)
+
+
+def make_refused_elsewhere(options):
+    """Every process besides the first finds that it cannot fly the task."""
+    if _elsewhere():
+        raise TaskError("the toy is broken here")
+    return make(options)

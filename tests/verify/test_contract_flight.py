@@ -13,32 +13,19 @@ from deploy_kit.bundle.reader import open_bundle
 from deploy_kit.bundle.runners import ArtifactError
 from deploy_kit.bundle.thresholds import Thresholds
 from deploy_kit.export.exporter import ExportOptions, export_bundle
-from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
+from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.task.interface import ActionTransform
 from deploy_kit.task.racing import TASK_ID
 from deploy_kit.verify.bench import Bench, Slice, bench_for
 from deploy_kit.verify.bundle_and_checkpoint import NamedVehicle, find_vehicle, pair_bundle
-from deploy_kit.verify.contract_flight import ContractFlights
+from deploy_kit.verify.contract_flight import ContractFlights, accepted_check
 from deploy_kit.verify.meaning import contract_checks
 from deploy_kit.verify.report import Status, judge
-from helpers.bundles import Run
-from helpers.checkpoints import CALIBRATION
 from helpers.mutations import mutate_contract
-from helpers.networks import make_network
 from helpers.vehicles import VEHICLE
 
 ENVS, STEPS = 2, 6
 HALF_THRUST = 0.5 * 3.0 * 9.81
-
-
-@pytest.fixture(scope="module")
-def racer(tmp_path_factory):
-    """A random policy of the racing task's size, as a bundle."""
-    folder = tmp_path_factory.mktemp("racer")
-    checkpoint = folder / "policy.safetensors"
-    save_safetensors(checkpoint, make_network(), 1, CALIBRATION)
-    options = ExportOptions(checkpoint, folder / "bundle", use_auxiliary_head=True, task=TASK_ID, num_golden=2)
-    return Run(make_network(), checkpoint, None, export_bundle(options))
 
 
 class Simulator:
@@ -239,7 +226,9 @@ def test_refused_steps_are_counted_and_held(racer, tmp_path):
     action = driver(simulator.observation()).action
     assert action.tolist() == [[0.0] * 4] * ENVS
     driver.watch(SimpleNamespace(done=torch.tensor([True, True])))
-    assert flights.accepted_check().problems == ("the runner refused 2 of 2 steps: state_out_of_range 2",)
+    assert accepted_check([flights.faults], flights.steps).problems == (
+        "the runner refused 2 of 2 steps: state_out_of_range 2",
+    )
     assert judge(flights.commands_check(), Thresholds()).status is Status.FAILED
 
 

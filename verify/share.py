@@ -1,0 +1,262 @@
+"""One share of the live flights: environments of its own, under seeds of its own.
+
+Shares are what several processes divide among them. What a share flies follows from the seed, its number and how many
+there are, not from which process flies it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deploy_kit.bundle.parity import ParityCheck, ParityComparison
+from deploy_kit.bundle.runners import ArtifactError, OnnxRunner
+from deploy_kit.bundle.runtime import Runtime
+from deploy_kit.bundle.thresholds import Thresholds
+from deploy_kit.flight.episodes import FirstEpisodes
+from deploy_kit.flight.first_episodes import Flight, fly_first_episodes
+from deploy_kit.flight.rollout import require_checkpoint
+from deploy_kit.policy.checkpoint import Checkpoint
+from deploy_kit.progress import Progress
+from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
+from deploy_kit.verify.contract_flight import ContractFlights
+from deploy_kit.verify.options import DEFAULT_RUNTIME
+from deploy_kit.verify.outputs.evidence import Watch
+from deploy_kit.verify.rollouts import SHADOW, ShadowComparison, close, fly_artifact, reference_driver
+
+if TYPE_CHECKING:
+    from rsl_rl.env import VecEnv
+
+    from deploy_kit.sim.options import EnvOptions
+
+
+@dataclass(frozen=True)
+class LiveOptions:
+    """What to fly.
+
+    Attributes:
+        modes: modes of `LIVE_MODES`.
+        episodes: environments of the first rollout, of all shares together, each of which flies one episode.
+        env: options of the environment, None for the task's defaults with `seed`.
+        seed: where `env` is None.
+        task: task id, or ``module:factory``.
+        backend: simulator.
+        thorough: whether to fly until the full margins are supported.
+        max_episodes: most episodes in each mode.
+        thresholds: margins.
+        runtime: how the graph is run.
+        shares: into how many shares the flights are divided.
+    """
+
+    modes: tuple[str, ...]
+    episodes: int
+    env: "EnvOptions | None"
+    seed: int
+    task: str
+    backend: str
+    thorough: bool = False
+    max_episodes: int = 4096
+    thresholds: Thresholds = dataclasses.field(default_factory=Thresholds)
+    runtime: Runtime = DEFAULT_RUNTIME
+    shares: int = 1
+
+
+@dataclass(frozen=True)
+class Order:
+    """What every share is to fly next.
+
+    Attributes:
+        part: number of the rollout.
+        episodes: of all shares together.
+        modes: besides the checkpoint.
+    """
+
+    part: int
+    episodes: int
+    modes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModeFlight:
+    """One mode's episodes, and whether each began as the checkpoint's did."""
+
+    episodes: FirstEpisodes
+    paired: bool
+
+
+@dataclass(frozen=True)
+class FlownPart:
+    """What one share flew by one order.
+
+    Attributes:
+        reference: the checkpoint's episodes.
+        modes: those of each mode.
+        broken: why a mode could not be flown.
+    """
+
+    reference: FirstEpisodes
+    modes: dict[str, ModeFlight]
+    broken: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ShareFigures:
+    """What one share compared in all of its flights.
+
+    Attributes:
+        shadow: onnxruntime's outputs with PyTorch's, None if that was not asked for.
+        commands: the onboard runner's commands with PyTorch's, None if nothing was compared.
+        faults: how often the onboard runner refused a step, by its reason.
+        steps: that the onboard runner was given.
+    """
+
+    shadow: ParityCheck | None
+    commands: ParityCheck | None
+    faults: dict[str, int]
+    steps: int
+
+
+def share_of(total: int, index: int, count: int) -> int:
+    """Return how many of a number of episodes one of several shares flies."""
+    return total // count + (index < total % count)
+
+
+def share_seed(seed: int, part: int, index: int) -> int:
+    """Return the seed of one share's environments in one rollout.
+
+    The first share flies what a verification without shares flies; the others take children of the tree of seeds.
+    """
+    if index == 0:
+        return seed + part
+    return int(np.random.SeedSequence(seed, spawn_key=(part, index)).generate_state(1)[0])
+
+
+class Environments:
+    """Makes the environments of the flights; the first one early, so that a wrong task fails before the long work.
+
+    Args:
+        options: what to fly.
+        first: the share that flies first.
+    """
+
+    def __init__(self, options: LiveOptions, first: int = 0) -> None:
+        self._options, self._share = options, first
+        self._first: VecEnv | None = None
+
+    def prepare(self, checkpoint: Checkpoint) -> None:
+        """Make the first environment.
+
+        Raises:
+            TaskError: the task is unknown, or does not fit the policy.
+            CheckpointError: the agent that the task registers cannot be restored from the checkpoint.
+        """
+        options = self._options
+        self._first = self._make(share_of(options.episodes, self._share, options.shares), 0, self._share)
+        require_checkpoint(self._first, checkpoint, options.task)
+
+    def take(self, episodes: int, part: int, share: int) -> "VecEnv":
+        """Return a fresh environment for one rollout."""
+        if self._first is not None and part == 0 and share == self._share:
+            first, self._first = self._first, None
+            return first
+        return self._make(episodes, part, share)
+
+    def close(self) -> None:
+        """Close the first environment, if nobody took it."""
+        if self._first is not None:
+            close(self._first)
+            self._first = None
+
+    def _make(self, episodes: int, part: int, share: int) -> "VecEnv":
+        from deploy_kit.sim.options import EnvOptions
+        from deploy_kit.sim.registry import make_env
+
+        options = self._options.env or EnvOptions(seed=self._options.seed)
+        options = dataclasses.replace(options, num_envs=episodes, seed=share_seed(options.seed, part, share))
+        return make_env(options, self._options.task, self._options.backend)
+
+
+class ShareFlights:
+    """The rollouts of one share.
+
+    Args:
+        index: number of the share.
+        options: what to fly.
+        environments: makes them.
+        subject: bundle, checkpoint, vehicle.
+        onnx: the graph.
+        progress: told the steps flown.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        options: LiveOptions,
+        environments: Environments,
+        subject: BundleAndCheckpoint,
+        onnx: OnnxRunner,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        self._index, self._options, self._environments = index, options, environments
+        self._subject, self._onnx, self._progress = subject, onnx, progress
+        named = f"share {index}, " if options.shares > 1 else ""
+        self._contract = ContractFlights(subject, options.task, options.runtime, named)
+        self._shadow: ShadowComparison | None = None
+        if "shadow" in options.modes:
+            compared = "PyTorch drives, onnxruntime sees the same observations"
+            comparison = ParityComparison(SHADOW, compared, subject.roles, subject.semantics)
+            self._shadow = ShadowComparison(onnx, subject.reference, comparison, named)
+
+    def fly(self, order: Order) -> FlownPart:
+        """Fly the checkpoint, then each mode from the same seed.
+
+        Raises:
+            TaskError: episodes do not end, or the simulator's numbers are not finite.
+        """
+        episodes = share_of(order.episodes, self._index, self._options.shares)
+        phase = "flights, PyTorch drives" + (", onnxruntime in its shadow" if self._shadow else "")
+        env = self._environments.take(episodes, order.part, self._index)
+        driver = reference_driver(self._subject.reference)
+        try:
+            if self._shadow is not None:
+                self._shadow.begin(env.num_envs, order.part)
+            watch = self._recorded("PyTorch", order.part, env, self._shadow)
+            reference = fly_first_episodes(env, driver, watch, self._progress, phase)
+        finally:
+            close(env)
+        modes, broken = {}, {}
+        for mode in order.modes:
+            try:
+                flight = self._drive(mode, order.part, episodes)
+            except ArtifactError as error:
+                broken[mode] = str(error)
+            else:
+                modes[mode] = ModeFlight(flight.episodes, reference.starts_like(flight))
+        return FlownPart(reference.episodes, modes, broken)
+
+    def figures(self) -> ShareFigures:
+        """Return what was compared so far."""
+        shadow = None if self._shadow is None else self._shadow.result(self._subject.note)
+        contract = self._contract
+        return ShareFigures(shadow, contract.commands_check(), dict(contract.faults), contract.steps)
+
+    def _recorded(self, name: str, part: int, env: "VecEnv", watch: Watch | None = None) -> Watch | None:
+        """Return a watch that also keeps flights of the first rollout for the report's page."""
+        if part > 0 or self._index > 0:
+            return watch
+        return self._subject.evidence.recorder(name, env, self._subject.reference.transform, watch)
+
+    def _drive(self, mode: str, part: int, episodes: int) -> Flight:
+        env = self._environments.take(episodes, part, self._index)
+        try:
+            if mode == "driving":
+                phase, watch = "flights, onnxruntime drives", self._recorded("onnxruntime", part, env)
+                return fly_artifact(env, self._onnx, self._subject.reference, self._progress, phase, watch)
+            driver = self._contract.driver(env)
+            phase = "flights from the contract alone"
+            watch = self._recorded("contract", part, env, driver.watch)
+            return fly_first_episodes(env, driver, watch, self._progress, phase)
+        finally:
+            close(env)
