@@ -9,7 +9,7 @@ import multiprocessing
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -35,9 +35,7 @@ class StartedProcesses:
         log: whether what they print goes to files.
     """
 
-    def __init__(
-        self, work: Callable[[Rank, Connection, Path | None], None], count: int, log: bool = True
-    ) -> None:
+    def __init__(self, work: Callable[[Rank, Connection, Path | None], None], count: int, log: bool = True) -> None:
         self.count = count
         self._folder = tempfile.TemporaryDirectory(prefix="deploy-kit-verify-")
         self._logs = [Path(self._folder.name, f"process-{index}.log") for index in range(self.count)]
@@ -111,10 +109,12 @@ class PipeLeader:
         self._pipe = pipe
 
     def send(self, message: bytes) -> None:
+        """Answer."""
         with contextlib.suppress(OSError):
             self._pipe.send_bytes(message)
 
     def receive(self) -> bytes | None:
+        """Return the next order, None when there is nothing more to do."""
         try:
             return self._pipe.recv_bytes()
         except (OSError, EOFError):
@@ -168,11 +168,13 @@ class StoreLeader:
         self._sent = self._read = 0
 
     def send(self, message: bytes) -> None:
+        """Answer."""
         with contextlib.suppress(RuntimeError):
             self._store.set(f"from/{self._rank}/{self._sent}", message)
         self._sent += 1
 
     def receive(self) -> bytes | None:
+        """Return the next order, None when there is nothing more to do."""
         try:
             message = _wait_for(self._store, f"to/{self._rank}/{self._read}", None)
         except RuntimeError:

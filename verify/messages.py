@@ -48,9 +48,7 @@ def unpack(message: bytes) -> tuple[dict[str, Any], Arrays]:
 def pack_part(part: FlownPart) -> tuple[dict[str, Any], Arrays]:
     """Return header and arrays of what a share flew."""
     flown = {_REFERENCE: part.reference, **{mode: flight.episodes for mode, flight in part.modes.items()}}
-    arrays = {
-        f"{who}/{name}": array for who, episodes in flown.items() for name, array in episodes.to_arrays().items()
-    }
+    arrays = {f"{who}/{name}": array for who, episodes in flown.items() for name, array in episodes.to_arrays().items()}
     paired = {mode: flight.paired for mode, flight in part.modes.items()}
     return {"paired": paired, "broken": part.broken}, arrays
 

@@ -72,9 +72,7 @@ class ShadowComparison:
         share: the words that name the share of the flights, empty for all of them.
     """
 
-    def __init__(
-        self, runner: Runner, reference: Reference, comparison: ParityComparison, share: str = ""
-    ) -> None:
+    def __init__(self, runner: Runner, reference: Reference, comparison: ParityComparison, share: str = "") -> None:
         self._runner, self._reference, self._comparison = runner, reference, comparison
         self._names, self._part, self._envs = RowNames(share), 0, list[int]()
         self._broken = False
