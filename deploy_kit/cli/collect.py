@@ -114,12 +114,21 @@ _STOPPED = {
     type=click.IntRange(min=1),
     help="End the collecting of training rows after this many steps.",
 )
-@_rows("--overwrite", is_flag=True, help="Replace an existing feature file, once the new one is whole.")
+@_rows(
+    "--overwrite",
+    is_flag=True,
+    help="Replace an existing feature file, once the new one is whole; after Ctrl-C the old one stays.",
+)
 @_rows("--resume", is_flag=True, help="Go on with an interrupted collection into the same file.")
 @_rows(
     "--recover",
     is_flag=True,
     help="Make the feature file of an interrupted collection's rows, without flying; they stay for --resume.",
+)
+@_rows(
+    "--keep-shards",
+    is_flag=True,
+    help="Leave the rows in one file a shard, in a folder beside the feature file, which points to them.",
 )
 @_rows(
     "--checkpoint-every",
@@ -164,11 +173,12 @@ def collect_command(**options: Any) -> None:
     """Fly a policy in simulation; store its features with gate labels in an HDF5 file.
 
     Held-out episodes come first, then training rows. Stops when both classes are full, at --max-steps, or on Ctrl-C;
-    the rows so far are then in a valid file. A killed process loses the rows since the last checkpoint.
+    the rows so far are then in a valid file, unless they would replace an older one. A killed process loses the rows
+    since the last checkpoint.
     """
     num_gpus, dry_run, recovering = (options.pop(name) for name in ("num_gpus", "dry_run", "recover"))
     if recovering:
-        _recover(options["feature_file"], options["overwrite"])
+        _recover(options["feature_file"], options["overwrite"], options["keep_shards"])
         return
     if num_gpus is None:
         refuse_given("without --num-gpus", "dry_run")
@@ -200,7 +210,7 @@ def collect_command(**options: Any) -> None:
     if result.worker:
         return
     _show(result)
-    if result.num_positive and result.num_negative:
+    if result.num_positive and result.num_negative and result.kept_rows is None:
         files = ("--checkpoint", settings.checkpoint, "--feature-file", result.path)
         stdout.print(next_command("finetune", *files, *policy_words(settings.hints)))
     if result.stopped_by == "interrupt":
@@ -210,26 +220,37 @@ def collect_command(**options: Any) -> None:
 
 
 def _show(result: "CollectResult") -> None:
-    stdout.print(
-        f"{_STOPPED[result.stopped_by]}: {result.path} holds {result.num_positive:,} positive and "
-        f"{result.num_negative:,} negative training rows, {result.heldout_episodes} held-out episodes and "
-        f"{result.observations} whole observations ({result.env_steps:,} env steps in {result.seconds:.0f} s)."
-    )
+    if result.kept_rows is None:
+        stdout.print(
+            f"{_STOPPED[result.stopped_by]}: {result.path} holds {result.num_positive:,} positive and "
+            f"{result.num_negative:,} negative training rows, {result.heldout_episodes} held-out episodes and "
+            f"{result.observations} whole observations ({result.env_steps:,} env steps in {result.seconds:.0f} s)."
+        )
+    else:
+        stdout.print(
+            f"{result.path} is as it was: what was collected is not yet all that was asked for. The rows so far, "
+            f"{result.num_positive:,} positive and {result.num_negative:,} negative training rows and "
+            f"{result.heldout_episodes} held-out episodes, are in {result.kept_rows}."
+        )
     for rank, problem in result.failures.items():
         stderr.print(f"Process {rank} failed: {problem}; its rows up to its last checkpoint are kept")
     if result.dropped_episodes:
         stdout.print(f"{result.dropped_episodes} episodes are left out: the simulator's numbers were not finite there.")
-    if not result.complete and result.stopped_by in ("interrupt", "failure"):
+    if result.kept_rows is not None:
+        stdout.print(
+            "--resume, in place of --overwrite, goes on with them; --recover --overwrite replaces the file by them."
+        )
+    elif not result.complete and result.stopped_by in ("interrupt", "failure"):
         stdout.print("--resume, added to the same command, goes on with it.")
     if result.video is not None:
         stdout.print(f"Video: {result.video}")
 
 
-def _recover(feature_file: Path, overwrite: bool) -> None:
+def _recover(feature_file: Path, overwrite: bool, keep_shards: bool) -> None:
     from deploy_kit.collection.run import recover
 
     with progress_bars() as progress:
-        result = recover(feature_file, overwrite, progress)
+        result = recover(feature_file, overwrite, progress, keep_shards)
     stdout.print(
         f"Recovered: {result.path} holds {result.num_positive:,} positive and {result.num_negative:,} negative "
         f"training rows, {result.heldout_episodes} held-out episodes and {result.observations} whole observations. "
@@ -244,17 +265,17 @@ def _launch(num_gpus: int, dry_run: bool, options: dict[str, Any]) -> None:
     try:
         launch(num_gpus, options["log_all_ranks"], dry_run)
     except click.exceptions.Exit:
-        _recover_if_left(options["feature_file"])
+        _recover_if_left(options["feature_file"], options["keep_shards"])
         raise
 
 
-def _recover_if_left(feature_file: Path) -> None:
+def _recover_if_left(feature_file: Path, keep_shards: bool) -> None:
     from deploy_kit.collection.run import feature_file_path
     from deploy_kit.data.shard_folder import folder_of
 
     path = feature_file_path(feature_file)
     if folder_of(path).is_dir() and not path.exists():
-        _recover(feature_file, overwrite=False)
+        _recover(feature_file, overwrite=False, keep_shards=keep_shards)
 
 
 def _say_how_long(estimate: "CollectEstimate") -> None:

@@ -26,8 +26,9 @@ class CollectOptions:
         heldout_episodes: whole episodes on tracks of their own; half of the tracks are test tracks.
         keep_observations: full observations to keep from held-out episodes, for replay and golden samples.
         max_steps: stop collecting training rows after this many steps of all environments.
-        overwrite: replace an existing dataset once the new one is whole.
+        overwrite: replace an existing dataset once the new one is whole, or ended as it was told to.
         resume: go on with an interrupted collection into the same file.
+        keep_shards: leave the rows in shards beside the feature file, which points to them.
         checkpoint_every: when rows are brought to the disk for good.
         num_processes: simulators side by side, each in a process of its own.
         log_all_ranks: show what every process prints, not only what the first one does.
@@ -50,6 +51,7 @@ class CollectOptions:
     max_steps: int | None = None
     overwrite: bool = False
     resume: bool = False
+    keep_shards: bool = False
     checkpoint_every: CheckpointEvery = DEFAULT_CADENCE
     num_processes: int = 1
     log_all_ranks: bool = False

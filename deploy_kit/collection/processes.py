@@ -20,12 +20,13 @@ from deploy_kit.collection.interrupts import interruptible, leave_interrupts_to_
 from deploy_kit.collection.options import CollectOptions
 from deploy_kit.collection.run import CollectResult, with_share
 from deploy_kit.data.beginning import begin_collection
-from deploy_kit.data.fusing import fuse, heldout_flown, holds_no_row
+from deploy_kit.data.fusing import fuse
 from deploy_kit.data.lock import is_locked
 from deploy_kit.data.sampling import class_sizes
 from deploy_kit.data.schema import FeatureFileInfo
 from deploy_kit.data.shard_folder import CollectionPlan, RankStatus, ShardFolder
 from deploy_kit.data.shard_writer import ShardWriter
+from deploy_kit.data.survey import heldout_flown, holds_no_row
 from deploy_kit.errors import DatasetError, DeployKitError
 from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
 from deploy_kit.progress import Progress, silent
@@ -49,17 +50,15 @@ SILENT_S = 120.0
 
 def begin(options: CollectOptions, info: FeatureFileInfo, folder: ShardFolder, rank: Rank) -> CollectionPlan:
     """Begin a flight of several processes; see `begin_collection` for errors."""
-    return begin_collection(
-        folder,
-        info,
+    plan = CollectionPlan(
+        info.to_plain(),
         options.num_positive,
         options.num_negative,
         options.env.seed,
-        options.overwrite,
-        options.resume,
         options.keep_observations,
-        rank,
+        options.overwrite,
     )
+    return begin_collection(folder, plan, options.resume, rank)
 
 
 def fly_share(
@@ -170,6 +169,7 @@ def _failures(statuses: list[RankStatus]) -> dict[int, str]:
 def _conclude(
     folder: ShardFolder,
     plan: CollectionPlan,
+    options: CollectOptions,
     statuses: list[RankStatus],
     result: CollectResult,
     progress: Callable[[Progress], None],
@@ -184,9 +184,10 @@ def _conclude(
             raise KeyboardInterrupt
         raise DatasetError(f"{folder.target}: {problem}")
     complete = None if result.stopped_by in ("full", "failure") else False
-    fused = fuse(folder, plan, complete, progress)
+    spare_older = result.stopped_by == "interrupt" or bool(result.failures)
+    fused = fuse(folder, plan, complete, progress, options.keep_shards, spare_older)
     result.take(fused)
-    result.complete = complete is None and fused.full and fused.heldout_complete
+    result.complete = complete is None and fused.whole
     if result.stopped_by == "full" and not result.complete:
         result.stopped_by = "failure" if result.failures else "max_steps"
     if result.complete or result.stopped_by == "max_steps":
@@ -226,7 +227,7 @@ def collect_in_processes(
     finally:
         _end(processes)
     statuses = [replace(status, alive=False) for status in watch.statuses()]
-    _conclude(folder, plan, statuses, result, progress)
+    _conclude(folder, plan, options, statuses, result, progress)
 
 
 def _end(processes: Sequence[BaseProcess]) -> None:
@@ -285,7 +286,7 @@ def collect_as_rank(
         watch.tell(statuses, progress)
         time.sleep(POLL_S)
         statuses = watch.statuses()
-    _conclude(folder, plan, statuses, result, progress)
+    _conclude(folder, plan, options, statuses, result, progress)
 
 
 def _join(folder: ShardFolder, rank: Rank) -> CollectionPlan:

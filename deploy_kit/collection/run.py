@@ -12,9 +12,9 @@ from deploy_kit.collection.estimate import CollectEstimate, Forecast, silent_est
 from deploy_kit.collection.flight import FIRST_TRAINING_ID, CollectionFlight, episodes_per_track
 from deploy_kit.collection.interrupts import interruptible
 from deploy_kit.collection.options import CollectOptions
-from deploy_kit.data.fusing import Fused, fuse, heldout_flown
+from deploy_kit.data.fusing import Fused, fuse
 from deploy_kit.data.schema import SUFFIX, FeatureFileInfo
-from deploy_kit.data.shard_folder import ShardFolder, check_target
+from deploy_kit.data.shard_folder import ShardFolder, check_target, folder_of
 from deploy_kit.data.writer import FeatureFileWriter
 from deploy_kit.errors import DatasetError
 from deploy_kit.flight.pictures.video import DepthVideo, require_video
@@ -55,6 +55,8 @@ class CollectResult:
         seconds: wall time.
         failures: what became of processes that did not end well, by their number.
         worker: whether this is one of several processes, whose first one writes the file.
+        kept_rows: folder with the rows so far where an older file was kept, since they are only a part; the counts are
+            theirs.
     """
 
     path: Path
@@ -70,12 +72,14 @@ class CollectResult:
     seconds: float = field(default=0.0)
     failures: dict[int, str] = field(default_factory=dict)
     worker: bool = False
+    kept_rows: Path | None = None
 
     def take(self, fused: Fused) -> None:
-        """Take over what the feature file holds."""
+        """Take over what the feature file holds, or would hold."""
         for name in ("num_positive", "num_negative", "heldout_episodes", "observations", "dropped_episodes"):
             setattr(self, name, getattr(fused, name))
         self.env_steps = fused.env_steps
+        self.kept_rows = None if fused.written else folder_of(self.path)
 
 
 def feature_file_path(name: Path) -> Path:
@@ -96,7 +100,8 @@ def collect(
 ) -> CollectResult:
     """Collect a feature file.
 
-    Ctrl-C, and a request to terminate, end collecting as `max_steps` does: the file is valid and in place. In a process
+    Ctrl-C, and a request to terminate, end collecting as `max_steps` does: the file is valid and in place. Only a file
+    of another collection is not replaced by a part; the rows so far then stay in the collection's folder. In a process
     that ``torchrun`` started, it flies this process's share, and the first process makes the file.
 
     Args:
@@ -154,6 +159,7 @@ def _collect_alone(
         resume=options.resume,
         keep_observations=options.keep_observations,
         every=options.checkpoint_every,
+        keep_shards=options.keep_shards,
     )
     forecast = Forecast(options, tell_estimate)
     flight = CollectionFlight(options, checkpoint, writer.shards, writer.segment, ALONE, forecast, progress)
@@ -172,13 +178,17 @@ def _collect_alone(
                 logger.warning("%s: interrupted before any row was stored, so nothing was written", result.path)
                 raise
         result.complete = result.stopped_by == "full"
-        writer.finish(result.complete, keep_shards=result.stopped_by == "interrupt", progress=progress)
+        interrupted = result.stopped_by == "interrupt"
+        writer.finish(result.complete, resumable=interrupted, progress=progress, spare_older=interrupted)
         assert writer.fused is not None
         result.take(writer.fused)
 
 
 def recover(
-    feature_file: Path, overwrite: bool = False, progress: Callable[[Progress], None] = silent
+    feature_file: Path,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] = silent,
+    keep_shards: bool = False,
 ) -> CollectResult:
     """Make the feature file of an interrupted collection's rows, without flying; the shards stay.
 
@@ -186,6 +196,7 @@ def recover(
         feature_file: file as in `CollectOptions`.
         overwrite: replace an existing file.
         progress: told of the making of the file.
+        keep_shards: leave the rows in shards beside the file, which points to them.
 
     Raises:
         DatasetError: there is no interrupted collection, it still goes on, or the file exists.
@@ -197,10 +208,10 @@ def recover(
     folder = ShardFolder(path)
     folder.lock()
     try:
-        fused = fuse(folder, folder.read_plan(), complete=None, progress=progress)
+        fused = fuse(folder, folder.read_plan(), None, progress, keep_shards)
     finally:
         folder.unlock()
-    result = CollectResult(path, complete=fused.full and fused.heldout_complete)
+    result = CollectResult(path, complete=fused.whole)
     result.take(fused)
     return result
 
@@ -263,4 +274,4 @@ def with_share(options: CollectOptions, threads: int) -> CollectOptions:
     return replace(options, env=replace(options.env, num_threads=threads))
 
 
-__all__ += ["file_info", "heldout_flown", "with_share"]
+__all__ += ["file_info", "with_share"]

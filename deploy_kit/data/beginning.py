@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from deploy_kit.data.schema import FeatureFileInfo, utc_now
+from deploy_kit.data.older_file import older_file_stands
+from deploy_kit.data.schema import utc_now
 from deploy_kit.data.shard_folder import CollectionPlan, Segment, ShardFolder, check_target
 from deploy_kit.errors import DatasetError
 from deploy_kit.ranks import ALONE, Rank
@@ -13,41 +14,35 @@ _FREE = ("num_envs", "num_threads", "device", "launcher")
 
 
 def begin_collection(
-    folder: ShardFolder,
-    info: FeatureFileInfo,
-    num_positive: int,
-    num_negative: int,
-    seed: int,
-    overwrite: bool = False,
-    resume: bool = False,
-    keep_observations: int | None = None,
-    rank: Rank = ALONE,
+    folder: ShardFolder, plan: CollectionPlan, resume: bool = False, rank: Rank = ALONE
 ) -> CollectionPlan:
-    """Take a feature file's folder for this collection, and begin a flight.
+    """Take a feature file's folder for a collection, and begin a flight.
 
     Args:
         folder: folder of the feature file.
-        info: how the rows come about.
-        num_positive: positive training rows wanted.
-        num_negative: negative training rows wanted.
-        seed: seed of the sampling and of the split of the held-out tracks.
-        overwrite: replace an existing file, at the end.
+        plan: what is to be collected, without flights.
         resume: go on with an interrupted collection.
-        keep_observations: whole observations wanted, None for all that are given.
         rank: how many processes collect, and the launcher's name of the job.
+
+    Returns:
+        The plan with this flight, and those before it.
 
     Raises:
         DatasetError: the file exists, somebody else collects it, or what is to be gone on with is another collection.
     """
-    check_target(folder.target, overwrite, resume)
+    check_target(folder.target, plan.overwrite, resume)
     folder.lock()
     try:
-        created = utc_now() if resume else info.created_utc
-        segment = Segment(rank.count, rank.job, created, info.tool_version)
-        plan = CollectionPlan(info.to_plain(), num_positive, num_negative, seed, keep_observations)
+        created = utc_now() if resume else plan.info["created_utc"]
+        segment = Segment(rank.count, rank.job, created, plan.info["tool_version"])
         if resume:
             before = folder.read_plan()
             _require_same(folder, before, plan)
+            if not before.overwrite and older_file_stands(folder.target, before):
+                raise DatasetError(
+                    f"{folder.target} was not made of the rows in {folder.path}, which are to be gone on with; move it "
+                    "to another name first"
+                )
             return folder.begin_segment(before, segment)
         folder.clear()
         return folder.begin_segment(plan, segment)

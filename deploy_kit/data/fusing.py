@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from deploy_kit.data.layout import LAYOUT_ATTRIBUTE, layout_sha256
+from deploy_kit.data.older_file import listed_folder, older_file_stands
+from deploy_kit.data.row_tables import KeptShards, OneFile, RowTables
 from deploy_kit.data.sampling import KEY, class_sizes
 from deploy_kit.data.schema import (
     HELDOUT,
@@ -24,13 +26,12 @@ from deploy_kit.data.schema import (
     Array,
     Columns,
     FeatureFileInfo,
-    heldout_columns,
     observation_columns,
-    training_columns,
 )
-from deploy_kit.data.shard import KEYS, TRAINING, Shard, ShardName, ShardState, sync_folder
+from deploy_kit.data.shard import KEYS, TRAINING, Shard, ShardState, sync_folder
 from deploy_kit.data.shard_folder import CollectionPlan, ShardFolder
 from deploy_kit.data.split import TrackSplitter
+from deploy_kit.data.survey import Survey, flown, survey_of
 from deploy_kit.data.table import Table, new_hdf5_file, write_errors
 from deploy_kit.errors import DatasetError
 from deploy_kit.progress import Progress, silent
@@ -51,6 +52,7 @@ class Fused:
         env_steps: environment steps flown.
         full: whether all training rows that were asked for are there.
         heldout_complete: whether all processes of a flight had flown their held-out episodes.
+        written: whether there is a new file; if not, an older one is kept.
     """
 
     num_positive: int = 0
@@ -61,6 +63,12 @@ class Fused:
     env_steps: int = 0
     full: bool = False
     heldout_complete: bool = False
+    written: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that was asked for is there."""
+        return self.full and self.heldout_complete
 
     @property
     def rows(self) -> bool:
@@ -68,129 +76,85 @@ class Fused:
         return bool(self.num_positive or self.num_negative or self.heldout_episodes)
 
 
-@dataclass
-class _Survey:
-    """What all shards say, without their features."""
-
-    shards: list[tuple[ShardName, Path]] = field(default_factory=list)
-    states: dict[tuple[int, int], ShardState] = field(default_factory=dict)
-    dropped: set[int] = field(default_factory=set)
-    heldout_segment: int = -1
-    heldout_tracks: set[int] = field(default_factory=set)
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """Limits that all rows below are uniform samples within."""
-        negative, positive = (min((s.limits[label] for s in self.states.values()), default=1.0) for label in (0, 1))
-        return negative, positive
-
-    @property
-    def seen(self) -> tuple[int, int]:
-        """Negatives and positives seen."""
-        negative, positive = (sum(state.seen[label] for state in self.states.values()) for label in (0, 1))
-        return negative, positive
-
-
 def fuse(
-    folder: ShardFolder, plan: CollectionPlan, complete: bool | None, progress: Callable[[Progress], None] = silent
+    folder: ShardFolder,
+    plan: CollectionPlan,
+    complete: bool | None,
+    progress: Callable[[Progress], None] = silent,
+    keep_shards: bool = False,
+    spare_older: bool = False,
 ) -> Fused:
-    """Write the feature file beside its shards and move it into place; the shards stay.
+    """Write the feature file beside its shards and move it into place; the collection's folder stays.
 
     Args:
         folder: the collection's folder.
         plan: what was asked for.
         complete: whether the file is to be marked as complete; None if all that was asked for is there.
         progress: told of each shard.
+        keep_shards: leave the rows in a shard each, which the feature file points to.
+        spare_older: write nothing if another collection's file would be replaced by a part of this one.
 
     Raises:
         DatasetError: there are no rows, or the file cannot be written. An older file stays then, and so do the shards.
     """
     with write_errors(folder.target):
-        survey = _survey(folder, plan)
+        survey = survey_of(folder, plan)
         selection = _Selection(survey, plan)
     fused = Fused(
         num_positive=selection.sizes[1],
         num_negative=selection.sizes[0],
+        heldout_episodes=survey.heldout_episodes,
         dropped_episodes=len(survey.dropped),
         env_steps=sum(state.env_steps for state in survey.states.values()),
         full=selection.sizes == (plan.num_negative, plan.num_positive),
-        heldout_complete=_flown(survey, plan, survey.heldout_segment),
+        heldout_complete=flown(survey, plan, survey.heldout_segment),
     )
+    if spare_older and not fused.whole and older_file_stands(folder.target, folder.read_plan()):
+        return fused
     target, temporary = folder.target, folder.path / f".fused.{os.getpid()}.tmp"
     info = _info(plan, survey, selection, fused)
+    info = replace(info, complete=fused.whole if complete is None else complete)
+    tables: RowTables | None = None
     try:
         _require_space(folder)
         with write_errors(target):
+            replaced = listed_folder(target)
             with new_hdf5_file(temporary) as file:
-                _write(file, survey, selection, plan, fused, progress)
-                info = replace(info, complete=fused.full and fused.heldout_complete if complete is None else complete)
+                size = int(plan.info["feature_size"])
+                if keep_shards:
+                    tables = KeptShards(temporary.with_suffix(".shards.tmp"), target.name, size)
+                else:
+                    tables = OneFile(file, size)
+                _write(file, tables, survey, selection, plan, fused, progress)
                 for name, value in info.to_attributes().items():
                     file.attrs[name] = value
-                file.attrs[LAYOUT_ATTRIBUTE] = layout_sha256(file)
+                layout = layout_sha256(file)
+                file.attrs[LAYOUT_ATTRIBUTE] = layout
             if not fused.rows:
                 raise DatasetError(f"{target}: no rows were collected, so nothing was written")
+            # First: then no file can be there that was made of these rows and is not known to be.
+            folder.write_plan(replace(folder.read_plan(), made=layout))
+            tables.publish(target)
             temporary.replace(target)
             sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+        if tables is not None:
+            tables.discard()
+    fused.written = True
+    if replaced is not None and replaced != listed_folder(target):
+        logger.warning(
+            "%s kept its rows in %s, which stays; remove it if no copy of the older file needs it",
+            target,
+            target.parent / replaced,
+        )
     return fused
-
-
-def _survey(folder: ShardFolder, plan: CollectionPlan) -> _Survey:
-    survey, episodes = _Survey(), dict[int, int]()
-    for name, path in folder.shards():
-        try:
-            with Shard(path, int(plan.info["feature_size"])) as shard:
-                shard.verify()
-                state, steps = shard.state, shard.column(HELDOUT, "step")
-        except DatasetError as error:
-            logger.warning("%s; it is left out", error)
-            continue
-        survey.shards.append((name, path))
-        survey.states[name.segment, name.rank] = state
-        survey.dropped |= set(state.dropped_episodes)
-        episodes[name.segment] = episodes.get(name.segment, 0) + int((steps == 0).sum())
-    # Episodes of an unfinished flight would be the shorter ones: a flight that flew all of its own is preferred.
-    order = sorted(episodes, key=lambda n: (not _flown(survey, plan, n), -episodes[n], n))
-    survey.heldout_segment = order[0] if order else -1
-    for name, path in survey.shards:
-        if name.segment == survey.heldout_segment:
-            with Shard(path, int(plan.info["feature_size"])) as shard:
-                survey.heldout_tracks |= set(shard.column(HELDOUT, "track_id").tolist())
-    survey.heldout_tracks.discard(UNKNOWN_TRACK)
-    return survey
-
-
-def _flown(survey: _Survey, plan: CollectionPlan, segment: int) -> bool:
-    """Return whether all processes of a flight had flown their held-out episodes."""
-    if not 0 <= segment < len(plan.segments):
-        return False
-    ranks = range(plan.segments[segment].ranks)
-    return all((state := survey.states.get((segment, rank))) and state.heldout_complete for rank in ranks)
-
-
-def heldout_flown(folder: ShardFolder, plan: CollectionPlan) -> bool:
-    """Return whether an earlier flight has flown all held-out episodes, so that none need be flown again."""
-    survey = _survey(folder, plan)
-    return any(_flown(survey, plan, segment) for segment in range(plan.segment))
-
-
-def holds_no_row(folder: ShardFolder, plan: CollectionPlan) -> bool:
-    """Return whether every shard can be read and none has a row, so that nothing is lost with them."""
-    try:
-        for _, path in folder.shards():
-            with Shard(path, int(plan.info["feature_size"])) as shard:
-                if any(shard.column(group, "step").size for group in (TRAINING, HELDOUT)):
-                    return False
-    except DatasetError:
-        return False
-    return True
 
 
 class _Selection:
     """Which stored training rows are in the file: of each class, those with the smallest keys."""
 
-    def __init__(self, survey: _Survey, plan: CollectionPlan) -> None:
+    def __init__(self, survey: Survey, plan: CollectionPlan) -> None:
         self._limits = survey.limits
         self._usable: dict[Path, npt.NDArray[np.bool_]] = {}
         keys: list[list[npt.NDArray[np.float64]]] = [[], []]
@@ -227,33 +191,32 @@ class _Selection:
 
 def _write(
     file: h5py.File,
-    survey: _Survey,
+    tables: RowTables,
+    survey: Survey,
     selection: _Selection,
     plan: CollectionPlan,
     fused: Fused,
     progress: Callable[[Progress], None],
 ) -> None:
     size = int(plan.info["feature_size"])
-    training = Table(file, training_columns(size))
-    heldout = Table(file.create_group(HELDOUT), heldout_columns(size))
     splitter = TrackSplitter(plan.sampling_seed)
     dropped = np.array(sorted(survey.dropped), np.int64)
     observed: list[Columns] = []
+    fused.heldout_episodes = 0
     for number, (name, path) in enumerate(survey.shards):
         progress(Progress("writing the feature file", number, len(survey.shards)))
-        with Shard(path, size) as shard:
+        with Shard(path, size) as shard, tables.shard(name) as place:
             if (rows := shard.read(TRAINING)) is not None:
-                training.append(selection.rows(path, rows))
+                place.training.append(selection.rows(path, rows))
             if name.segment != survey.heldout_segment:
                 continue
             if (rows := shard.read(HELDOUT)) is not None:
                 rows = _without(rows, dropped)
                 fused.heldout_episodes += int((rows["step"] == 0).sum())
-                heldout.append({**rows, "is_test": _sides(rows, splitter)})
+                place.heldout.append({**rows, "is_test": _sides(rows, splitter)})
             if (rows := shard.read(OBSERVATIONS)) is not None:
                 observed.append(_without(rows, dropped))
-    training.finish()
-    heldout.finish()
+    tables.finish(file)
     kept = _observations(observed, plan.keep_observations)
     if kept is not None:
         table = Table(file.create_group(OBSERVATIONS), observation_columns(size, kept["observation"].shape[1]))
@@ -303,7 +266,7 @@ def _observations(parts: list[Columns], capacity: int | None) -> Columns | None:
     return rows if len(rows["step"]) else None
 
 
-def _info(plan: CollectionPlan, survey: _Survey, selection: _Selection, fused: Fused) -> FeatureFileInfo:
+def _info(plan: CollectionPlan, survey: Survey, selection: _Selection, fused: Fused) -> FeatureFileInfo:
     seen = survey.seen
     segments = [
         {

@@ -72,7 +72,9 @@ def stored_group(path: Path, parent: h5py.Group, name: str) -> h5py.Group | None
     return node
 
 
-def stored_dataset(path: Path, group: h5py.Group, column: Column, rows: int | None = None) -> h5py.Dataset:
+def stored_dataset(
+    path: Path, group: h5py.Group, column: Column, rows: int | None = None, virtual: bool = False
+) -> h5py.Dataset:
     """Return a dataset after checking its type and shape.
 
     Args:
@@ -80,6 +82,7 @@ def stored_dataset(path: Path, group: h5py.Group, column: Column, rows: int | No
         group: where it stands.
         column: name, type and width that it must have; width 0 takes any.
         rows: number of rows that it must have, None takes any.
+        virtual: whether it must be a virtual dataset, whose sources the caller checks; otherwise it must not be one.
 
     Raises:
         DatasetError: it is missing, a link, stored outside the file, or of another type or shape.
@@ -90,8 +93,10 @@ def stored_dataset(path: Path, group: h5py.Group, column: Column, rows: int | No
     dataset = _own_node(path, group, column.name)
     if not isinstance(dataset, h5py.Dataset):
         raise DatasetError(f"{where} is not a dataset")
-    if dataset.is_virtual or dataset.external:
+    if dataset.external or (dataset.is_virtual and not virtual):
         raise DatasetError(f"{where} keeps its rows in another file; copy them into this one")
+    if virtual and not dataset.is_virtual:
+        raise DatasetError(f"{where} holds rows of its own, where the file says that they are in its shards")
     if dataset.dtype != column.dtype:
         raise DatasetError(f"{where} has type {dataset.dtype}, expected {column.dtype}")
     rank = 1 if column.width is None else 2

@@ -21,6 +21,7 @@ from deploy_kit.data.layout import (
     stored_dataset,
     stored_group,
 )
+from deploy_kit.data.listed_shards import JoinedDataset, ListedShards, lists_shards
 from deploy_kit.data.memory import require_memory
 from deploy_kit.data.rows import BLOCK_ROWS, KeptObservations, Matrix, Rows, read_rows
 from deploy_kit.data.schema import (
@@ -72,6 +73,9 @@ class FeatureFile:
         try:
             with damage_reported(path):
                 self.attrs = read_info(path, self._file)
+                self._shards: ListedShards | None = None
+                if self.attrs is not None and lists_shards(self._file):
+                    self._shards = ListedShards(path, self._file, self.attrs.feature_size)
                 self.train = self._read_training()
                 self._heldout, self._is_test = self._read_heldout()
                 self.observations = self._read_observations()
@@ -149,6 +153,8 @@ class FeatureFile:
 
     def close(self) -> None:
         """Close the file; rows can no longer be read."""
+        if self._shards is not None:
+            self._shards.close()
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -160,10 +166,10 @@ class FeatureFile:
         self.close()
 
     def _read_training(self) -> Rows:
-        features = stored_dataset(self.path, self._file, features_column(0))
-        labels = stored_dataset(self.path, self._file, SUPERVISION, features.shape[0])
         if self.attrs is not None:
             return self._rows(self._file)
+        features = stored_dataset(self.path, self._file, features_column(0))
+        labels = stored_dataset(self.path, self._file, SUPERVISION, features.shape[0])
         written = self._written_rows(features)
         if written.size < features.shape[0]:
             logger.warning(
@@ -189,7 +195,7 @@ class FeatureFile:
         if group is None:
             return None, np.empty(0, np.bool_)
         rows = self._rows(group)
-        is_test = self._column(stored_dataset(self.path, group, IS_TEST, len(rows)), len(rows))
+        is_test = self._column(self._dataset(group, IS_TEST, len(rows)), len(rows))
         columns: Columns = {"is_test": is_test}
         for column in ID_COLUMNS:
             columns[column.name] = getattr(rows, column.name)
@@ -202,25 +208,27 @@ class FeatureFile:
         if group is None:
             return None
         rows = self._rows(group)
-        dataset = stored_dataset(self.path, group, Column("observation", np.dtype(np.float32), 0), len(rows))
-        require_stored(self.path, dataset)
-        reason = self._column(stored_dataset(self.path, group, REASON, len(rows)), len(rows))
+        dataset = self._dataset(group, Column("observation", np.dtype(np.float32), 0), len(rows))
+        reason = self._column(self._dataset(group, REASON, len(rows)), len(rows))
         return KeptObservations(Matrix(self.path, dataset, rows.index), rows, reason)
 
     def _rows(self, group: h5py.Group) -> Rows:
         assert self.attrs is not None
-        features = stored_dataset(self.path, group, features_column(self.attrs.feature_size))
-        require_stored(self.path, features)
+        features = self._dataset(group, features_column(self.attrs.feature_size), None)
         count = features.shape[0]
-        columns = [
-            self._column(stored_dataset(self.path, group, column, count), count)
-            for column in (SUPERVISION, *ID_COLUMNS)
-        ]
+        columns = [self._column(self._dataset(group, column, count), count) for column in (SUPERVISION, *ID_COLUMNS)]
         return Rows(Matrix(self.path, features, np.arange(count)), *columns)
 
-    def _column(self, dataset: h5py.Dataset, rows: int) -> Array:
-        if self.attrs is not None:
-            require_stored(self.path, dataset)
+    def _dataset(self, group: h5py.Group, column: Column, rows: int | None) -> h5py.Dataset | JoinedDataset:
+        """Return a dataset whose rows are there: in this file, or in its shards."""
+        name = group.name.strip("/")
+        if self._shards is not None and name != OBSERVATIONS:
+            return self._shards.column(name, column)
+        dataset = stored_dataset(self.path, group, column, rows)
+        require_stored(self.path, dataset)
+        return dataset
+
+    def _column(self, dataset: h5py.Dataset | JoinedDataset, rows: int) -> Array:
         require_memory(rows * dataset.dtype.itemsize, f"{self.path}: reading {dataset.name}")
         values = read_rows(self.path, dataset, 0, rows)
         if dataset.name.rsplit("/", 1)[-1] == SUPERVISION.name:

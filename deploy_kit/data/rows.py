@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -18,7 +18,26 @@ BLOCK_ROWS = 16_384
 """Rows read at once (12.6 MB at 192 features)."""
 
 
-def read_rows(path: Path, dataset: h5py.Dataset, start: int, stop: int) -> Array:
+class RowDataset(Protocol):
+    """What is read of a dataset; those of HDF5 files have it."""
+
+    @property
+    def name(self) -> str:
+        """Path within the file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows, and numbers a row."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Stored type."""
+
+    def __getitem__(self, rows: slice) -> Array:
+        """Read a range of rows."""
+
+
+def read_rows(path: Path, dataset: RowDataset, start: int, stop: int) -> Array:
     """Read a range of rows.
 
     Raises:
@@ -45,7 +64,7 @@ class Matrix:
     """
 
     path: Path
-    dataset: h5py.Dataset
+    dataset: RowDataset
     index: npt.NDArray[np.int64]
 
     @property

@@ -98,8 +98,10 @@ class CollectionPlan:
         num_negative: negative training rows wanted.
         sampling_seed: seed of the sampling and of the split of the held-out tracks.
         keep_observations: whole observations wanted, None for all that are given.
+        overwrite: whether a file of another collection may be replaced.
         segments: flights so far, the present one included.
         ended: how the last flight ended; empty while it goes on and after a kill.
+        made: hash of the layout of the feature file that was last made of the shards; empty if none was.
     """
 
     info: dict[str, Any]
@@ -107,8 +109,10 @@ class CollectionPlan:
     num_negative: int
     sampling_seed: int
     keep_observations: int | None
+    overwrite: bool = False
     segments: tuple[Segment, ...] = field(default=())
     ended: str = ""
+    made: str = ""
 
     @property
     def segment(self) -> int:
@@ -130,6 +134,8 @@ class CollectionPlan:
         Raises:
             ValueError: the data are something else.
         """
+        # Collections of earlier versions do not say what they may replace and have made.
+        data = {"overwrite": False, "made": "", **data}
         if data.get("format") != FORMAT or set(data) != {"format", "segments", *_PLAIN}:
             raise ValueError(f"format {data.get('format')!s:.20}, this deploy-kit reads {FORMAT}")
         try:
@@ -138,12 +144,25 @@ class CollectionPlan:
             raise ValueError(str(error)) from error
         names = ("num_positive", "num_negative", "sampling_seed")
         sizes = (*(data[name] for name in names), data["keep_observations"] or 0)
-        if not isinstance(data["info"], dict) or not all(type(size) is int and size >= 0 for size in sizes):
+        if (
+            type(data["overwrite"]) is not bool
+            or not isinstance(data["info"], dict)
+            or not all(type(size) is int and size >= 0 for size in sizes)
+        ):
             raise ValueError("a value has the wrong type")
         return cls(**{name: data[name] for name in _PLAIN}, segments=segments)
 
 
-_PLAIN = ("info", "num_positive", "num_negative", "sampling_seed", "keep_observations", "ended")
+_PLAIN = (
+    "info",
+    "num_positive",
+    "num_negative",
+    "sampling_seed",
+    "keep_observations",
+    "overwrite",
+    "ended",
+    "made",
+)
 
 
 @dataclass(frozen=True)
@@ -246,7 +265,7 @@ class ShardFolder:
         plan = replace(plan, segments=(*plan.segments, segment), ended="")
         for pattern in (".*.tmp", "status-*.json", "rank-*.lock"):
             for leftover in self.path.glob(pattern):
-                leftover.unlink(missing_ok=True)
+                _remove(leftover)
         self.write_plan(plan)
         return plan
 
@@ -254,7 +273,7 @@ class ShardFolder:
         """Drop all shards of an earlier collection."""
         for entry in self.path.iterdir():
             if entry.name != "lock":
-                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+                _remove(entry)
 
     def remove(self) -> None:
         """Remove the folder with all shards."""
@@ -316,3 +335,10 @@ class ShardFolder:
 
     def _status(self, rank: int) -> Path:
         return self.path / f"status-{rank:05d}.json"
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink(missing_ok=True)

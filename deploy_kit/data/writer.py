@@ -17,11 +17,12 @@ import numpy.typing as npt
 
 from deploy_kit.data.beginning import begin_collection
 from deploy_kit.data.cadence import DEFAULT_CADENCE, CheckpointEvery
-from deploy_kit.data.fusing import Fused, fuse, heldout_flown
+from deploy_kit.data.fusing import Fused, fuse
 from deploy_kit.data.schema import Array, FeatureFileInfo
 from deploy_kit.data.shard import KEYS
-from deploy_kit.data.shard_folder import ShardFolder
+from deploy_kit.data.shard_folder import CollectionPlan, ShardFolder
 from deploy_kit.data.shard_writer import ShardWriter
+from deploy_kit.data.survey import heldout_flown
 from deploy_kit.errors import DatasetError
 from deploy_kit.progress import Progress, silent
 
@@ -32,8 +33,8 @@ class FeatureFileWriter:
     """Writes one feature file in one process. Use it as a context manager.
 
     Leaving the context by `finish()` or normally makes the file. Leaving it by an exception (an interrupt included)
-    does the same with what is there, marked incomplete, unless an older file would be replaced or the disk failed. The
-    shards stay after an exception, so that the collection can be gone on with.
+    does the same with what is there, marked incomplete, unless an older file of another collection would be replaced or
+    the disk failed. The shards stay after an exception, so that the collection can be gone on with.
 
     Args:
         path: the file to write; its name ends in `.h5`.
@@ -45,6 +46,7 @@ class FeatureFileWriter:
         resume: go on with an interrupted collection.
         keep_observations: whole observations in the file, None for all that are given.
         every: when rows are brought to the disk for good.
+        keep_shards: leave the rows in shards beside the file, which points to them.
 
     Attributes:
         path: as given.
@@ -66,12 +68,12 @@ class FeatureFileWriter:
         resume: bool = False,
         keep_observations: int | None = None,
         every: CheckpointEvery = DEFAULT_CADENCE,
+        keep_shards: bool = False,
     ) -> None:
-        self.path = path
+        self.path, self._keep_shards = path, keep_shards
         self._folder = ShardFolder(path)
-        self._plan = begin_collection(
-            self._folder, info, num_positive, num_negative, seed, overwrite, resume, keep_observations
-        )
+        plan = CollectionPlan(info.to_plain(), num_positive, num_negative, seed, keep_observations, overwrite)
+        self._plan = begin_collection(self._folder, plan, resume)
         try:
             self.shards = ShardWriter(self._folder, self._plan, every=every)
         except BaseException:
@@ -220,17 +222,22 @@ class FeatureFileWriter:
         self.shards.keep_observations(observation, reason, keys, **{n: np.asarray(v) for n, v in rows.items()})
 
     def finish(
-        self, complete: bool | None, keep_shards: bool = False, progress: Callable[[Progress], None] = silent
+        self,
+        complete: bool | None,
+        resumable: bool = False,
+        progress: Callable[[Progress], None] = silent,
+        spare_older: bool = False,
     ) -> Path:
         """Store everything, make the file and move it into place, replacing an older one.
 
         Args:
             complete: whether the file is to be marked as complete; None if all that was asked for is there.
-            keep_shards: whether the collection may be gone on with later.
+            resumable: whether the collection may be gone on with later.
             progress: told of the making of the file.
+            spare_older: write nothing if another collection's file would be replaced by a part of this one.
 
         Returns:
-            Path of the finished file.
+            Path of the file; `fused.written` says whether it is a new one.
 
         Raises:
             DatasetError: there are no rows at all, or the disk is full; the shards stay then.
@@ -242,10 +249,10 @@ class FeatureFileWriter:
             if not self.shards.rows:
                 self._folder.remove()
                 raise DatasetError(f"{self.path}: no rows were collected, so nothing was written")
-            self.fused = fuse(self._folder, self._plan, complete, progress)
+            self.fused = fuse(self._folder, self._plan, complete, progress, self._keep_shards, spare_older)
         finally:
             self._folder.unlock()
-        if not keep_shards:
+        if self.fused.written and not resumable:
             self._folder.remove()
         return self.path
 
@@ -270,19 +277,19 @@ class FeatureFileWriter:
 
     def _rescue(self) -> None:
         """Keep what is there after an error, which is the one to be raised."""
-        exists = self.path.exists()
         try:
             self.shards.close()
             if not self.shards.rows:
                 self._folder.remove()
-            elif not exists:
-                fuse(self._folder, self._plan, complete=False)
+                return
+            fused = fuse(self._folder, self._plan, False, keep_shards=self._keep_shards, spare_older=True)
+            if fused.written:
                 logger.warning("%s: interrupted; --resume goes on with it", self.path)
+            else:
+                logger.warning(
+                    "%s is kept; the rows collected before the interruption are in %s", self.path, self._folder.path
+                )
         except DatasetError as failure:
             logger.warning("%s", failure)
         finally:
             self._folder.unlock()
-        if exists and self.rows:
-            logger.warning(
-                "%s is kept; the rows collected before the interruption are in %s", self.path, self._folder.path
-            )

@@ -110,9 +110,10 @@ def read_torch_archive(data: bytes, path: Path) -> dict[str, Any]:
         CheckpointError: if the archive is truncated, larger inside than outside, a TorchScript module, refers to any
             function or class beyond tensors and plain containers, or does not hold a dictionary.
     """
-    _check_globals(_read_table(data, path), path)
+    parts, table = _read_parts(data, path)
+    _check_globals(parts[table], path)
     try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        content = torch.load(_stored_anew(parts), map_location="cpu", weights_only=True)
     except (*_PARSE_ERRORS, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"{path} is damaged: torch cannot read it ({_first_line(error)}); fetch or save it again"
@@ -138,8 +139,8 @@ def _first_line(error: Exception) -> str:
     return printable(line) or type(error).__name__
 
 
-def _read_table(data: bytes, path: Path) -> bytes:
-    """Return the pickled table of contents after checking the archive's sizes."""
+def _read_parts(data: bytes, path: Path) -> tuple[dict[str, bytes], str]:
+    """Return the archive's records by name, and which one is the pickled table of contents, after checking sizes."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             records = archive.infolist()
@@ -148,15 +149,13 @@ def _read_table(data: bytes, path: Path) -> bytes:
             names = [record.filename for record in records]
             if any("/code/" in name for name in names):
                 raise CheckpointError(f"{path} is a TorchScript module: give the training checkpoint it was made from")
+            if len(set(names)) != len(names):
+                raise CheckpointError(f"{path} has two records of one name, which torch.save never writes")
             if any(record.compress_type != zipfile.ZIP_STORED for record in records):
                 raise CheckpointError(f"{path} has compressed records, which torch.save never writes: it is not opened")
             if sum(record.file_size for record in records) > len(data):
                 raise CheckpointError(f"{path} claims more bytes inside than the file has: it is not opened")
-            tables = [
-                record
-                for record in records
-                if record.filename.count("/") == 1 and record.filename.endswith("/data.pkl")
-            ]
+            tables = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
             if len(tables) != 1:
                 raise CheckpointError(
                     f"{path} is a zip file, but torch.save did not write it: it has no single data.pkl"
@@ -165,12 +164,26 @@ def _read_table(data: bytes, path: Path) -> bytes:
                 raise CheckpointError(
                     f"{path} is damaged: {printable(broken)} fails its checksum; fetch or save it again"
                 )
-            return archive.read(tables[0])
+            return {record.filename: archive.read(record) for record in records}, tables[0]
     except (*_PARSE_ERRORS, zipfile.BadZipFile, OSError) as error:
         raise CheckpointError(
             f"{path} is damaged or was cut off while it was written or copied ({_first_line(error)}): "
             "fetch or save it again"
         ) from error
+
+
+def _stored_anew(parts: dict[str, bytes]) -> io.BytesIO:
+    """Return an archive of records.
+
+    torch reads the records that were checked then, whatever else the file holds: its own zip reader takes a record with
+    the attribute of a folder for empty, and gives what happens to be in memory as the tensor.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in parts.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+    buffer.seek(0)
+    return buffer
 
 
 def _check_globals(table: bytes, path: Path) -> None:

@@ -106,8 +106,10 @@ def load_checkpoint(path: Path, hints: NetworkHints = NO_HINTS) -> Checkpoint:
     params = replace(load_run_params(path, hints.params), recorded_vehicle=record.get("vehicle"))
     located = locate_tensors(entries, checkpoint_format, path)
     tensors = {name: entries[place.section][place.name] for name, place in located.items()}
-    stored_hash = entries["metadata"].get(TENSORS_KEY) if checkpoint_format is CheckpointFormat.SAFETENSORS else None
-    if stored_hash is not None and stored_hash != tensors_sha256(tensors):
+    # Files with a record are deploy-kit's own, and have both.
+    metadata = entries["metadata"] if checkpoint_format is CheckpointFormat.SAFETENSORS else {}
+    hashed = RECORD_KEY in metadata or TENSORS_KEY in metadata
+    if hashed and metadata.get(TENSORS_KEY) != tensors_sha256(tensors):
         raise CheckpointError(
             f"{path} is damaged: its tensors are not those that deploy-kit wrote ({TENSORS_KEY}); fetch it again"
         )

@@ -5,6 +5,7 @@ import json
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.reader import check_files
@@ -14,7 +15,9 @@ from deploy_kit.errors import BundleError, CheckpointError, DatasetError, InputE
 from deploy_kit.files import read_json_object
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.strict_json import strict_json
+from helpers.checkpoints import joint_entries
 from helpers.feature_files import write_numbered_file
+from helpers.networks import tiny_network
 
 
 @pytest.mark.parametrize(
@@ -60,6 +63,30 @@ def test_one_flipped_bit_of_a_weight_in_safetensors_is_noticed(run, tmp_path):
             load_checkpoint(copy)
     copy.write_bytes(data)
     load_checkpoint(copy)
+
+
+def test_weights_whose_record_says_that_it_is_a_folder_are_read_all_the_same(tmp_path):
+    """torch's own zip reader takes such a record for empty, and gives what happens to be in memory."""
+    torch.save(joint_entries(tiny_network(seed=3)), tmp_path / "model.pt")
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "agent.yaml").write_text("policy: {activation: elu, image_shape: [9, 12]}")
+    expected = load_checkpoint(tmp_path / "model.pt").network.state_dict()
+    data = bytearray((tmp_path / "model.pt").read_bytes())
+    found = 0
+    while (at := data.find(b"PK\x01\x02", found + 1)) > 0:
+        found = at
+        data[at + 38] |= 0x10
+    (tmp_path / "model.pt").write_bytes(data)
+    read = load_checkpoint(tmp_path / "model.pt").network.state_dict()
+    assert all(torch.equal(read[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_record_without_the_hash_of_its_tensors_is_refused(run, tmp_path):
+    data = run.checkpoint.read_bytes()
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(data.replace(b"deploy_kit_tensors_sha256", b"deploy_kit_tensors_sha25x"))
+    with pytest.raises(CheckpointError, match="its tensors are not those that deploy-kit wrote"):
+        load_checkpoint(copy)
 
 
 def outside(tmp_path):

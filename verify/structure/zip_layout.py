@@ -16,6 +16,9 @@ _ENTRY = struct.Struct("<4s6H3L5H2L")
 _ELSEWHERE = (0xFFFF, 0xFFFFFFFF)
 """Values that say that the number stands in another record."""
 
+_FOLDER = 0x10
+"""Attribute of a folder; torch reads the content of such an entry as whatever is in memory."""
+
 _OVERRIDING = (0x0001, 0x7075)
 """Kinds of extra fields that replace sizes and names."""
 
@@ -83,6 +86,8 @@ def _entry(data: bytes, position: int) -> int:
     packed, unpacked, name, extra, offset = fields[8], fields[9], fields[10], fields[11], fields[16]
     if fields[0] != b"PK\1\2" or _ELSEWHERE[1] in (packed, unpacked, offset):
         raise _ambiguous("an entry's sizes stand in another place")
+    if fields[15] & _FOLDER:
+        raise _ambiguous("an entry says that it is a folder, which some readers take for empty")
     names = position + _ENTRY.size
     if b"\0" in data[names : names + name]:
         raise _ambiguous("the name of an entry holds a zero byte")

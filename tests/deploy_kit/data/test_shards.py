@@ -20,7 +20,7 @@ from deploy_kit.data.fusing import fuse
 from deploy_kit.data.lock import is_locked
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.data.shard import ShardName
-from deploy_kit.data.shard_folder import ShardFolder
+from deploy_kit.data.shard_folder import CollectionPlan, ShardFolder
 from deploy_kit.data.shard_writer import ShardWriter
 from deploy_kit.data.writer import FeatureFileWriter
 from deploy_kit.errors import DatasetError
@@ -175,7 +175,7 @@ def test_episodes_that_do_not_count_are_left_out_of_finished_shards_too(tmp_path
 def two_ranks(tmp_path: Path, wanted: int = 300):
     folder = ShardFolder(tmp_path / "features.h5")
     ranks = [Rank(index, 2, index, 2) for index in range(2)]
-    plan = begin_collection(folder, make_info(), wanted, wanted, seed=1, rank=ranks[0])
+    plan = begin_collection(folder, CollectionPlan(make_info().to_plain(), wanted, wanted, 1, None), rank=ranks[0])
     return folder, plan, [ShardWriter(folder, plan, rank, CheckpointEvery(rows=200)) for rank in ranks]
 
 

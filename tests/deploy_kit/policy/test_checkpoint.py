@@ -167,8 +167,8 @@ def test_safetensors_keep_everything_but_the_head(tmp_path):
     path = tmp_path / "a.safetensors"
     save_safetensors(path, network, 9)
     with_extra = safetensors.torch.load_file(path) | {"std": torch.full((4,), 0.25, dtype=torch.float64)}
-    record = load_checkpoint(path).entries["metadata"]["deploy_kit"]
-    safetensors.torch.save_file(with_extra, path, {"deploy_kit": record, "author": "someone"})
+    metadata = load_checkpoint(path).entries["metadata"]
+    safetensors.torch.save_file(with_extra, path, {**metadata, "author": "someone"})
     source = load_checkpoint(path)
     tuned = deepcopy(source.network)
     tuned.aux_decoder.bias.add_(1)

@@ -51,6 +51,11 @@ def test_torch_and_python_read_another_policy_from_one_file(archive, tmp_path):
         read_torchscript(joined)
 
 
+def test_an_entry_that_says_that_it_is_a_folder_is_refused():
+    with pytest.raises(StructureError, match="says that it is a folder"):
+        require_one_reading(small(external_attr=0x10))
+
+
 def shifted_locator(data):
     place = len(data) - 22 - 20
     assert data[place : place + 4] == b"PK\6\7"
