@@ -8,13 +8,16 @@ import pytest
 
 from deploy_kit.collection import flight, processes
 from deploy_kit.collection.flight import HELDOUT_PURPOSE, TRAINING_PURPOSE, env_seed
-from deploy_kit.collection.run import CollectOptions, CollectResult, collect, file_info
+from deploy_kit.collection.run import CollectOptions, CollectResult, collect, file_info, recover
 from deploy_kit.data.cadence import CheckpointEvery
 from deploy_kit.data.reader import open_feature_file
+from deploy_kit.data.shard_folder import RankStatus, ShardFolder
+from deploy_kit.data.shard_writer import ShardWriter
 from deploy_kit.errors import OptionError
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.ranks import Rank, launched_rank, take_gpu, threads_each
 from deploy_kit.sim.options import EnvOptions
+from helpers.feature_files import write_numbered_file
 
 
 @pytest.fixture
@@ -97,6 +100,29 @@ def test_a_process_that_is_killed_is_named_and_the_others_fill_the_file(options,
     with open_feature_file(options.feature_file) as file:
         ranks = file.train.episode_id // flight.FLIGHT_IDS
         assert 0 < (ranks == 1).sum() < (ranks == 0).sum()
+
+
+@pytest.mark.parametrize(
+    ("stopped_by", "status"),
+    [("interrupt", RankStatus(0, False, 0, "done")), ("full", RankStatus(0, False, 0, "failed", error="lost"))],
+)
+def test_an_older_file_is_not_replaced_by_a_part(options, stopped_by, status):
+    before = write_numbered_file(options.feature_file).read_bytes()
+    folder = ShardFolder(options.feature_file)
+    info = file_info(options, load_checkpoint(options.checkpoint))
+    plan = processes.begin(replace(options, overwrite=True), info, folder, Rank(0, 1))
+    shards = ShardWriter(folder, plan)
+    rows = np.arange(8)
+    shards.add_training(
+        features=np.zeros((8, info.feature_size)), label=rows % 2, episode_id=rows, env_id=rows, track_id=rows, step=rows
+    )
+    shards.close()
+    result = CollectResult(options.feature_file, stopped_by=stopped_by)
+    processes._conclude(folder, plan, options, [status], result, lambda _: None)
+    assert options.feature_file.read_bytes() == before
+    assert (result.kept_rows, result.num_positive, result.complete) == (folder.path, 4, False)
+    assert recover(options.feature_file, overwrite=True).num_positive == 4
+    assert options.feature_file.read_bytes() != before
 
 
 def test_what_a_launcher_says():

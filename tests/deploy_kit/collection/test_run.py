@@ -12,7 +12,7 @@ import torch
 from deploy_kit.collection import flight
 from deploy_kit.collection import run as collect_module
 from deploy_kit.collection.flight import FLIGHT_IDS
-from deploy_kit.collection.run import CollectOptions, collect, feature_file_path
+from deploy_kit.collection.run import CollectOptions, collect, feature_file_path, recover
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.data.schema import KeepReason
 from deploy_kit.data.shard_writer import ShardWriter
@@ -21,6 +21,7 @@ from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.policy.fingerprint import feature_sha256
 from deploy_kit.sim.options import EnvOptions
 from helpers import scripted_racing
+from helpers.feature_files import write_numbered_file
 
 SCRIPTED = "helpers.scripted_racing:make"
 
@@ -171,6 +172,59 @@ def test_an_interrupt_leaves_a_valid_trimmed_file(options, monkeypatch):
         assert len(file.attrs.provenance["segments"]) == 2
 
 
+def test_an_interrupt_keeps_an_older_file_until_the_new_one_is_whole(options, monkeypatch):
+    collect(options)
+    before = options.feature_file.read_bytes()
+    steps, original = 0, scripted_racing.ScriptedEnv.step
+
+    def step(self, actions):
+        nonlocal steps
+        steps += 1
+        if steps in (40, 80):
+            raise KeyboardInterrupt
+        return original(self, actions)
+
+    monkeypatch.setattr(scripted_racing.ScriptedEnv, "step", step)
+    wanted = changed(options, num_positive=100, num_negative=100)
+    for how in ("overwrite", "resume"):
+        stopped = collect(changed(wanted, **{how: True}))
+        assert stopped.stopped_by == "interrupt"
+        assert stopped.kept_rows == options.feature_file.with_name("features.h5.partial")
+        assert 0 < stopped.num_positive < 100
+        assert stopped.heldout_episodes == 8
+        assert options.feature_file.read_bytes() == before
+    result = collect(changed(wanted, resume=True))
+    assert (result.complete, result.num_positive, result.kept_rows) == (True, 100, None)
+    with open_feature_file(options.feature_file) as file:
+        assert len(file.train) == 200
+        assert len(file.attrs.provenance["segments"]) == 3
+
+
+def test_a_part_is_replaced_by_more_of_the_same_collection(options, monkeypatch):
+    steps, original = 0, scripted_racing.ScriptedEnv.step
+
+    def step(self, actions):
+        nonlocal steps
+        steps += 1
+        if steps in (40, 80):
+            raise KeyboardInterrupt
+        return original(self, actions)
+
+    monkeypatch.setattr(scripted_racing.ScriptedEnv, "step", step)
+    wanted = changed(options, num_positive=100, num_negative=100)
+    first = collect(wanted)
+    second = collect(changed(wanted, resume=True))
+    assert (second.stopped_by, second.kept_rows) == ("interrupt", None)
+    with open_feature_file(options.feature_file) as file:
+        assert file.train.label.sum() == second.num_positive > first.num_positive
+    # A file that somebody put there meanwhile is not of this collection.
+    write_numbered_file(options.feature_file.with_name("other.h5")).replace(options.feature_file)
+    with pytest.raises(DatasetError, match="was not made of the rows in .* move it to another name first"):
+        collect(changed(wanted, resume=True))
+    with open_feature_file(options.feature_file) as file:
+        assert len(file.train) == 80
+
+
 def test_an_interrupt_among_the_heldout_episodes_flies_them_anew(options, monkeypatch):
     steps, original = 0, scripted_racing.ScriptedEnv.step
 
@@ -282,8 +336,11 @@ def test_video_with_keep_collecting_goes_on(options):
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_the_embedded_simulator_leaves_a_valid_file(checkpoint, tmp_path):
+@pytest.mark.parametrize("older", [False, True])
+def test_ctrl_c_in_the_embedded_simulator_leaves_a_valid_file(checkpoint, tmp_path, older):
     target = tmp_path / "features.h5"
+    if older:
+        before = write_numbered_file(target).read_bytes()
     # Tests that were begun with `nohup … &` ignore Ctrl-C, and so would their children.
     script = (
         "import runpy, signal\n"
@@ -292,7 +349,7 @@ def test_ctrl_c_in_the_embedded_simulator_leaves_a_valid_file(checkpoint, tmp_pa
     )
     command = [sys.executable, "-c", script, "collect", "--checkpoint", str(checkpoint), "--dataset", str(target)]
     with subprocess.Popen(
-        [*command, "--num_envs", "2", "--heldout-episodes", "0"],
+        [*command, "--num_envs", "2", "--heldout-episodes", "0", *["--overwrite"] * older],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -306,7 +363,12 @@ def test_ctrl_c_in_the_embedded_simulator_leaves_a_valid_file(checkpoint, tmp_pa
         finally:
             process.kill()
     assert process.returncode == 130, errors.decode()
-    assert b"Interrupted; what was collected is kept" in output
+    if older:
+        assert b"is as it was" in output
+        assert target.read_bytes() == before
+        recover(target, overwrite=True)
+    else:
+        assert b"Interrupted; what was collected is kept" in output
     with open_feature_file(target) as file:
         assert not file.attrs.complete
         assert file.attrs.rows_seen > 0
