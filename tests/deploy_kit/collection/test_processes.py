@@ -114,7 +114,12 @@ def test_an_older_file_is_not_replaced_by_a_part(options, stopped_by, status):
     shards = ShardWriter(folder, plan)
     rows = np.arange(8)
     shards.add_training(
-        features=np.zeros((8, info.feature_size)), label=rows % 2, episode_id=rows, env_id=rows, track_id=rows, step=rows
+        features=np.zeros((8, info.feature_size)),
+        label=rows % 2,
+        episode_id=rows,
+        env_id=rows,
+        track_id=rows,
+        step=rows,
     )
     shards.close()
     result = CollectResult(options.feature_file, stopped_by=stopped_by)

@@ -219,7 +219,7 @@ def test_a_part_is_replaced_by_more_of_the_same_collection(options, monkeypatch)
         assert file.train.label.sum() == second.num_positive > first.num_positive
     # A file that somebody put there meanwhile is not of this collection.
     write_numbered_file(options.feature_file.with_name("other.h5")).replace(options.feature_file)
-    with pytest.raises(DatasetError, match="was not made of the rows in .* move it to another name first"):
+    with pytest.raises(DatasetError, match=r"was not made of the rows in .* move it to another name first"):
         collect(changed(wanted, resume=True))
     with open_feature_file(options.feature_file) as file:
         assert len(file.train) == 80

@@ -18,9 +18,7 @@ from helpers.feature_files import add_episode, feed, keep, make_info
 def write(path: Path, keep_shards: bool, seed: int = 1, **changes) -> Path:
     """Write 60 + 60 training rows, four held-out episodes and three observations, in several shards."""
     every = CheckpointEvery(rows=100)
-    with FeatureFileWriter(
-        path, make_info(), 60, 60, seed, every=every, keep_shards=keep_shards, **changes
-    ) as writer:
+    with FeatureFileWriter(path, make_info(), 60, 60, seed, every=every, keep_shards=keep_shards, **changes) as writer:
         for number in range(4):
             add_episode(writer, 1000 + number, 100 + number)
         keep(writer)
