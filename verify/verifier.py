@@ -88,13 +88,13 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
         def report(checks: list[Check], bundle: Bundle | None, artifacts: Artifacts | None) -> VerifyReport:
             return VerifyReport(
                 subject=_subject(options, manifest, bundle, checkpoint, dataset),
-                environment=_environment(options, artifacts),
-                options=_plain(dataclasses.asdict(options)),
+                environment=environment_of(options, () if artifacts is None else artifacts.providers),
+                options=plain(dataclasses.asdict(options)),
                 checks=tuple(checks),
                 thresholds=options.thresholds,
                 elapsed_s=time.monotonic() - started,
                 created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-                runtimes=() if artifacts is None else _verified(options.runtimes, checks),
+                runtimes=() if artifacts is None else verified_runtimes(options.runtimes, checks),
                 replaces=place.replaced(manifest),
             )
 
@@ -152,7 +152,7 @@ def _subject(
     )
 
 
-def _verified(runtimes: tuple[Runtime, ...], checks: list[Check]) -> tuple[VerifiedRuntime, ...]:
+def verified_runtimes(runtimes: tuple[Runtime, ...], checks: list[Check]) -> tuple[VerifiedRuntime, ...]:
     """Return the ways to run the graph that really ran; whether they passed is the report's verdict."""
     names = {check.name for check in checks if isinstance(check, FactCheck) and not check.problems}
     return tuple(
@@ -162,7 +162,8 @@ def _verified(runtimes: tuple[Runtime, ...], checks: list[Check]) -> tuple[Verif
     )
 
 
-def _environment(options: VerifyOptions, artifacts: Artifacts | None) -> dict[str, Any]:
+def environment_of(options: VerifyOptions, providers: tuple[str, ...]) -> dict[str, Any]:
+    """Return versions, platform and execution providers, for a report."""
     return {
         "deploy_kit": __version__,
         "python": platform.python_version(),
@@ -173,14 +174,14 @@ def _environment(options: VerifyOptions, artifacts: Artifacts | None) -> dict[st
         "onnx": onnx.__version__,
         "onnxruntime": str(import_onnxruntime().__version__),
         "providers_asked": [runtime.execution_provider for runtime in options.runtimes],
-        "providers_used": [] if artifacts is None else list(artifacts.providers),
+        "providers_used": list(providers),
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return options as JSON values."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value

@@ -62,6 +62,7 @@ _replay, _live, _runtime, _result = under("Replay"), under("Flights"), under("Ru
         "deploy-kit verify bundles/racer --checkpoint model_7998.pt --no-replay --no-live --flight flight.dklog": (
             "what flew, from its log"
         ),
+        "deploy-kit verify leapp/racing.yaml --checkpoint model_7998.pt --no-replay": "a policy that LEAPP exported",
     },
 )
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
@@ -183,6 +184,8 @@ _replay, _live, _runtime, _result = under("Replay"), under("Flights"), under("Ru
 def verify_command(bundle: Path | None, **options: Any) -> None:
     """Prove that BUNDLE does what the checkpoint does: static checks, replay, live rollouts.
 
+    BUNDLE is the folder that export wrote, or the YAML file of a policy that LEAPP exported.
+
     Exits with 0 if every check passed, with 1 if one failed.
     """
     require_complete, recheck = options.pop("require_complete"), options.pop("recheck")
@@ -195,6 +198,8 @@ def verify_command(bundle: Path | None, **options: Any) -> None:
         _judge_again(recheck, profile, options["report"], require_complete, also)
     if bundle is None:
         raise OptionError("no bundle: give its folder, or --recheck REPORT")
+    if is_leapp := bundle.suffix in (".yaml", ".yml"):
+        refuse_given("on a LEAPP export", "no_torchscript", "flight", "no_vehicle", "num_processes", "shares")
     replay, live = not options.pop("no_replay"), not options.pop("no_live")
     if not replay:
         refuse_given("with --no-replay", "max_rows", "no_observations")
@@ -226,15 +231,21 @@ def verify_command(bundle: Path | None, **options: Any) -> None:
         return
 
     from deploy_kit.verify.outputs.page_file import page_path
-    from deploy_kit.verify.verifier import REPORT_NAME, verify_bundle
 
     with progress_bars() as progress:
-        report = verify_bundle(settings, progress)
+        if is_leapp:
+            from deploy_kit.verify.leapp.run import LEAPP_REPORT_NAME, verify_leapp
+
+            report, path = verify_leapp(settings, progress), bundle.with_name(LEAPP_REPORT_NAME)
+        else:
+            from deploy_kit.verify.verifier import REPORT_NAME, verify_bundle
+
+            report, path = verify_bundle(settings, progress), bundle / REPORT_NAME
     accepted = report.passed and (report.complete or not require_complete)
-    path = settings.report or bundle / REPORT_NAME
+    path = settings.report or path
     also.write(report, page_path(path))
     _show(report, path)
-    if accepted:
+    if accepted and not is_leapp:
         stdout.print(next_command("fly", bundle))
     raise click.exceptions.Exit(0 if accepted else 1)
 

@@ -16,11 +16,11 @@ def values_of(tensor: torch.Tensor | None) -> Array:
     return tensor.detach().cpu().numpy()
 
 
-def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Return weight and bias of a convolution with its batch norm folded in, each as (exact, in float32).
+def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Return weight and bias of a convolution with its batch norm folded in, each exact and in float32 in two forms.
 
     The exact one is computed in float64, for folding that rounds once; exporters that fold in float32 round at each of
-    three operations.
+    three operations: torch multiplies by the inverse root of the variance, onnxscript's rewriter divides by the root.
     """
     mean, var = values_of(norm.running_mean).astype(np.float64), values_of(norm.running_var).astype(np.float64)
     factor = values_of(norm.weight).astype(np.float64) / np.sqrt(var + norm.eps)
@@ -31,7 +31,10 @@ def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[tuple[Array, A
     weight32, bias32 = fuse_conv_bn_weights(
         convolution.weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
-    return (weight, values_of(weight32)), (bias, values_of(bias32))
+    divided = values_of(norm.weight) / np.sqrt(values_of(norm.running_var) + np.float32(norm.eps))
+    weight_divided = values_of(convolution.weight) * divided[:, None, None, None]
+    bias_divided = -values_of(norm.running_mean) * divided + values_of(norm.bias)
+    return (weight, values_of(weight32), weight_divided), (bias, values_of(bias32), bias_divided)
 
 
 def affine(norm: nn.BatchNorm2d) -> dict[str, tuple[Array, Array]]:

@@ -86,10 +86,8 @@ def graph_checks(
         network: the checkpoint's.
         transform: transform of the vehicle.
     """
-    nodes, specs = len(model.graph.node), len(contract.inputs) + len(contract.outputs) + 1
-    checks = [_facts("onnx/operators", "nothing hidden, operators on the list", nodes, _unlisted(model))]
-    if is_runnable(model):
-        checks.append(_facts("onnx/valid", "graph against the ONNX specification", nodes, _validity(model)))
+    specs = len(contract.inputs) + len(contract.outputs) + 1
+    checks = file_checks(model)
     checks += [
         _facts("onnx/signature", "inputs, outputs, features against the contract", specs, _signature(model, contract)),
         _facts("onnx/opset", "operator set against the contract", len(model.opset_import), _opset(model, contract)),
@@ -101,6 +99,15 @@ def graph_checks(
         proven = Proven(0, (str(error),))
     described = "each operator and weight against the checkpoint, for all inputs"
     checks.append(FactCheck("onnx/proof", described, proven.weights, proven.problems))
+    return checks
+
+
+def file_checks(model: onnx.ModelProto) -> list[FactCheck]:
+    """Return the static checks that need nothing but the graph."""
+    nodes = len(model.graph.node)
+    checks = [_facts("onnx/operators", "nothing hidden, operators on the list", nodes, _unlisted(model))]
+    if is_runnable(model):
+        checks.append(_facts("onnx/valid", "graph against the ONNX specification", nodes, _validity(model)))
     return checks
 
 
@@ -153,6 +160,19 @@ def _validity(model: onnx.ModelProto) -> Problems:
 
 
 def _signature(model: onnx.ModelProto, contract: Contract) -> Problems:
+    yield from signature_problems(model, contract, "the contract")
+    if not any(FEATURES_TENSOR in node.output for node in model.graph.node):
+        yield f"no tensor is named {FEATURES_TENSOR!r}, so features → outputs cannot be cut out"
+
+
+def signature_problems(model: onnx.ModelProto, contract: Contract, source: str) -> Problems:
+    """Yield what of a graph's inputs and outputs is not the contract's, in order.
+
+    Args:
+        model: the graph.
+        contract: names, shapes and types.
+        source: what says so, for the problems.
+    """
     for kind, specs, values in (
         ("input", contract.inputs, model.graph.input),
         ("output", contract.outputs, model.graph.output),
@@ -160,15 +180,13 @@ def _signature(model: onnx.ModelProto, contract: Contract) -> Problems:
         expected = [spec.name for spec in specs]
         found = [value.name for value in values]
         if expected != found:
-            yield f"{kind}s are {', '.join(found)}, the contract names {', '.join(expected)}"
+            yield f"{kind}s are {', '.join(found)}, {source} names {', '.join(expected)}"
             continue
         for spec, value in zip(specs, values, strict=True):
             if (shape := _shape(value)) != spec.shape:
-                yield f"{kind} {spec.name} has shape {shape}, the contract says {spec.shape}"
+                yield f"{kind} {spec.name} has shape {shape}, {source} says {spec.shape}"
             if (dtype := _dtype(value)) != spec.dtype:
-                yield f"{kind} {spec.name} is {dtype}, the contract says {spec.dtype}"
-    if not any(FEATURES_TENSOR in node.output for node in model.graph.node):
-        yield f"no tensor is named {FEATURES_TENSOR!r}, so features → outputs cannot be cut out"
+                yield f"{kind} {spec.name} is {dtype}, {source} says {spec.dtype}"
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:

@@ -1,0 +1,77 @@
+"""Export a checkpoint with LEAPP itself, and run a description with LEAPP's own inference manager.
+
+Both run in a process of their own: LEAPP patches torch and numpy while it traces.
+
+    python leapp_export.py export CHECKPOINT FOLDER            writes FOLDER/FORM/FORM.yaml for each of FORMS
+    python leapp_export.py run DESCRIPTION INPUTS.npz OUTPUTS.npz
+"""
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+FORMS = ("split", "flat", "probability")
+"""State and image apart, one observation, a probability in place of the logit."""
+
+
+def run_leapp(*arguments: object) -> None:
+    """Run this module in a process of its own."""
+    command = [sys.executable, "-P", __file__, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def _export(checkpoint: Path, folder: Path, form: str) -> None:
+    import leapp
+    import torch
+    from leapp import annotate
+
+    from deploy_kit.policy.checkpoint import load_checkpoint
+
+    network = load_checkpoint(checkpoint).network
+    layout = network.config.layout
+    leapp.start(name=form, save_path=str(folder), max_cached_io=2)
+    for _ in range(2):
+        state, depth = torch.randn(1, layout.state_size), torch.rand(1, 1, *layout.image_shape)
+        if form == "flat":
+            observation = annotate.input_tensors("policy", {"obs": torch.cat([state, depth.flatten(1)], 1)})
+            state, depth = network.split(observation)
+        else:
+            state, depth = annotate.input_tensors("policy", {"state": state, "depth": depth})
+        with torch.no_grad():
+            output = network.heads(network.features(state, depth))
+        found = {"action": output.action, "gate": output.gate_logit}
+        if form == "probability":
+            found["gate"] = torch.sigmoid(output.gate_logit)
+        annotate.output_tensors("policy", found, export_with="onnx")
+    leapp.stop()
+    leapp.compile_graph(visualize=False)
+
+
+def _run(description: str, inputs: str, outputs: str) -> None:
+    import leapp
+    import torch
+
+    manager = leapp.InferenceManager(description)
+    with np.load(inputs) as archive:
+        arrays = dict(archive)
+    rows = len(next(iter(arrays.values())))
+    found: dict[str, list[np.ndarray]] = {}
+    for row in range(rows):
+        given = {f"policy/{name}": torch.from_numpy(array[row : row + 1]) for name, array in arrays.items()}
+        for name, value in manager.run_policy(given).items():
+            found.setdefault(name.removeprefix("policy/"), []).append(value.numpy())
+    np.savez(outputs, **{name: np.concatenate(values) for name, values in found.items()})
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    mode, first, second, *rest = sys.argv[1:]
+    if mode == "export":
+        for name in FORMS:
+            _export(Path(first), Path(second), name)
+    else:
+        _run(first, second, rest[0])
