@@ -1,9 +1,8 @@
 """Export a checkpoint as a bundle: write, check by running, then publish in one move."""
 
 import logging
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from deploy_kit.bundle.contract_fields import GateOutput, InputLayout
 from deploy_kit.bundle.graph_options import GraphOptions, input_specs, output_specs
 from deploy_kit.bundle.implied import describe
 from deploy_kit.bundle.reader import (
-    BUNDLE_FILES,
     CONTRACT_NAME,
     GOLDEN_NAME,
     MANIFEST_NAME,
@@ -32,10 +30,13 @@ from deploy_kit.errors import CheckFailedError, CheckpointError, OptionError
 from deploy_kit.export import onnx_writer
 from deploy_kit.export.graph import DeployedPolicy
 from deploy_kit.export.options import ExportOptions
+from deploy_kit.export.policy_exporter import export_policy
 from deploy_kit.export.samples import choose_recorded, draw_synthetic, make_golden, write_golden
+from deploy_kit.export.staging import NEW, publish, require_free, staging_folder
 from deploy_kit.export.torchscript import write_torchscript
 from deploy_kit.files import file_sha256
 from deploy_kit.policy.checkpoint import Checkpoint, save_safetensors
+from deploy_kit.policy.policy_checkpoint import load_other_policy
 from deploy_kit.policy.run.observation import RunObservation, resolve_observation
 from deploy_kit.policy.run.vehicle import Vehicle
 from deploy_kit.policy.vehicle_checkpoint import load_with_vehicle
@@ -53,7 +54,7 @@ _logger = logging.getLogger(__name__)
 
 
 def export_bundle(options: ExportOptions, progress: Callable[[Progress], None] = silent) -> Path:
-    """Export a checkpoint.
+    """Export a checkpoint of any policy.
 
     The bundle is written into a temporary folder beside the target and moved into place once it has passed all checks
     of `verify` but the flights; held-out rows are replayed with `feature_file`. Whatever fails leaves nothing new and
@@ -79,21 +80,24 @@ def export_bundle(options: ExportOptions, progress: Callable[[Progress], None] =
 
     target = options.target
     options.check()
-    _require_free(target, options.overwrite)
+    require_free(target, options.overwrite)
     import_onnxruntime()
     report("reading the checkpoint")
+    if (other := load_other_policy(options.checkpoint, options.hints)) is not None:
+        return export_policy(options, other, progress)
+    options.check_vision_names()
     source = _read(options)
     with ExitStack() as stack:
         samples = None if options.feature_file is None else stack.enter_context(open_feature_file(options.feature_file))
         if samples is not None:
             samples.require_policy(source.checkpoint.network)
-        staging = stack.enter_context(_staging(target))
-        folder = staging / _NEW
+        staging = stack.enter_context(staging_folder(target))
+        folder = staging / NEW
         folder.mkdir()
         _write(folder, options, source, samples, report)
         _check(folder, source, samples, options.seed, progress)
         report("publishing")
-        _publish(folder, target, staging)
+        publish(folder, target, staging)
     return target
 
 
@@ -213,55 +217,3 @@ def _check(
         if verdict.status is Status.FAILED:
             raise CheckFailedError(f"{verdict.name}: {verdict.reasons[0]}; nothing was published")
         _logger.info("%s: %s", verdict.name, verdict.status)
-
-
-_NEW, _OLD = "new", "old"
-"""Names of the new and, while they are swapped, of the old bundle inside the staging folder."""
-
-
-def _require_free(target: Path, overwrite: bool) -> None:
-    if not target.exists() and not target.is_symlink():
-        return
-    if target.is_symlink() or not target.is_dir():
-        raise OptionError(f"{target} is not a folder; choose another --output")
-    present = {entry.name for entry in target.iterdir()}
-    if not present:
-        return
-    if not overwrite:
-        raise OptionError(f"{target} exists; give --overwrite to replace it, or choose another --output")
-    if MANIFEST_NAME not in present:
-        raise OptionError(f"{target} is no bundle (no {MANIFEST_NAME}) and is not overwritten; choose another --output")
-    # Reports of the old bundle say nothing about the new one and go with it; anything else is the user's.
-    foreign = sorted(name for name in present - {*BUNDLE_FILES, MANIFEST_NAME} if not name.startswith("report"))
-    if foreign:
-        raise OptionError(
-            f"{target} also holds {foreign[0]}, which is no part of a bundle; move it away, or choose another --output"
-        )
-
-
-@contextmanager
-def _staging(target: Path) -> Iterator[Path]:
-    """Give a temporary folder beside the target, and remove it with all that is left in it."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent)
-    except OSError as error:
-        raise OptionError(
-            f"{target.parent} cannot be written: {error.strerror or error}; choose another --output"
-        ) from error
-    with folder as name:
-        yield Path(name)
-
-
-def _publish(folder: Path, target: Path, staging: Path) -> None:
-    """Move a finished bundle into place; an old one is moved aside first, and back if that fails."""
-    old = staging / _OLD
-    replaced = target.exists()
-    if replaced:
-        target.rename(old)
-    try:
-        folder.rename(target)
-    except BaseException:
-        if replaced:
-            old.rename(target)
-        raise

@@ -16,6 +16,7 @@ from onnx import version_converter
 
 from deploy_kit import __version__
 from deploy_kit.bundle.contract import CONTRACT_METADATA_KEY, Contract
+from deploy_kit.bundle.policy_contract import PolicyContract
 from deploy_kit.bundle.tensor_names import FEATURES_TENSOR
 from deploy_kit.errors import CheckFailedError, OptionError
 from deploy_kit.export.graph import DeployedPolicy
@@ -59,7 +60,7 @@ def build_onnx(
     return model
 
 
-def embed_contract(model: onnx.ModelProto, contract: Contract) -> None:
+def embed_contract(model: onnx.ModelProto, contract: Contract | PolicyContract) -> None:
     """Write the contract into the model's `metadata_props`, in place."""
     onnx.helper.set_model_props(model, {CONTRACT_METADATA_KEY: contract.to_json(indent=None)})
 

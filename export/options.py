@@ -71,7 +71,7 @@ class ExportOptions:
         """Check the values, before anything is read.
 
         Raises:
-            OptionError: a value is out of range, or the names do not fit the graph that is asked for.
+            OptionError: a value is out of range, or a name cannot be one.
         """
         if not MIN_OPSET <= self.opset <= MAX_OPSET:
             raise OptionError(f"--opset {self.opset}: this version writes opsets {MIN_OPSET} to {MAX_OPSET}")
@@ -81,6 +81,17 @@ class ExportOptions:
             raise OptionError(f'--batch-size {self.batch_size}: give "dynamic" or a whole number of at least 1')
         if self.num_golden < 1:
             raise OptionError(f"--num-golden {self.num_golden}: at least one sample is needed")
+        for option, names in (("--input-names", self.input_names), ("--output-names", self.output_names)):
+            if names is not None:
+                # How many the graph has depends on the policy.
+                check_tensor_names(option, names, len(names))
+
+    def check_vision_names(self) -> None:
+        """Check that as many names are given as the graph of a `VisionActorCritic` has inputs and outputs.
+
+        Raises:
+            OptionError: there are more or fewer.
+        """
         wanted = {
             "--input-names": (self.input_names, 1 if self.input_layout is InputLayout.FLAT else 2),
             "--output-names": (self.output_names, 2 if self.use_auxiliary_head else 1),

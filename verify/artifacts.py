@@ -9,7 +9,7 @@ from deploy_kit.bundle.reader import (
     ONNX_NAME,
     SAFETENSORS_NAME,
     TORCHSCRIPT_NAME,
-    Bundle,
+    BundleFolder,
 )
 from deploy_kit.bundle.runners import (
     ArtifactError,
@@ -94,7 +94,7 @@ def open_artifacts(
     Returns:
         The artifacts, and the static checks, failed ones for what could not be opened among them.
     """
-    checks: list[Check] = [_manifest_check(subject.bundle)]
+    checks: list[Check] = [manifest_check(subject.bundle)]
     checks += guarded(
         "contract/fields",
         "rebuilt from checkpoint, run and vehicle",
@@ -122,7 +122,7 @@ def open_artifacts(
     return Artifacts(tuple(observed), onnx, head, () if onnx is None else onnx.providers, switched_off), checks
 
 
-def _manifest_check(bundle: Bundle) -> FactCheck:
+def manifest_check(bundle: BundleFolder) -> FactCheck:
     """Return the check that the manifest lists exactly a bundle's files; sizes and hashes were checked on opening."""
     problems = [
         f"the manifest lists {name!r}, which no bundle has" for name in sorted({*bundle.files} - {*BUNDLE_FILES})

@@ -21,9 +21,11 @@ from deploy_kit.bundle.implied import (
     claimed_vehicle,
     describe,
 )
+from deploy_kit.bundle.policy_contract import PolicyContract
 from deploy_kit.bundle.reader import SAFETENSORS_NAME, Bundle
 from deploy_kit.errors import InputError
 from deploy_kit.policy.checkpoint import Checkpoint
+from deploy_kit.policy.policy_checkpoint import PolicyCheckpoint
 from deploy_kit.policy.run.env_file import ENV_FILE
 from deploy_kit.text import one_line
 from deploy_kit.verify.bundle_and_checkpoint import NamedVehicle
@@ -68,7 +70,7 @@ def contract_checks(bundle: Bundle, checkpoint: Checkpoint, named: NamedVehicle)
         compared = (
             f"every field against {used.source}" if part in FROM_VEHICLE else "every field against the checkpoint"
         )
-        checks.append(_check(f"contract/{part}", compared, list(_fields(part, theirs[part], ours[part]))))
+        checks.append(compare_fields(f"contract/{part}", compared, list(fields_of(part, theirs[part], ours[part]))))
     return checks
 
 
@@ -78,22 +80,29 @@ def _unchecked(name: str, named: NamedVehicle) -> Check:
     return FactCheck(name, "every field against the vehicle's numbers", 1, (named.problem,))
 
 
-def _fields(path: str, found: Any, expected: Any) -> Iterator[Field]:
+def fields_of(path: str, found: Any, expected: Any) -> Iterator[Field]:
     """Yield all leaves of both trees, but for those that are exempt."""
     pattern = re.sub(r"\[\d+\]", "", path)
     if pattern in EXEMPT or (found is None and pattern in OPTIONAL):
         return
     if isinstance(found, dict) and isinstance(expected, dict):
         for key in expected | found:
-            yield from _fields(f"{path}.{key}", found.get(key), expected.get(key))
+            yield from fields_of(f"{path}.{key}", found.get(key), expected.get(key))
     elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
         for index, (theirs, ours) in enumerate(zip(found, expected, strict=True)):
-            yield from _fields(f"{path}[{index}]", theirs, ours)
+            yield from fields_of(f"{path}[{index}]", theirs, ours)
     else:
         yield path, found, expected
 
 
-def _check(name: str, compared: str, fields: list[Field]) -> FactCheck:
+def compare_fields(name: str, compared: str, fields: list[Field]) -> FactCheck:
+    """Return the check that fields of a contract are as expected.
+
+    Args:
+        name: of the check.
+        compared: what with what.
+        fields: path, found value and expected value of each.
+    """
     problems = tuple(_problem(*field) for field in fields if not _equal(*field))
     return FactCheck(name, compared, len(fields), problems)
 
@@ -126,7 +135,9 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "…"
 
 
-def checkpoint_check(contract: Contract, checkpoint: Checkpoint, weights: FactCheck) -> FactCheck:
+def checkpoint_check(
+    contract: Contract | PolicyContract, checkpoint: Checkpoint | PolicyCheckpoint, weights: FactCheck
+) -> FactCheck:
     """Return the check of the checkpoint file's hash; another file with the same tensors passes, and is named.
 
     Args:

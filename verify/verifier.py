@@ -1,24 +1,15 @@
 """Verify a bundle against the checkpoint that it claims to come from."""
 
 import dataclasses
-import platform
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-import onnx
-import torch
-
-from deploy_kit import __version__
 from deploy_kit.bundle.reader import Bundle
 from deploy_kit.bundle.runners import import_onnxruntime
-from deploy_kit.bundle.runtime import Runtime
 from deploy_kit.flightlog.reader import open_flight_log
-from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
+from deploy_kit.policy.policy_checkpoint import PolicyCheckpoint, load_policy
 from deploy_kit.progress import Progress, silent
 from deploy_kit.verify.artifacts import Artifacts
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint, NamedVehicle, find_vehicle, pair_bundle
@@ -40,8 +31,10 @@ from deploy_kit.verify.opening import (
 from deploy_kit.verify.options import VerifyOptions
 from deploy_kit.verify.outputs.evidence import Evidence
 from deploy_kit.verify.outputs.page_file import PageFile
+from deploy_kit.verify.policy.verifier import verify_policy
 from deploy_kit.verify.processes import live_options, other_processes, with_device
-from deploy_kit.verify.report import Certificate, Check, FactCheck, Subject, VerifiedRuntime, VerifyReport
+from deploy_kit.verify.recording import environment_of, plain, subject_of, verified_runtimes
+from deploy_kit.verify.report import Certificate, Check, FactCheck, VerifyReport
 from deploy_kit.verify.report_file import REPORT_NAME, UNFINISHED, ReportFile
 
 __all__ = ["REPORT_NAME", "VerifyOptions", "verify_bundle"]
@@ -75,7 +68,9 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
         path = options.report or options.bundle / REPORT_NAME
         place, page = ReportFile(path, options.bundle), PageFile(path)
         require_truth_outside(options.bundle, options.checkpoint)
-        checkpoint = load_checkpoint(options.checkpoint, options.hints)
+        checkpoint = load_policy(options.checkpoint, options.hints)
+        if isinstance(checkpoint, PolicyCheckpoint):
+            return verify_policy(options, checkpoint, progress)
         dataset = None
         if options.feature_file is not None:
             dataset = stack.enter_context(open_dataset(options.feature_file, checkpoint.network))
@@ -87,7 +82,7 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
 
         def report(checks: list[Check], bundle: Bundle | None, artifacts: Artifacts | None) -> VerifyReport:
             return VerifyReport(
-                subject=_subject(options, manifest, bundle, checkpoint, dataset),
+                subject=subject_of(options, manifest, bundle, checkpoint, dataset),
                 environment=environment_of(options, () if artifacts is None else artifacts.providers),
                 options=plain(dataclasses.asdict(options)),
                 checks=tuple(checks),
@@ -136,52 +131,3 @@ def _certificate(subject: BundleAndCheckpoint, dataset: Dataset | None) -> Certi
     if subject.misfit is not None or subject.contract.gate is None:
         return None
     return attempt(work)[0]
-
-
-def _subject(
-    options: VerifyOptions, manifest: str | None, bundle: Bundle | None, checkpoint: Checkpoint, dataset: Dataset | None
-) -> Subject:
-    return Subject(
-        bundle=str(options.bundle),
-        manifest_sha256=manifest,
-        files={} if bundle is None else bundle.files,
-        checkpoint=str(options.checkpoint),
-        checkpoint_sha256=checkpoint.sha256,
-        dataset=None if dataset is None else str(dataset.path),
-        dataset_sha256=None if dataset is None else dataset.sha256,
-    )
-
-
-def verified_runtimes(runtimes: tuple[Runtime, ...], checks: list[Check]) -> tuple[VerifiedRuntime, ...]:
-    """Return the ways to run the graph that really ran; whether they passed is the report's verdict."""
-    names = {check.name for check in checks if isinstance(check, FactCheck) and not check.problems}
-    return tuple(
-        VerifiedRuntime(runtime.execution_provider, runtime.level, runtime.threads, runtime.tf32)
-        for index, runtime in enumerate(runtimes)
-        if ("onnx/provider" if index == 0 else f"onnx/provider@{runtime}") in names
-    )
-
-
-def environment_of(options: VerifyOptions, providers: tuple[str, ...]) -> dict[str, Any]:
-    """Return versions, platform and execution providers, for a report."""
-    return {
-        "deploy_kit": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "torch": torch.__version__,
-        "torch_threads": torch.get_num_threads(),
-        "numpy": np.__version__,
-        "onnx": onnx.__version__,
-        "onnxruntime": str(import_onnxruntime().__version__),
-        "providers_asked": [runtime.execution_provider for runtime in options.runtimes],
-        "providers_used": list(providers),
-    }
-
-
-def plain(value: Any) -> Any:
-    """Return options as JSON values."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

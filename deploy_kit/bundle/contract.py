@@ -85,6 +85,8 @@ class Contract:
             data = strict_json(text)
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{where}: not valid JSON ({error}); export the bundle again") from error
+        if isinstance(data, dict) and data.get("kind") == "policy":
+            raise BundleError(f"{where}: a bundle of another policy than VisionActorCritic, which this does not take")
         found = data.get("schema_version") if isinstance(data, dict) else None
         if found != SCHEMA_VERSION:
             raise BundleError(

@@ -23,6 +23,7 @@ from deploy_kit.bundle.differences import (
     OutputComparison,
     OutputParity,
 )
+from deploy_kit.bundle.policy_tensors import LOGIT
 from deploy_kit.bundle.runners import GATE_TERMS, Outputs
 from deploy_kit.bundle.thresholds import Thresholds, Tolerance, shipped_profile
 from deploy_kit.task.interface import ActionTransform
@@ -107,7 +108,7 @@ class ParityComparison:
         self._commands = (
             CommandComparison(semantics.names, semantics.units) if {"action", "command"} & set(roles) else None
         )
-        gate = {"gate_logit", "gate_probability"} & set(roles)
+        gate = {"gate_logit", "gate_probability", LOGIT} & set(roles)
         self._decisions = DecisionComparison(threshold_logit) if gate and threshold_logit is not None else None
 
     def add(self, reference: Outputs, candidate: Outputs, row_scale: npt.NDArray[np.floating] | None = None) -> None:
@@ -122,8 +123,8 @@ class ParityComparison:
         if self._commands is not None and (command := self._command(candidate)) is not None:
             self._commands.add(reference["command"], command, first)
         decision = None if self._decisions is None else self._decision(candidate)
-        if self._decisions is not None and decision is not None and "gate_logit" in reference:
-            logit = reference["gate_logit"][:, 0]
+        if self._decisions is not None and decision is not None and (known := {"gate_logit", LOGIT} & set(reference)):
+            logit = reference[min(known)][:, 0]
             if decision.shape == logit.shape:
                 self._decisions.add(logit, decision, first, row_scale)
 
@@ -156,7 +157,7 @@ class ParityComparison:
     def _decision(self, candidate: Outputs) -> npt.NDArray[np.bool_] | None:
         assert self._decisions is not None
         threshold = self._decisions.threshold_logit
-        for role, cut in (("gate_logit", threshold), ("gate_probability", sigmoid(threshold))):
+        for role, cut in (("gate_logit", threshold), (LOGIT, threshold), ("gate_probability", sigmoid(threshold))):
             if role in candidate and candidate[role].ndim == 2:
                 decision: npt.NDArray[np.bool_] = candidate[role][:, 0] >= np.float32(cut)
                 return decision
@@ -199,7 +200,7 @@ def _unit(role: str, reference: Outputs, row_scale: npt.NDArray[np.floating] | N
     """
     if role == FEATURES_TENSOR:
         size = np.abs(reference[role]).max(axis=1, keepdims=True)
-    elif role == "gate_logit" and GATE_TERMS in reference:
+    elif role in ("gate_logit", LOGIT) and GATE_TERMS in reference:
         size = reference[GATE_TERMS]
     elif role == "gate_probability" and GATE_TERMS in reference:
         # By the slope of the sigmoid; infinite terms of a saturated one are no number.

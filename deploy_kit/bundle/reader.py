@@ -72,17 +72,15 @@ class GoldenSamples:
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """A bundle whose files have the sizes and hashes that its manifest names.
+class BundleFolder:
+    """A bundle's files, which have the sizes and hashes that its manifest names.
 
     Attributes:
         path: the folder.
-        contract: the contract of `contract.json`.
         files: sha256 of each file that the manifest lists.
     """
 
     path: Path
-    contract: Contract
     files: dict[str, str]
 
     @property
@@ -114,6 +112,17 @@ class Bundle:
             raise BundleError(f"{self.path / name}: has changed since the bundle was opened; copy the bundle again")
         return data
 
+
+@dataclass(frozen=True)
+class Bundle(BundleFolder):
+    """A bundle of a `VisionActorCritic`.
+
+    Attributes:
+        contract: the contract of `contract.json`.
+    """
+
+    contract: Contract
+
     @cached_property
     def golden(self) -> GoldenSamples:
         """The golden samples.
@@ -135,13 +144,13 @@ def open_bundle(path: Path) -> Bundle:
     """
     files = check_files(path)
     try:
-        text = _read_json_text(path / CONTRACT_NAME)
+        text = read_json_text(path / CONTRACT_NAME)
         contract = Contract.from_json(text, str(path / CONTRACT_NAME))
         if (problem := schema_problem(json.loads(text))) is not None:
             raise BundleError(f"{path / CONTRACT_NAME}: {problem}; export the bundle again")
     except OSError as error:
         raise BundleError(f"{path / CONTRACT_NAME}: cannot be read ({error.strerror or error})") from error
-    return Bundle(path, contract, files)
+    return Bundle(path, files, contract)
 
 
 def check_files(path: Path) -> dict[str, str]:
@@ -172,7 +181,12 @@ def manifest_text(folder: Path) -> str:
     return json.dumps({"manifest_version": MANIFEST_VERSION, "files": files}, indent=2) + "\n"
 
 
-def _read_json_text(path: Path) -> str:
+def read_json_text(path: Path) -> str:
+    """Return the text of a JSON file of a bundle.
+
+    Raises:
+        BundleError: it is missing, too large or no UTF-8 text.
+    """
     if not path.is_file():
         raise BundleError(f"{path}: missing; export the bundle again")
     if (size := path.stat().st_size) > MAX_JSON_BYTES:
@@ -186,7 +200,7 @@ def _read_json_text(path: Path) -> str:
 def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     if path.is_symlink():
         raise BundleError(f"{path}: a link; copy the whole bundle again")
-    text = _read_json_text(path)
+    text = read_json_text(path)
     try:
         data = strict_json(text)
     except (ValueError, RecursionError) as error:

@@ -124,6 +124,32 @@ class NetworkRunner:
         return outputs
 
 
+def open_session(source: bytes | str, runtime: Runtime) -> Any:
+    """Return onnxruntime's session of a graph.
+
+    Args:
+        source: the graph, or its file.
+        runtime: how to run it.
+
+    Raises:
+        ArtifactError: it cannot be loaded, or another provider than the one asked for runs.
+        MissingDependencyError: onnxruntime is not installed.
+    """
+    ort = import_onnxruntime()
+    wanted = runtime.execution_provider
+    if wanted not in (available := ort.get_available_providers()):
+        hint = "" if runtime.provider == "cpu" else '; for a GPU, pip install "deploy-kit[gpu]" instead of [cpu]'
+        raise ArtifactError(f"onnxruntime has no {wanted}, only {', '.join(available)}{hint}")
+    providers = [(wanted, runtime.provider_options)]
+    try:
+        session = ort.InferenceSession(source, session_options(ort, runtime), providers=providers)
+    except onnxruntime_errors() as error:
+        raise ArtifactError(f"onnxruntime cannot load the graph: {one_line(error)}") from error
+    if session.get_providers()[0] != wanted:
+        raise ArtifactError(f"onnxruntime runs on {session.get_providers()[0]}, asked for {wanted}")
+    return session
+
+
 class OnnxRunner:
     """An ONNX graph in onnxruntime.
 
@@ -150,25 +176,12 @@ class OnnxRunner:
         self._contract = contract
         self._features = features
         self._outputs = outputs or {spec.role: spec.name for spec in contract.outputs}
-        ort = import_onnxruntime()
-        self._errors = onnxruntime_errors()
-        wanted = runtime.execution_provider
-        if wanted not in (available := ort.get_available_providers()):
-            hint = "" if runtime.provider == "cpu" else '; for a GPU, pip install "deploy-kit[gpu]" instead of [cpu]'
-            raise ArtifactError(f"onnxruntime has no {wanted}, only {', '.join(available)}{hint}")
         source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
         if isinstance(source, Path):
             source = str(source)
         self._source, self.runtime = source, runtime
-        try:
-            self._session = ort.InferenceSession(
-                source, session_options(ort, runtime), providers=[(wanted, runtime.provider_options)]
-            )
-        except self._errors as error:
-            raise ArtifactError(f"onnxruntime cannot load the graph: {one_line(error)}") from error
+        self._session, self._errors = open_session(source, runtime), onnxruntime_errors()
         self.providers = tuple(self._session.get_providers())
-        if self.providers[0] != wanted:
-            raise ArtifactError(f"onnxruntime runs on {self.providers[0]}, asked for {wanted}")
 
     def executed(self, rows: Float32) -> dict[str, Counter[str]]:
         """Run rows under onnxruntime's profiler, and return how often each operator ran on each provider.

@@ -13,7 +13,7 @@ def cut_head(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ArtifactError: the graph has no `features`, or an output does not depend on them alone.
     """
-    return _cut(model, [FEATURES_TENSOR], [output.name for output in model.graph.output])
+    return cut(model, [FEATURES_TENSOR], [output.name for output in model.graph.output])
 
 
 def cut_encoder(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -22,10 +22,20 @@ def cut_encoder(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ArtifactError: the graph has no `features`.
     """
-    return _cut(model, [graph_input.name for graph_input in model.graph.input], [FEATURES_TENSOR])
+    return cut(model, [graph_input.name for graph_input in model.graph.input], [FEATURES_TENSOR])
 
 
-def _cut(model: onnx.ModelProto, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
+def cut(model: onnx.ModelProto, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
+    """Return the sub-graph between some tensors.
+
+    Args:
+        model: the graph.
+        inputs: names of the tensors that the sub-graph takes.
+        outputs: names of the tensors that it gives.
+
+    Raises:
+        ArtifactError: there is no such tensor, or an output depends on others besides.
+    """
     try:
         part = Extractor(model).extract_model(inputs, outputs)
     except ValueError as error:

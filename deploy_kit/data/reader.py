@@ -132,7 +132,18 @@ class FeatureFile:
         Raises:
             DatasetError: their width differs, or they were collected with other weights.
         """
-        width = network.config.feature_size
+        self.require_features(feature_sha256(network), network.config.feature_size)
+
+    def require_features(self, expected: str, width: int) -> None:
+        """Check that the features are those of a policy that is known by its hash.
+
+        Args:
+            expected: the policy's feature_sha256.
+            width: numbers of its features.
+
+        Raises:
+            DatasetError: their width differs, or they were collected with other weights.
+        """
         if self.feature_size != width:
             raise DatasetError(f"{self.path}: the features have {self.feature_size} columns, the policy's have {width}")
         if self.attrs is None:
@@ -140,7 +151,6 @@ class FeatureFile:
                 "%s does not say which policy its features are from; that they fit is not checked", self.path
             )
             return
-        expected = feature_sha256(network)
         if self.attrs.feature_sha256 != expected:
             raise DatasetError(
                 f"{self.path}: collected with another policy (feature_sha256 {self.attrs.feature_sha256:.12}…, "

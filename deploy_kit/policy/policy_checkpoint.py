@@ -71,6 +71,17 @@ def load_policy(path: Path, hints: NetworkHints = NO_HINTS) -> Checkpoint | Poli
         OptionError: a hint is missing, unknown, or contradicts what the run says.
         MissingDependencyError: rsl_rl is not installed.
     """
+    other = load_other_policy(path, hints)
+    return load_checkpoint(path, hints) if other is None else other
+
+
+def load_other_policy(path: Path, hints: NetworkHints = NO_HINTS) -> PolicyCheckpoint | None:
+    """Read a checkpoint of any policy but `VisionActorCritic`; None for one of those, see `load_policy`.
+
+    Args:
+        path: the checkpoint file.
+        hints: what neither file nor run say.
+    """
     data = archive.read_bytes(path)
     entries: Mapping[str, Any]
     if archive.is_torch_archive(data):
@@ -87,7 +98,7 @@ def load_policy(path: Path, hints: NetworkHints = NO_HINTS) -> Checkpoint | Poli
         for option, given in (("--obs-shape", hints.observation_shapes), ("--feature-layer", hints.feature_layer)):
             if given:
                 raise OptionError(f"{option} has no effect on VisionActorCritic ({path}); leave it out")
-        return load_checkpoint(path, hints)
+        return None
     record = parse_record(stored, path)
     layout = None
     if builder is not None:

@@ -5,10 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from deploy_kit.policy.plan import Plan
+
+NumberArray = npt.NDArray[np.float32]
 
 
 class ObservationGroup(NamedTuple):
@@ -121,6 +125,13 @@ class PolicyNetwork(nn.Module, ABC):
         """Return one step for observation groups (B, …) and a state; a TensorDict will do."""
         action, features, after = self.act(observation, state)
         return PolicyStep(action, None if self.head is None else self.head(features), features, after)
+
+    def usual_numbers(self) -> dict[str, tuple[NumberArray, NumberArray]]:
+        """Return what the numbers of each flat group usually are, mean and deviation (n,), as a normaliser knows them.
+
+        Empty for a policy without one. Drawn observations are drawn from it, nothing more.
+        """
+        return {}
 
     def head_terms(self, features: Tensor) -> Tensor:
         """Return the summed sizes of the terms that the head's logit is the sum of, (B, 1)."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deploy_kit.errors import CheckpointError, MissingDependencyError, OptionError
 from deploy_kit.policy.plan import Plan, PlanBuilder
-from deploy_kit.policy.protocol import PolicyNetwork, PolicySpec, StateTensor
+from deploy_kit.policy.protocol import NumberArray, PolicyNetwork, PolicySpec, StateTensor
 
 MODELS: tuple[str, ...] = ("MLPModel", "CNNModel", "RNNModel")
 """rsl_rl's models that are read."""
@@ -89,6 +89,20 @@ class RslRlPolicy(PolicyNetwork):
         """Return the tensors that fly, by their names in the checkpoint."""
         tensors = self.model.state_dict()
         return {theirs: tensors[ours] for ours, theirs in self.names.items() if flies(ours)}
+
+    def usual_numbers(self) -> dict[str, tuple[NumberArray, NumberArray]]:
+        """Return mean and deviation of the numbers of each flat group, as the normaliser has seen them."""
+        if self.spec.normalizer_eps is None:
+            return {}
+        normalizer: Any = self.model.obs_normalizer
+        mean, deviation = (tensor.detach().numpy().reshape(-1) for tensor in (normalizer._mean, normalizer._std))
+        usual, start = {}, 0
+        for group in self.spec.groups:
+            if len(group.shape) == 1:
+                columns = slice(start, start + group.shape[0])
+                usual[group.name] = mean[columns], deviation[columns]
+                start += group.shape[0]
+        return usual
 
     def plan(self) -> Plan:
         """Return the operators of one step."""

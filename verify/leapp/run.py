@@ -26,13 +26,13 @@ from deploy_kit.verify.options import LIVE_MODES, ReplayOptions, VerifyOptions
 from deploy_kit.verify.outputs.evidence import Evidence
 from deploy_kit.verify.outputs.page_file import PageFile
 from deploy_kit.verify.processes import live_options
+from deploy_kit.verify.recording import environment_of, plain, verified_runtimes
 from deploy_kit.verify.replay import reference_outputs, replay
 from deploy_kit.verify.report import Check, FactCheck, NotRun, Subject, VerifyReport
 from deploy_kit.verify.report_file import UNFINISHED, ReportFile
 from deploy_kit.verify.samples import extreme_samples, random_samples
 from deploy_kit.verify.search import search
 from deploy_kit.verify.structure.onnx_file import file_checks, is_runnable, load_graph, signature_problems
-from deploy_kit.verify.verifier import environment_of, plain, verified_runtimes
 
 LEAPP_REPORT_NAME = "report-leapp.json"
 """Where the report lies beside the description: a bundle that holds one keeps its own."""
@@ -145,7 +145,7 @@ class _Judge:
         described = "each operator and weight against the checkpoint, for all inputs"
         yield FactCheck("onnx/proof", described, found.proven.weights, found.proven.problems)
         bundle = LeappBundle(
-            export.path.parent, found.contract, {export.model_path.name: export.model_sha256}, export.model
+            export.path.parent, {export.model_path.name: export.model_sha256}, found.contract, export.model
         )
         self._subject = pair_bundle(bundle, self._checkpoint, self._named)
         self.evidence = self._subject.evidence

@@ -7,15 +7,18 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]  # carries no types
 
 from deploy_kit.bundle.contract import CONTRACT_METADATA_KEY, FEATURES_TENSOR, Contract
+from deploy_kit.bundle.policy_contract import PolicyContract
 from deploy_kit.bundle.runners import ArtifactError
 from deploy_kit.errors import BundleError
 from deploy_kit.policy.network import VisionActorCritic
+from deploy_kit.policy.protocol import PolicyNetwork
 from deploy_kit.task.interface import ActionTransform
 from deploy_kit.text import one_line
 from deploy_kit.verify.report import FactCheck
 from deploy_kit.verify.structure.constants import MAX_ELEMENTS
 from deploy_kit.verify.structure.graph import StructureError, messages, onnx_graph
 from deploy_kit.verify.structure.operators import PROVEN, RUNNABLE
+from deploy_kit.verify.structure.plan_proof import PLANNED, prove_plan
 from deploy_kit.verify.structure.proof import Proven, prove
 from deploy_kit.verify.structure.walk import MAX_NODES
 
@@ -31,7 +34,10 @@ _FOREIGN = (
 LARGEST_BATCH = 256
 """Rows that a graph is run on at once; a dimension without a size is taken as this."""
 
+POLICY_RUNNABLE = RUNNABLE | PLANNED
+
 Problems = Iterator[str]
+AnyContract = Contract | PolicyContract
 
 
 def load_graph(data: bytes, name: str) -> onnx.ModelProto:
@@ -48,9 +54,14 @@ def load_graph(data: bytes, name: str) -> onnx.ModelProto:
         raise ArtifactError(f"{name} is not a readable ONNX file: {one_line(error)}") from error
 
 
-def is_runnable(model: onnx.ModelProto) -> bool:
-    """Return whether a graph may be run: without state, control flow or growth, and nothing hidden."""
-    listed = not any(hidden(model)) and all(node.op_type in RUNNABLE for node in model.graph.node)
+def is_runnable(model: onnx.ModelProto, operators: frozenset[str] = RUNNABLE) -> bool:
+    """Return whether a graph may be run: without state, control flow or growth, and nothing hidden.
+
+    Args:
+        model: the graph.
+        operators: operators that it may have.
+    """
+    listed = not any(hidden(model)) and all(node.op_type in operators for node in model.graph.node)
     return listed and not _grows(model)
 
 
@@ -111,10 +122,38 @@ def file_checks(model: onnx.ModelProto) -> list[FactCheck]:
     return checks
 
 
-def _unlisted(model: onnx.ModelProto) -> Problems:
+def policy_graph_checks(model: onnx.ModelProto, contract: PolicyContract, network: PolicyNetwork) -> list[FactCheck]:
+    """Return all static checks of the graph of any policy.
+
+    Args:
+        model: the graph that ships.
+        contract: contract of `contract.json`.
+        network: the checkpoint's.
+    """
+    nodes, specs = len(model.graph.node), len(contract.inputs) + len(contract.outputs) + 1
+    unlisted = _unlisted(model, PLANNED)
+    checks = [_facts("onnx/operators", "nothing hidden, operators on the list", nodes, unlisted)]
+    if is_runnable(model, POLICY_RUNNABLE):
+        checks.append(_facts("onnx/valid", "graph against the ONNX specification", nodes, _validity(model)))
+    checks += [
+        _facts("onnx/signature", "inputs, outputs, features against the contract", specs, _signature(model, contract)),
+        _facts("onnx/opset", "operator set against the contract", len(model.opset_import), _opset(model, contract)),
+        _facts("onnx/contract", "metadata against contract.json", 1, _metadata(model, contract)),
+    ]
+    head = network.head if contract.head is not None else None
+    try:
+        proven = prove_plan(onnx_graph(model), network.plan(), head)
+    except StructureError as error:
+        proven = Proven(0, (str(error),))
+    described = "each operator and weight against the checkpoint, for all inputs and states"
+    checks.append(FactCheck("onnx/proof", described, proven.weights, proven.problems))
+    return checks
+
+
+def _unlisted(model: onnx.ModelProto, operators: frozenset[str] = PROVEN) -> Problems:
     yield from hidden(model)
     for node in model.graph.node:
-        if node.op_type not in PROVEN:
+        if node.op_type not in operators:
             yield f"{node.op_type} {node.name or ', '.join(node.output)} is not on the list of operators"
 
 
@@ -159,13 +198,13 @@ def _validity(model: onnx.ModelProto) -> Problems:
         yield one_line(error)
 
 
-def _signature(model: onnx.ModelProto, contract: Contract) -> Problems:
+def _signature(model: onnx.ModelProto, contract: AnyContract) -> Problems:
     yield from signature_problems(model, contract, "the contract")
     if not any(FEATURES_TENSOR in node.output for node in model.graph.node):
         yield f"no tensor is named {FEATURES_TENSOR!r}, so features → outputs cannot be cut out"
 
 
-def signature_problems(model: onnx.ModelProto, contract: Contract, source: str) -> Problems:
+def signature_problems(model: onnx.ModelProto, contract: AnyContract, source: str) -> Problems:
     """Yield what of a graph's inputs and outputs is not the contract's, in order.
 
     Args:
@@ -200,7 +239,7 @@ def _dtype(value: onnx.ValueInfoProto) -> str:
     return str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
 
 
-def _opset(model: onnx.ModelProto, contract: Contract) -> Problems:
+def _opset(model: onnx.ModelProto, contract: AnyContract) -> Problems:
     for entry in model.opset_import:
         if entry.domain not in ALLOWED_DOMAINS:
             yield f"operators of domain {entry.domain!r} are used, which other runtimes lack"
@@ -210,13 +249,13 @@ def _opset(model: onnx.ModelProto, contract: Contract) -> Problems:
         yield f"IR version {model.ir_version}, the contract says {contract.versions.ir_version}"
 
 
-def _metadata(model: onnx.ModelProto, contract: Contract) -> Problems:
+def _metadata(model: onnx.ModelProto, contract: AnyContract) -> Problems:
     texts = [entry.value for entry in model.metadata_props if entry.key == CONTRACT_METADATA_KEY]
     if len(texts) != 1:
         yield f"{len(texts)} entries {CONTRACT_METADATA_KEY!r} in the metadata, expected one"
         return
     try:
-        embedded = Contract.from_json(texts[0], f"metadata {CONTRACT_METADATA_KEY!r}")
+        embedded = type(contract).from_json(texts[0], f"metadata {CONTRACT_METADATA_KEY!r}")
     except BundleError as error:
         yield one_line(error)
         return

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from deploy_kit.errors import CheckpointError
-from deploy_kit.policy.calibration import RECORD_KEY, record_text
+from deploy_kit.policy.calibration import RECORD_KEY, policy_record_text, record_text
 from deploy_kit.policy.checkpoint import TENSORS_KEY, Checkpoint
+from deploy_kit.policy.policy_checkpoint import PolicyCheckpoint, record_of, shipped_tensors
 from deploy_kit.policy.safetensors_file import read_safetensors
 from deploy_kit.policy.state_layout import CheckpointFormat, place_of
 from deploy_kit.text import one_line
@@ -32,11 +33,12 @@ def tensors_check(data: bytes, checkpoint: Checkpoint) -> FactCheck:
     state = checkpoint.network.state_dict()
     expected = {place_of(key, CheckpointFormat.SAFETENSORS).name: tensor for key, tensor in state.items()}
     record = json.loads(record_text(checkpoint.network.config, checkpoint.calibration, checkpoint.iteration))
-    problems = (*_tensors(stored["tensors"], expected), *_record(stored["metadata"], record))
+    problems = (*compare_tensors(stored["tensors"], expected), *compare_record(stored["metadata"], record))
     return FactCheck(name, compared, len(expected) + len(record), problems)
 
 
-def _tensors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> Iterator[str]:
+def compare_tensors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> Iterator[str]:
+    """Yield how stored tensors differ from those that are expected."""
     yield from (f"{name} is missing" for name in sorted(expected.keys() - found.keys()))
     yield from (f"{name} is not in the checkpoint" for name in sorted(found.keys() - expected.keys()))
     for name in sorted(expected.keys() & found.keys()):
@@ -49,7 +51,8 @@ def _tensors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> Iterator[
             yield f"{name} differs in {int(differs.sum())} of {ours.numel()} values, by up to {largest:.3g}"
 
 
-def _record(metadata: dict[str, str], expected: dict[str, object]) -> Iterator[str]:
+def compare_record(metadata: dict[str, str], expected: dict[str, object]) -> Iterator[str]:
+    """Yield how a file's record differs from the one that is expected."""
     yield from (
         f"the metadata {name!r} is not on the list" for name in sorted(metadata.keys() - {RECORD_KEY, TENSORS_KEY})
     )
@@ -63,3 +66,26 @@ def _record(metadata: dict[str, str], expected: dict[str, object]) -> Iterator[s
     for key in sorted(expected | found):
         if found.get(key) != expected.get(key):
             yield f"the record's {key} is {str(found.get(key))[:80]}, expected {str(expected.get(key))[:80]}"
+
+
+def policy_tensors_check(data: bytes, checkpoint: PolicyCheckpoint) -> FactCheck:
+    """Return the comparison of all that the safetensors file of any policy holds with the checkpoint, bit by bit.
+
+    Args:
+        data: the file's bytes.
+        checkpoint: the truth; its head and calibration are compared too.
+    """
+    name, compared = "safetensors/tensors", "every stored tensor and the record, bit by bit"
+    try:
+        stored = read_safetensors(data, Path("policy.safetensors"))
+    except CheckpointError as error:
+        return FactCheck(name, compared, 1, (one_line(error),))
+    network = checkpoint.network
+    expected = shipped_tensors(network)
+    text = policy_record_text(record_of(network.spec, own_names=True), checkpoint.calibration, checkpoint.iteration)
+    record = json.loads(text)
+    problems = (
+        *compare_tensors(stored["tensors"], expected),
+        *compare_record(stored["metadata"], record),
+    )
+    return FactCheck(name, compared, len(expected) + len(record), problems)

@@ -230,6 +230,11 @@ class _Code:
         if function not in FUNCTIONS:
             raise StructureError(f"forward calls torch.{function}, which is not on the list")
         tensors, rule = FUNCTIONS[function]
+        match function, arguments:
+            case "cat", [ast.List(elts=parts), *rest]:
+                tensors, arguments = len(parts), [*parts, *rest]
+            case "layer_norm", [data, shape, weight, bias, *rest]:
+                arguments = [data, weight, bias, shape, *rest]
         try:
             settings = [ast.literal_eval(argument) for argument in arguments[tensors:]]
             op, attributes, extra = rule(*settings)

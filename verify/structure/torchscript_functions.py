@@ -4,7 +4,7 @@ from typing import Any
 
 from deploy_kit.verify.structure.graph import StructureError
 
-Rule = tuple[str, dict[str, Any], list[list[int]]]
+Rule = tuple[str, dict[str, Any], list[Any]]
 """(operator, attributes, further inputs)."""
 
 
@@ -63,10 +63,49 @@ def _reshape(target: list[int]) -> Rule:
     return "Reshape", {"allowzero": 1}, [target]
 
 
+def _concat(axis: int = 0) -> Rule:
+    return "Concat", {"axis": axis}, []
+
+
+def _select(axis: int, index: int) -> Rule:
+    assert type(index) is int
+    return "Gather", {"axis": axis}, [index]
+
+
+def _unsqueeze(axis: int) -> Rule:
+    return "Unsqueeze", {}, [[axis]]
+
+
+def _layer_norm(shape: list[int], eps: float = 1e-5, cudnn: bool = True) -> Rule:
+    assert isinstance(cudnn, bool)
+    return "LayerNormalization", {"axis": -len(shape), "epsilon": eps}, []
+
+
+def _max_pool(kernel: list[int], stride: list[int], padding: list[int]) -> Rule:
+    return "MaxPool", {"kernel_shape": kernel, "strides": stride, "pads": [*padding, *padding]}, []
+
+
+def _over_image(op: str) -> Any:
+    def rule(axes: list[int], keep: bool) -> Rule:
+        assert axes == [2, 3]
+        assert keep is True
+        return op, {}, []
+
+    return rule
+
+
 FUNCTIONS: dict[str, tuple[int, Any]] = {
     "_convolution": (3, _convolution),
     "conv2d": (3, _conv2d),
     "batch_norm": (5, _batch_norm),
+    "layer_norm": (3, _layer_norm),
+    "max_pool2d": (1, _max_pool),
+    "mean": (1, _over_image("GlobalAveragePool")),
+    "amax": (1, _over_image("GlobalMaxPool")),
+    "cat": (0, _concat),
+    "select": (1, _select),
+    "unsqueeze": (1, _unsqueeze),
+    "erf": (1, _plain("Erf")),
     "linear": (3, lambda: ("Gemm", {"transB": 1}, [])),
     "flatten": (1, _flatten),
     "reshape": (1, _reshape),

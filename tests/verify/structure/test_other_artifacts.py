@@ -23,7 +23,7 @@ from deploy_kit.export.torchscript import _Outputs
 from deploy_kit.files import file_sha256
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.task.interface import ActionTransform
-from deploy_kit.verify.artifacts import _manifest_check
+from deploy_kit.verify.artifacts import manifest_check
 from deploy_kit.verify.structure import sandbox
 from deploy_kit.verify.structure.confinement import landlock_version, unavailable
 from deploy_kit.verify.structure.graph import StructureError
@@ -325,10 +325,10 @@ def test_file_that_no_bundle_has_is_named(run, tmp_path):
     folder = copy_bundle(run.bundle, tmp_path / "bundle")
     (folder / "report.html").touch()
     (folder / "weights.bin").write_bytes(b"x")
-    check = _manifest_check(open_bundle(folder))
+    check = manifest_check(open_bundle(folder))
     assert check.problems == ("'weights.bin' lies in the folder and is not listed",)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"]["weights.bin"] = {"sha256": file_sha256(folder / "weights.bin"), "size": 1}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    check = _manifest_check(open_bundle(folder))
+    check = manifest_check(open_bundle(folder))
     assert check.problems == ("the manifest lists 'weights.bin', which no bundle has",)
