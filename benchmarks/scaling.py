@@ -1,18 +1,20 @@
-"""Measure how collect and finetune scale over the GPUs, or over processes, of one machine.
+"""Measure how collect, finetune and verify scale over the GPUs, or over processes, of one machine.
 
 Usage, on a machine with GPUs and Isaac Lab:
     python benchmarks/scaling.py --backend isaaclab --gpus 1 2 4 --num-envs 8192 --rows 1000000 --out scaling
 Usage, on a CPU with the embedded simulator:
-    python benchmarks/scaling.py --processes 1 2 --num-envs 16 --rows 500 --out scaling
+    python benchmarks/scaling.py --processes 1 2 --num-envs 16 --rows 500 --episodes 32 --out scaling
 
-For each number N, back to back: `collect` of so many rows of each class, then `finetune` with Adam on the rows of the
-first collection, with N processes. Each command is run as a user would type it, with torchrun for N > 1. Written to
-the folder: scaling.json (everything), scaling.md (a table), scaling.png.
+For each number N, back to back: `collect` of so many rows of each class, `finetune` with Adam on the rows of the first
+collection, and `verify` with so many live episodes of a bundle of the checkpoint, with N processes. Each command is run
+as a user would type it. Written to the folder: scaling.json (everything), scaling.md (a table), scaling.png. With
+--append, numbers that the folder's scaling.json holds already are not measured again, so that a machine that is lent
+for some minutes at a time can be used.
 
 What is compared: wall seconds of the whole command, env steps/s of the flights alone (all processes together, from the
-first step to the last), efficiency against the smallest N, seconds that each process waited for its disk, CPU seconds
-a process; and whether results agree: prevalence of the unions within 5 standard errors, disjoint tracks, heads to float
-tolerance.
+first step to the last), efficiency against the smallest N, seconds that each process waited (for its disk, or for the
+others), CPU seconds a process; and whether results agree: prevalence of the unions within 5 standard errors, means of
+the positives' features, heads to float tolerance, verdicts, mean gates of the flights in standard errors.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +79,7 @@ def command(count: int, gpus: bool, words: list[str]) -> list[str]:
     run = [sys.executable, "-m", "deploy_kit", *words]
     if gpus and count > 1:
         return [*run, "--num-gpus", str(count)]
-    if count > 1 and words[0] == "collect":
+    if count > 1 and words[0] in ("collect", "verify"):
         return [*run, "--num-processes", str(count)]
     if count > 1:
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
@@ -135,8 +138,39 @@ def head_of(folder: Path) -> list[float]:
     return head_vector(load_checkpoint(folder / last).network).tolist()
 
 
+def make_bundle(arguments: argparse.Namespace) -> Path:
+    """Export the checkpoint once, for verify."""
+    bundle: Path = arguments.out / "bundle"
+    if not (bundle / "manifest.json").exists():
+        words = ["export", "--checkpoint", arguments.checkpoint, "--use-auxiliary-head", "--output", str(bundle)]
+        execute(command(1, False, words), arguments.out / "export.log")
+    return bundle
+
+
+def verified(count: int, arguments: argparse.Namespace, device: list[str]) -> dict[str, Any]:
+    """Measure verify; only its flights scale, so that the rest is kept short."""
+    report = arguments.out / f"report-{count}.json"
+    words = ["verify", str(make_bundle(arguments)), "--checkpoint", arguments.checkpoint, "--no-replay"]
+    words += ["--search-evaluations", "64", "--no-torchscript", "--report", str(report), "--backend", arguments.backend]
+    words += ["--episodes", str(arguments.episodes), "--max-episodes", str(arguments.episodes), "--seed", "1", *device]
+    words += [word for mode in arguments.live_modes for word in ("--live-mode", mode)]
+    row: dict[str, Any] = {}
+    row["verify_s"], _ = execute(
+        command(count, arguments.gpus is not None, words), arguments.out / f"verify-{count}.log"
+    )
+    data = json.loads(report.read_text())
+    times = data["environment"]["flights"]
+    checks = {check["name"]: check for check in data["checks"]}
+    gates = checks["live/reference"]["statistics"]["gates_per_episode"]
+    row["verify_passed"], row["verify_times"] = data["passed"], times
+    row["verify_episodes"] = checks["live/reference"]["episodes"]
+    row["verify_gates"], row["verify_gates_half"] = gates["mean"], (gates["ci95"][1] - gates["ci95"][0]) / 2
+    row["verify_steps_per_s"] = sum(one["env_steps"] for one in times) / max(one["flown_s"] for one in times)
+    return row
+
+
 def measure(count: int, arguments: argparse.Namespace, rows_file: Path | None) -> dict[str, Any]:
-    """Measure collect and finetune with one number of processes."""
+    """Measure the three commands with one number of processes."""
     out, gpus = arguments.out, arguments.gpus is not None
     feature_file = out / f"features-{count}.h5"
     device = ["--device", "cuda:0" if gpus else "cpu"]
@@ -159,7 +193,7 @@ def measure(count: int, arguments: argparse.Namespace, rows_file: Path | None) -
     metrics = json.loads((out / f"head-{count}" / "metrics.json").read_text())
     row["train_rows_per_s"] = float(np.median([epoch["rows_per_second"] for epoch in metrics["epochs"]]))
     row["head"] = head_of(out / f"head-{count}")
-    return row
+    return row | verified(count, arguments, device)
 
 
 def compare(rows: list[dict[str, Any]]) -> None:
@@ -167,9 +201,15 @@ def compare(rows: list[dict[str, Any]]) -> None:
     first = rows[0]
     for row in rows:
         share = row["processes"] / first["processes"]
-        for name in ("steps_per_s", "train_rows_per_s"):
+        for name in ("steps_per_s", "train_rows_per_s", "verify_steps_per_s"):
             row[f"{name}_efficiency"] = row[name] / first[name] / share
-        row["collect_efficiency"] = first["collect_s"] / row["collect_s"] / share
+        for name in ("collect", "verify"):
+            row[f"{name}_efficiency"] = first[f"{name}_s"] / row[f"{name}_s"] / share
+        # Other seeds, so other flights: equal in distribution. With the same --shares they are the same.
+        error = np.hypot(row["verify_gates_half"], first["verify_gates_half"]) / 1.96
+        row["verify_gates_z"] = (
+            float((row["verify_gates"] - first["verify_gates"]) / error) if row is not first else 0.0
+        )
         p, n = first["collect_prevalence"], first["collect_rows_seen"]
         # Steps of an episode depend on each other: so many independent ones as there are episodes, at least.
         effective = [min(r["collect_rows_seen"], 8 * r["collect_episodes"]) for r in (first, row)]
@@ -181,22 +221,54 @@ def compare(rows: list[dict[str, Any]]) -> None:
         row["head_difference"] = float(np.abs(np.array(row["head"]) - first["head"]).max() / scale)
 
 
+_COLUMNS: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
+    "collect": {
+        "s": lambda row: f"{row['collect_s']:.1f}",
+        "env steps/s": lambda row: f"{row['steps_per_s']:,.0f}",
+        "efficiency": lambda row: f"{row['steps_per_s_efficiency']:.2f}",
+        "of the whole": lambda row: f"{row['collect_efficiency']:.2f}",
+        "waited, s": lambda row: _numbers(row["ranks"], "waited_s"),
+        "CPU, s": lambda row: _numbers(row["ranks"], "cpu_s"),
+        "rows": lambda row: f"{row['collect_rows']:,}",
+        "prevalence (z)": lambda row: f"{row['collect_prevalence']:.4f} ({row['prevalence_z']:+.1f})",
+    },
+    "finetune": {
+        "s": lambda row: f"{row['finetune_s']:.1f}",
+        "rows/s trained": lambda row: f"{row['train_rows_per_s']:,.0f}",
+        "efficiency": lambda row: f"{row['train_rows_per_s_efficiency']:.2f}",
+        "head differs": lambda row: f"{row['head_difference']:.1e}",
+    },
+    "verify": {
+        "s": lambda row: f"{row['verify_s']:.1f}",
+        "env steps/s in flight": lambda row: f"{row['verify_steps_per_s']:,.0f}",
+        "efficiency": lambda row: f"{row['verify_steps_per_s_efficiency']:.2f}",
+        "of the whole": lambda row: f"{row['verify_efficiency']:.2f}",
+        "built, s": lambda row: _numbers(row["verify_times"], "built_s"),
+        "flown, s": lambda row: _numbers(row["verify_times"], "flown_s"),
+        "waited, s": lambda row: _numbers(row["verify_times"], "waited_s"),
+        "CPU, s": lambda row: _numbers(row["verify_times"], "cpu_s"),
+        "episodes": lambda row: str(row["verify_episodes"]),
+        "gates (z)": lambda row: f"{row['verify_gates']:.2f} ({row['verify_gates_z']:+.1f})",
+        "verdict": lambda row: "VERIFIED" if row["verify_passed"] else "FAILED",
+    },
+}
+"""Columns of each command's table."""
+
+
+def _numbers(processes: list[dict[str, Any]], name: str) -> str:
+    return " ".join(f"{process[name]:.1f}" for process in processes) or "–"
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the measurements as a table in Markdown."""
-    head = (
-        "| N | collect, s | env steps/s | efficiency | finetune, s | rows/s trained | efficiency | waited, s | CPU, s |"
-    )
-    head += " prevalence (z) | head differs |\n|" + "--:|" * 11
+    """Return the measurements as tables in Markdown."""
     lines = []
-    for row in rows:
-        waited = " ".join(f"{rank['waited_s']:.1f}" for rank in row["ranks"]) or "–"
-        cpu = " ".join(f"{rank['cpu_s']:.0f}" for rank in row["ranks"]) or "–"
-        cells = [row["processes"], f"{row['collect_s']:.1f}", f"{row['steps_per_s']:,.0f}"]
-        cells += [f"{row['steps_per_s_efficiency']:.2f}", f"{row['finetune_s']:.1f}", f"{row['train_rows_per_s']:,.0f}"]
-        cells += [f"{row['train_rows_per_s_efficiency']:.2f}", waited, cpu]
-        cells += [f"{row['collect_prevalence']:.4f} ({row['prevalence_z']:+.1f})", f"{row['head_difference']:.1e}"]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join([head, *lines]) + "\n"
+    for name, columns in _COLUMNS.items():
+        lines += [f"**{name}**", "", "| N | " + " | ".join(columns) + " |", "|" + "--:|" * (len(columns) + 1)]
+        for row in rows:
+            cells = [str(row["processes"]), *(cell(row) for cell in columns.values())]
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
 
 
 def draw(rows: list[dict[str, Any]], path: Path, gpus: bool) -> None:
@@ -207,11 +279,12 @@ def draw(rows: list[dict[str, Any]], path: Path, gpus: bool) -> None:
     from matplotlib import pyplot as plt
 
     number = [row["processes"] for row in rows]
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    figure, axes = plt.subplots(1, 4, figsize=(15, 3.6), layout="constrained")
     for axis, name, title in (
         (axes[0], "steps_per_s", "collect: env steps/s"),
         (axes[1], "collect_s", "collect: seconds of the whole command"),
         (axes[2], "train_rows_per_s", "finetune: rows/s trained"),
+        (axes[3], "verify_steps_per_s", "verify: env steps/s in flight"),
     ):
         values = np.array([row[name] for row in rows], float)
         ideal = values[0] * np.array(number) / number[0]
@@ -233,6 +306,15 @@ def main() -> None:
     parser.add_argument("--num-envs", type=int, default=16, help="environments of each process")
     parser.add_argument("--rows", type=int, default=1_000_000, help="training rows of each class")
     parser.add_argument("--heldout-episodes", type=int, default=128)
+    parser.add_argument("--episodes", type=int, default=4096, help="live episodes of verify, in each mode")
+    parser.add_argument(
+        "--live-modes",
+        nargs="+",
+        default=["shadow", "driving"],
+        choices=["shadow", "driving", "contract"],
+        help="modes of verify; contract runs the onboard runner once for each environment, on the CPU",
+    )
+    parser.add_argument("--append", action="store_true", help="keep what the folder's scaling.json holds")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=256, help="rows a step, of all processes together")
     parser.add_argument("--out", type=Path, default=Path("scaling"))
@@ -240,12 +322,15 @@ def main() -> None:
     if (arguments.gpus is None) == (arguments.processes is None):
         parser.error("give --gpus or --processes")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
+    stored = arguments.out / "scaling.json"
+    rows: list[dict[str, Any]] = json.loads(stored.read_text()) if arguments.append and stored.exists() else []
     for count in arguments.gpus or arguments.processes:
+        if any(row["processes"] == count for row in rows):
+            continue
         first = arguments.out / f"features-{rows[0]['processes']}.h5" if rows else None
         rows.append(measure(count, arguments, first))
         compare(rows)
-        (arguments.out / "scaling.json").write_text(json.dumps(rows, indent=1))
+        stored.write_text(json.dumps(rows, indent=1))
         (arguments.out / "scaling.md").write_text(table(rows))
         draw(rows, arguments.out / "scaling.png", arguments.gpus is not None)
         print(table(rows), flush=True)

@@ -12,7 +12,7 @@ from deploy_kit.progress import Progress
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
 from deploy_kit.verify.messages import pack, pack_figures, pack_part, unpack, unpack_figures, unpack_part
 from deploy_kit.verify.opening import manifest_sha256
-from deploy_kit.verify.share import Environments, FlownPart, LiveOptions, Order, ShareFigures, ShareFlights
+from deploy_kit.verify.share import Environments, FlownPart, LiveOptions, Order, ShareFigures, ShareFlights, Times
 
 PATIENCE_S = 900.0
 """Least time that this process waits for another one after its own share is flown, s; it may need time to start."""
@@ -68,6 +68,7 @@ class Crew:
         progress: Callable[[Progress], None],
     ) -> None:
         self._others, self._progress, self._shares = others, progress, options.shares
+        self._times = environments.times
         self.processes = 1 if others is None else others.count
         self._own = {
             index: ShareFlights(index, options, environments, subject, onnx, progress)
@@ -106,6 +107,13 @@ class Crew:
                 raise LostProcessError(f"process {index} sent what is no figure ({error})") from error
         return [figures[index] for index in sorted(figures)]
 
+    def times(self) -> list[Times]:
+        """Return what the flights took in every process; for errors see `fly`."""
+        self._send({"do": "times"})
+        self._times.cpu_s = time.process_time()
+        others = range(1, self.processes)
+        return [self._times, *(Times(**self._next(index, PATIENCE_S)[0]) for index in others)]
+
     def _send(self, header: dict[str, Any]) -> None:
         if self._others is not None:
             for index in range(1, self._others.count):
@@ -127,7 +135,9 @@ class Crew:
 
     def _next(self, index: int, patience: float) -> tuple[dict[str, Any], Any]:
         assert self._others is not None
+        began = time.monotonic()
         header, arrays = unpack(self._others.receive(index, patience))
+        self._times.waited_s += time.monotonic() - began
         if "error" in header:
             if header.get("input"):
                 raise TaskError(f"process {index}: {header['error']}")
@@ -154,6 +164,7 @@ def follow(
     leader: Leader,
     shares: Sequence[ShareFlights],
     subject: BundleAndCheckpoint,
+    times: Times,
 ) -> None:
     """Fly what the first process orders, until it says no more.
 
@@ -161,11 +172,21 @@ def follow(
         leader: the first process.
         shares: this process's.
         subject: bundle, checkpoint, vehicle.
+        times: of this process.
     """
     leader.send(pack({"manifest": manifest_sha256(subject.bundle.path), "checkpoint": subject.checkpoint.sha256}))
-    while (message := leader.receive()) is not None:
+    while True:
+        began = time.monotonic()
+        message = leader.receive()
+        times.waited_s += time.monotonic() - began
+        if message is None:
+            return
         order, _ = unpack(message)
         what = order.pop("do")
+        if what == "times":
+            times.cpu_s = time.process_time()
+            leader.send(pack(asdict(times)))
+            continue
         for share in shares:
             if what == "fly":
                 leader.send(pack(*pack_part(share.fly(decode(Order, order, "order")))))

@@ -16,7 +16,7 @@ from deploy_kit.verify.crew import Crew, LostProcessError, Processes
 from deploy_kit.verify.merging import merged_parity
 from deploy_kit.verify.report import Check, FactCheck, NotRun
 from deploy_kit.verify.rollouts import DRIVING, flight_check, reference_check
-from deploy_kit.verify.share import Environments, FlownPart, LiveOptions, Order, ShareFigures
+from deploy_kit.verify.share import Environments, FlownPart, LiveOptions, Order, ShareFigures, Times
 
 __all__ = ["LiveOptions", "LiveTest"]
 
@@ -43,11 +43,15 @@ class LiveTest:
     Args:
         options: what to fly.
         processes: other processes that fly some of the shares, None for none.
+
+    Attributes:
+        times: what the flights took in each process, once they are over.
     """
 
     def __init__(self, options: LiveOptions, processes: Processes | None = None) -> None:
         self._options, self._processes = options, processes
         self._environments = Environments(options)
+        self.times: list[Times] = []
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -79,6 +83,7 @@ class LiveTest:
             if (reason := flights.unwanted()) is not None:
                 yield NotRun(CONTRACT, reason, "--no-vehicle")
             figures = flights.fly()
+            self.times = crew.times()
         except LostProcessError as error:
             yield FactCheck(PROCESSES, "every process flies its share", crew.processes, (str(error),))
             yield from (NotRun(f"live/{mode}", "the flights are not whole") for mode in self.modes)

@@ -146,7 +146,7 @@ def _follow(options: VerifyOptions, rank: Rank, leader: Leader) -> None:
                 leader.receive()
                 return
             flights = [ShareFlights(index, live, environments, subject, graph, silent) for index in own]
-            follow(leader, flights, subject)
+            follow(leader, flights, subject, environments.times)
     except Exception as error:
         given = isinstance(error, InputError)
         text = one_line(error) if given else f"{type(error).__name__}: {one_line(error)}"

@@ -5,6 +5,7 @@ there are, not from which process flies it.
 """
 
 import dataclasses
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -118,6 +119,25 @@ class ShareFigures:
     steps: int
 
 
+@dataclass
+class Times:
+    """What the flights of one process took; they are reported and not judged.
+
+    Attributes:
+        built_s: making environments, s.
+        flown_s: flights, s.
+        waited_s: waiting for other processes, s.
+        cpu_s: processor time of the whole process, s.
+        env_steps: steps of all environments.
+    """
+
+    built_s: float = 0.0
+    flown_s: float = 0.0
+    waited_s: float = 0.0
+    cpu_s: float = 0.0
+    env_steps: int = 0
+
+
 def share_of(total: int, index: int, count: int) -> int:
     """Return how many of a number of episodes one of several shares flies."""
     return total // count + (index < total % count)
@@ -139,10 +159,13 @@ class Environments:
     Args:
         options: what to fly.
         first: the share that flies first.
+
+    Attributes:
+        times: of this process.
     """
 
     def __init__(self, options: LiveOptions, first: int = 0) -> None:
-        self._options, self._share = options, first
+        self._options, self._share, self.times = options, first, Times()
         self._first: VecEnv | None = None
 
     def prepare(self, checkpoint: Checkpoint) -> None:
@@ -175,7 +198,10 @@ class Environments:
 
         options = self._options.env or EnvOptions(seed=self._options.seed)
         options = dataclasses.replace(options, num_envs=episodes, seed=share_seed(options.seed, part, share))
-        return make_env(options, self._options.task, self._options.backend)
+        began = time.monotonic()
+        env = make_env(options, self._options.task, self._options.backend)
+        self.times.built_s += time.monotonic() - began
+        return env
 
 
 class ShareFlights:
@@ -223,7 +249,7 @@ class ShareFlights:
             if self._shadow is not None:
                 self._shadow.begin(env.num_envs, order.part)
             watch = self._recorded("PyTorch", order.part, env, self._shadow)
-            reference = fly_first_episodes(env, driver, watch, self._progress, phase)
+            reference = self._flown(fly_first_episodes, env, driver, watch, self._progress, phase)
         finally:
             close(env)
         modes, broken = {}, {}
@@ -242,6 +268,14 @@ class ShareFlights:
         contract = self._contract
         return ShareFigures(shadow, contract.commands_check(), dict(contract.faults), contract.steps)
 
+    def _flown(self, fly: Callable[..., Flight], env: "VecEnv", *arguments: object) -> Flight:
+        """Fly, and note what it took."""
+        began, times = time.monotonic(), self._environments.times
+        flight = fly(env, *arguments)
+        times.flown_s += time.monotonic() - began
+        times.env_steps += int(flight.episodes.length.max()) * env.num_envs
+        return flight
+
     def _recorded(self, name: str, part: int, env: "VecEnv", watch: Watch | None = None) -> Watch | None:
         """Return a watch that also keeps flights of the first rollout for the report's page."""
         if part > 0 or self._index > 0:
@@ -253,10 +287,11 @@ class ShareFlights:
         try:
             if mode == "driving":
                 phase, watch = "flights, onnxruntime drives", self._recorded("onnxruntime", part, env)
-                return fly_artifact(env, self._onnx, self._subject.reference, self._progress, phase, watch)
+                reference = self._subject.reference
+                return self._flown(fly_artifact, env, self._onnx, reference, self._progress, phase, watch)
             driver = self._contract.driver(env)
             phase = "flights from the contract alone"
             watch = self._recorded("contract", part, env, driver.watch)
-            return fly_first_episodes(env, driver, watch, self._progress, phase)
+            return self._flown(fly_first_episodes, env, driver, watch, self._progress, phase)
         finally:
             close(env)

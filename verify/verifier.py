@@ -83,7 +83,10 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
         def report(checks: list[Check], bundle: Bundle | None, artifacts: Artifacts | None) -> VerifyReport:
             return VerifyReport(
                 subject=subject_of(options, manifest, bundle, checkpoint, dataset),
-                environment=environment_of(options, () if artifacts is None else artifacts.providers),
+                environment={
+                    **environment_of(options, () if artifacts is None else artifacts.providers),
+                    "flights": [] if live is None else [dataclasses.asdict(times) for times in live.times],
+                },
                 options=plain(dataclasses.asdict(options)),
                 checks=tuple(checks),
                 thresholds=options.thresholds,

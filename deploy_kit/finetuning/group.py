@@ -12,8 +12,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from deploy_kit.errors import OptionError
-from deploy_kit.finetuning.options import FinetuneOptions
+from deploy_kit.finetuning.options import LBFGS, FinetuneOptions
 from deploy_kit.ranks import Rank, launched_rank, take_gpu
+
+SHARED_BATCH = 65_536
+"""Rows of one of Adam's steps from which processes share it: below, exchanging gradients takes longer than the step.
+
+Four H200 had not ended the 7 800 steps of an epoch with batches of 256 rows after a minute; one takes a second.
+"""
 
 PATIENCE = timedelta(minutes=30)
 """Longest wait for another process: the first one judges heads and draws while the others wait."""
@@ -34,6 +40,11 @@ def join_group(options: FinetuneOptions) -> "tuple[FinetuneOptions, TrainingGrou
         take_gpu(rank)
         options = replace(options, device="cuda:0")
     return options, TrainingGroup(rank, options.device)
+
+
+def is_shared(options: FinetuneOptions, solver: str) -> bool:
+    """Return whether several processes share a training; else the first one trains alone."""
+    return solver == LBFGS or options.adam.batch_size >= SHARED_BATCH
 
 
 class TrainingGroup:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.errors import OptionError
-from deploy_kit.finetuning.group import join_group
+from deploy_kit.finetuning.group import is_shared, join_group
 from deploy_kit.finetuning.inputs import load_source, read_inputs
 from deploy_kit.finetuning.options import ADAM, LBFGS, FinetuneOptions
 from deploy_kit.finetuning.state import TrainingState
@@ -38,6 +38,9 @@ def help_train(options: FinetuneOptions) -> None:
         options = replace(options, solver=LBFGS if group.decide(False) else ADAM)
         if options.solver == LBFGS:
             train_to_optimum(options, inputs, silent, group)
+            return
+        if not is_shared(options, ADAM):
+            # The first process leaves the group too, and trains alone.
             return
         training = AdamTraining(options, inputs, options.attack, group)
         number = 0

@@ -12,7 +12,7 @@ from deploy_kit.finetuning.calibrator import CalibratedHead, Calibrator
 from deploy_kit.finetuning.command import command_line
 from deploy_kit.finetuning.comparison import AFTER, BEFORE, Comparison, DecidingHead, compare_heads
 from deploy_kit.finetuning.epoch import Epoch, EpochRecord, best_epoch, kept_epoch, last_fall, out_of_patience
-from deploy_kit.finetuning.group import TrainingGroup, join_group
+from deploy_kit.finetuning.group import SHARED_BATCH, TrainingGroup, is_shared, join_group
 from deploy_kit.finetuning.inputs import FinetuneInputs, load_source, read_inputs
 from deploy_kit.finetuning.learners.lbfgs import Certificate, Optimum
 from deploy_kit.finetuning.metrics_file import Outcome, write_metrics
@@ -99,8 +99,9 @@ def finetune(options: FinetuneOptions, progress: Callable[[Progress], None] = si
     source = load_source(options)
     require_own_params(options, source)
     with ExitStack() as stack:
+        joined = stack.enter_context(ExitStack())
         if group is not None:
-            stack.enter_context(group)
+            joined.enter_context(group)
         files = [stack.enter_context(open_feature_file(path)) for path in options.paths()]
         progress(Progress("reading rows", 0, None))
         inputs = read_inputs(source, files, options)
@@ -109,6 +110,16 @@ def finetune(options: FinetuneOptions, progress: Callable[[Progress], None] = si
             logger.info("solver %s: %s; --solver decides", solver, reason)
         if group is not None:
             group.decide(solver == LBFGS)
+            if not is_shared(options, solver):
+                logger.warning(
+                    "the first of %d processes trains alone: sharing pays from --batch-size %d on, and with "
+                    "--solver %s",
+                    group.rank.count,
+                    SHARED_BATCH,
+                    LBFGS,
+                )
+                joined.close()
+                group = None
         options = replace(options, solver=solver)
         run = _Run(options, inputs, [] if options.resume else earlier, group)
         stack.callback(run.folder.close)

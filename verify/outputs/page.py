@@ -308,7 +308,8 @@ def _facts(report: VerifyReport) -> dict[str, str]:
         "Feature file": "none" if subject.dataset is None else f"{subject.dataset} (sha256 {subject.dataset_sha256})",
     }
     facts |= {f"File {name}": f"sha256 {digest}" for name, digest in subject.files.items()}
-    facts |= {f"Environment, {name}": _said(value) for name, value in report.environment.items()}
+    # What the flights took is for benchmarks.
+    facts |= {f"Environment, {name}": _said(value) for name, value in report.environment.items() if name != "flights"}
     facts |= {f"Option {name}": _said(value) for name, value in report.options.items() if name != "thresholds"}
     return {**facts, "Duration": f"{report.elapsed_s:.1f} s"}
 

@@ -10,14 +10,21 @@ import torch
 from deploy_kit.data.blocks import ShuffledRows
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.errors import OptionError
-from deploy_kit.finetuning.group import TrainingGroup, join_group
+from deploy_kit.finetuning import helping, run
+from deploy_kit.finetuning.group import SHARED_BATCH, TrainingGroup, join_group
 from deploy_kit.finetuning.helping import help_train
+from deploy_kit.finetuning.inputs import head_vector
 from deploy_kit.finetuning.learners.closed_form import ClosedFormLearner
 from deploy_kit.finetuning.learners.lbfgs import RobustLoss
 from deploy_kit.finetuning.options import FinetuneOptions
+from deploy_kit.finetuning.run import finetune
+from deploy_kit.policy.checkpoint import load_checkpoint
+from deploy_kit.policy.fingerprint import feature_sha256
 from deploy_kit.ranks import Rank
 from helpers import training_group
+from helpers.checkpoints import write_racing_run
 from helpers.feature_files import write_separable_file
+from helpers.networks import make_network
 
 
 @pytest.mark.slow
@@ -64,3 +71,56 @@ def test_what_cannot_be_shared_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(OptionError, match="in one process"):
         join_group(replace(options, compare=True))
+
+
+class Group:
+    """Stands for two processes: remembers what is decided, and whether the group was left before the training."""
+
+    def __init__(self):
+        self.rank, self.answers, self.left = Rank(0, 2, 0, 2), [], False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.left = True
+
+    def decide(self, answer):
+        assert not self.left
+        self.answers.append(answer)
+        return answer
+
+    def share(self, count):
+        assert not self.left
+        return slice(None)
+
+    def add(self, values):
+        """Add what the other process does not have."""
+        assert not self.left
+
+
+def test_small_batches_are_trained_by_the_first_process_alone(tmp_path, monkeypatch, caplog):
+    network = make_network()
+    file = write_separable_file(tmp_path / "features.h5", feature_sha256(network), rows=111)
+    source = write_racing_run(tmp_path / "run", network)
+    options = FinetuneOptions(file, source, tmp_path / "alone", solver="adam", epochs=1)
+    finetune(options)
+    heads = {}
+    for name, batch_size in (("small", 256), ("large", SHARED_BATCH)):
+        group = Group()
+        monkeypatch.setattr(run, "join_group", lambda options, group=group: (options, group))
+        monkeypatch.setattr(helping, "join_group", lambda options, group=group: (options, group))
+        caplog.clear()
+        result = finetune(replace(options, output=tmp_path / name, batch_size=batch_size))
+        heads[name] = head_vector(load_checkpoint(result.checkpoint).network)
+        # Whether the solver is L-BFGS; then, where they train together, whether there is another epoch.
+        assert group.answers == ([False] if name == "small" else [False, True, False])
+        assert ("trains alone" in caplog.text) == (name == "small")
+        other = Group()
+        monkeypatch.setattr(helping, "join_group", lambda options, group=other: (options, group))
+        helping.help_train(replace(options, output=tmp_path / f"{name}-2", batch_size=batch_size))
+        assert other.answers == ([False] if name == "small" else [False, False])
+    alone = head_vector(load_checkpoint(tmp_path / "alone" / "policy_finetune_epoch-1.pt").network)
+    np.testing.assert_array_equal(heads["small"], alone)
+    # There are fewer rows than a batch has, so both are the same training.
+    np.testing.assert_allclose(heads["large"], alone, rtol=1e-4, atol=1e-6)
