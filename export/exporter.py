@@ -177,13 +177,12 @@ def _write(
     onnx.save_model(model, folder / ONNX_NAME)
     (folder / CONTRACT_NAME).write_text(contract.to_json() + "\n", encoding="utf-8")
     report("choosing golden samples")
-    write_golden(folder / GOLDEN_NAME, _golden(options, checkpoint, contract, samples))
+    write_golden(folder / GOLDEN_NAME, _golden(options, source, contract, samples))
     (folder / MANIFEST_NAME).write_text(manifest_text(folder), encoding="utf-8")
 
 
-def _golden(
-    options: ExportOptions, checkpoint: Checkpoint, contract: Contract, samples: FeatureFile | None
-) -> GoldenSamples:
+def _golden(options: ExportOptions, source: _Source, contract: Contract, samples: FeatureFile | None) -> GoldenSamples:
+    checkpoint = source.checkpoint
     layout = checkpoint.network.config.layout
     if samples is None:
         observation, reason = draw_synthetic(
@@ -196,6 +195,7 @@ def _golden(
         observation,
         reason,
         "synthetic" if samples is None else "recorded",
+        source.vehicle.action_transform,
         gate=contract.gate is not None,
     )
 

@@ -15,12 +15,19 @@ from deploy_kit.data.schema import KeepReason
 from deploy_kit.errors import DatasetError
 from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.policy.run.state_term import StateTerm
+from deploy_kit.task.interface import ActionTransform
 
 FloatArray = npt.NDArray[np.float32]
 
 
 def make_golden(
-    network: VisionActorCritic, observation: FloatArray, reason: Sequence[str], source: str, *, gate: bool
+    network: VisionActorCritic,
+    observation: FloatArray,
+    reason: Sequence[str],
+    source: str,
+    transform: ActionTransform,
+    *,
+    gate: bool,
 ) -> GoldenSamples:
     """Return samples with the network's outputs.
 
@@ -29,6 +36,7 @@ def make_golden(
         observation: (K, 6928).
         reason: why each was chosen.
         source: "recorded" or "synthetic".
+        transform: from the unbounded action to the vehicle's command.
         gate: whether the bundle has a gate output.
     """
     with torch.inference_mode():
@@ -37,6 +45,7 @@ def make_golden(
     return GoldenSamples(
         observation=observation,
         action=output.action.numpy(),
+        command=transform.apply(output.action.double().numpy()).astype(np.float32),
         gate_logit=output.gate_logit.numpy() if gate and output.gate_logit is not None else None,
         gate_terms=None if terms is None else terms.numpy(),
         features=output.features.numpy(),
@@ -50,6 +59,7 @@ def write_golden(path: Path, golden: GoldenSamples) -> None:
     arrays = {
         "observation": golden.observation,
         "action": golden.action,
+        "command": golden.command,
         "features": golden.features,
         "reason": golden.reason,
         "source": np.array(golden.source),

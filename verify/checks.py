@@ -14,6 +14,7 @@ from deploy_kit.verify.artifacts import ARTIFACTS, Artifacts, open_artifacts
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
 from deploy_kit.verify.dataset import Dataset
 from deploy_kit.verify.flight_like import flight_like_samples, near_samples
+from deploy_kit.verify.flight_log.causes import affine_cause
 from deploy_kit.verify.live import LiveTest
 from deploy_kit.verify.matrix import by_arithmetic, matrix_checks, of_the_graph
 from deploy_kit.verify.opening import attempt, guarded
@@ -22,6 +23,9 @@ from deploy_kit.verify.replay import Advance, reference_outputs, replay
 from deploy_kit.verify.report import Check, FactCheck, NotRun
 from deploy_kit.verify.samples import SampleSet, extreme_samples, golden_samples, random_samples
 from deploy_kit.verify.search import search
+
+STORED_COMMAND_TOLERANCE = 1e-5
+"""Of the golden commands, relative to a command's scale plus its size; float32 is well within."""
 
 
 def run_checks(
@@ -71,6 +75,7 @@ def _replayed_and_flown(
         yield NotRun("replay/golden", "golden.npz cannot be read")
     else:
         yield _stored_golden(subject)
+        yield _stored_commands(subject)
     sets = [] if golden is None else [golden]
     if dataset is None:
         for name in ("heldout/onnx-head", "kept", "stored-features"):
@@ -117,6 +122,26 @@ def _stored_golden(subject: BundleAndCheckpoint) -> ParityCheck:
     )
     comparison.add(reference_outputs(subject.reference, golden.observation), stored)
     return comparison.result(lambda row: f"golden sample {row} ({golden.reason[row]})", subject.note)
+
+
+def _stored_commands(subject: BundleAndCheckpoint) -> FactCheck:
+    """Return whether the stored commands are those that the vehicle flies for the checkpoint's actions."""
+    golden, names = subject.bundle.golden, subject.contract.action.names
+    expected = reference_outputs(subject.reference, golden.observation)["command"].astype(np.float64)
+    scale = np.array(subject.semantics.transform.scale)
+    error = np.abs(golden.command - expected)
+    # Written so that what is not finite is refused too.
+    wrong = ~(error <= STORED_COMMAND_TOLERANCE * (scale + np.abs(expected)))
+    problems = []
+    for index in np.flatnonzero(wrong.any(axis=0)):
+        row = int(np.argmax(wrong[:, index]))
+        cause = affine_cause(expected[:, index], golden.command[:, index])
+        problems.append(
+            f"{names[index]} of golden sample {row} is {golden.command[row, index]:.6g}, the vehicle flies "
+            f"{expected[row, index]:.6g}" + (f": {cause}" if cause else "")
+        )
+    compared = "SI commands in golden.npz against the checkpoint's actions and the vehicle"
+    return FactCheck("golden/stored-commands", compared, len(golden), tuple(problems))
 
 
 def _searched(

@@ -52,6 +52,7 @@ class GoldenSamples:
     Attributes:
         observation: (K, 6928) float32, flat, as the policy takes it.
         action: (K, 4) float32, the network's unbounded action, whatever the graph puts out.
+        command: (K, 4) float32, the vehicle's command of it: collective thrust over mass, m/s², and body rates, rad/s.
         gate_logit: (K, 1) float32, None if the bundle has no gate output.
         gate_terms: (K, 1) float32, summed sizes of the terms that each logit is the sum of; None likewise.
         features: (K, 192) float32.
@@ -61,6 +62,7 @@ class GoldenSamples:
 
     observation: npt.NDArray[np.float32]
     action: npt.NDArray[np.float32]
+    command: npt.NDArray[np.float32]
     gate_logit: npt.NDArray[np.float32] | None
     gate_terms: npt.NDArray[np.float32] | None
     features: npt.NDArray[np.float32]
@@ -268,6 +270,7 @@ def _golden_from_arrays(path: Path, contract: Contract, arrays: dict[str, npt.ND
     expected = {
         "observation": contract.observation.size,
         "action": contract.network.num_actions,
+        "command": contract.network.num_actions,
         "features": contract.network.feature_size,
     }
     if contract.gate is not None:
@@ -299,6 +302,7 @@ def _golden_from_arrays(path: Path, contract: Contract, arrays: dict[str, npt.ND
     return GoldenSamples(
         observation=arrays["observation"],
         action=arrays["action"],
+        command=arrays["command"],
         gate_logit=arrays.get("gate_logit"),
         gate_terms=arrays.get("gate_terms"),
         features=arrays["features"],

@@ -1,4 +1,6 @@
-"""Test an integrator's own code that puts the policy's inputs together, on physical quantities with known answers.
+"""Test an integrator's own code around the policy, on physical quantities with known answers.
+
+What is tested puts the policy's inputs together and, where it wants to, makes the vehicle's command of the output.
 
 The quantities are those of the golden samples: each recorded observation is turned back into velocity, attitude and
 positions in a world frame, with a heading and a place drawn at random, of which the observation says nothing.
@@ -15,6 +17,7 @@ import numpy.typing as npt
 
 from .axes import find_change
 from .bundle import FloatArray, OnboardContract
+from .commands import check_commands
 from .faults import Fault, OnboardFault
 from .frames import rotation_matrix
 
@@ -23,7 +26,7 @@ TOLERANCE = 1e-4
 
 Float64 = npt.NDArray[np.float64]
 Quantities = dict[str, Float64]
-Assemble = Callable[[Quantities], tuple[Any, Any]]
+Assemble = Callable[[Quantities], tuple[Any, ...]]
 
 TERMS = ("base_lin_vel", "base_orientation", "target_position", "next_target_offset")
 
@@ -33,7 +36,8 @@ def physical_samples(contract: OnboardContract, golden: dict[str, FloatArray]) -
 
     World frame z up, body axes x forward, y left, z up, SI units: `position` (3,) of the drone, `velocity` (3,) in
     world axes, `attitude` (4,) body to world as w, x, y, z, `gate` and `next_gate` (3,) commanded centres in the world,
-    `depth` (rows, columns) in metres along the optical axis, +inf where nothing returned.
+    `depth` (rows, columns) in metres along the optical axis, +inf where nothing returned; and `output` (4,), what the
+    graph gives for it: unbounded actions, or commands where the transform is inside the graph.
 
     Args:
         contract: gives the terms and the depth's scale.
@@ -47,7 +51,8 @@ def physical_samples(contract: OnboardContract, golden: dict[str, FloatArray]) -
     scale = np.ones(size) if contract.state_scale is None else contract.state_scale
     rng = np.random.default_rng(0)
     samples = []
-    for row in golden["observation"].astype(np.float64):
+    outputs = golden["command" if contract.physical else "action"].astype(np.float64)
+    for row, output in zip(golden["observation"].astype(np.float64), outputs):  # noqa: B905 # one each
         state = row[:size] / scale
         velocity, up, gate, offset = (state[places[name]] for name in TERMS)
         rotation = _rotation(up, rng.uniform(-np.pi, np.pi))
@@ -61,6 +66,7 @@ def physical_samples(contract: OnboardContract, golden: dict[str, FloatArray]) -
                 "gate": position + rotation @ gate,
                 "next_gate": position + rotation @ (gate + offset),
                 "depth": np.where(metres >= contract.clip_m * (1 - 1e-6), np.inf, metres),
+                "output": output,
             }
         )
     return samples
@@ -78,17 +84,19 @@ def check_assembly(contract: OnboardContract, golden: dict[str, FloatArray], fun
     Args:
         contract: gives the terms.
         golden: arrays of the golden samples.
-        function: takes what `physical_samples` gives, returns state and depth as `OnboardPolicy.step` takes them.
+        function: takes what `physical_samples` gives, returns state and depth as `OnboardPolicy.step` takes them; and,
+            third, the SI command that it sends for `output`: thrust over mass, m/s², and body rates, rad/s.
 
     Raises:
         OnboardFault: a term comes out otherwise; the message names the first one and a likely cause.
     """
     samples, places = physical_samples(contract, golden), _places(contract)
-    states, images = [], []
+    states, images, commands = [], [], []
     for sample in samples:
         try:
-            state, depth = function({name: value.copy() for name, value in sample.items()})
+            state, depth, *command = function({name: value.copy() for name, value in sample.items()})
             whole, image = np.asarray(state, np.float64), np.asarray(depth, np.float64)
+            commands += [np.asarray(numbers, np.float64) for numbers in command[:1]]
         except (Exception, SystemExit) as error:  # the function is the caller's, and may raise anything
             raise OnboardFault(Fault.ASSEMBLY, f"the function raised {type(error).__name__}: {error}") from error
         states.append(_whole(whole, contract))
@@ -104,6 +112,8 @@ def check_assembly(contract: OnboardContract, golden: dict[str, FloatArray], fun
                 f"{name} of sample {row} is {given[row].round(4).tolist()}, expected "
                 f"{expected[name][row].round(4).tolist()}{_cause(name, given, expected, samples)}",
             )
+    if commands:
+        check_commands(contract, golden, commands)
     _check_depth(images, [sample["depth"] for sample in samples], contract)
     return len(samples)
 

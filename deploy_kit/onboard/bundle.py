@@ -292,14 +292,17 @@ _UNREADABLE: tuple[type[Exception], ...] = (
 
 def _read_golden(data: bytes, contract: OnboardContract) -> dict[str, FloatArray]:
     rows, columns = contract.image_shape
-    widths = {"observation": len(contract.state_low) + rows * columns, "action": len(contract.scale)}
+    actions = len(contract.scale)
+    widths = {"observation": len(contract.state_low) + rows * columns, "action": actions, "command": actions}
     if contract.gate_probability is not None:
         widths |= {"gate_logit": 1, "gate_terms": 1}
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             golden = {name: archive[name] for name in widths}
     except _UNREADABLE as error:
-        raise OnboardFault(Fault.BUNDLE_ALTERED, f"golden.npz cannot be read ({error})") from error
+        raise OnboardFault(
+            Fault.BUNDLE_ALTERED, f"golden.npz cannot be read ({error}): copy it again, or export the bundle anew"
+        ) from error
     count = len(golden["observation"])
     for name, width in widths.items():
         if golden[name].shape != (count, width) or golden[name].dtype != np.float32 or count == 0:

@@ -14,8 +14,9 @@ def replay(graph: Graph, contract: OnboardContract, golden: dict[str, FloatArray
     """Run every golden sample, one at a time as in flight; return the worst as a share of the tolerance.
 
     Raises:
-        OnboardFault: one is out of it.
+        OnboardFault: one is out of it, or the contract makes another command of a golden action.
     """
+    commands = command_share(contract, golden, tolerance)
     shares = [_replay_sample(graph, contract, golden, row, tolerance) for row in range(len(golden["observation"]))]
     worst = int(np.argmax(np.nan_to_num(shares, nan=np.inf)))
     # Written so that NaN is refused too.
@@ -24,7 +25,27 @@ def replay(graph: Graph, contract: OnboardContract, golden: dict[str, FloatArray
             Fault.GOLDEN_MISMATCH,
             f"golden sample {worst}: off by {shares[worst]:.3g} times the tolerance {tolerance:g}; do not fly",
         )
-    return shares[worst]
+    return max(shares[worst], commands)
+
+
+def command_share(contract: OnboardContract, golden: dict[str, FloatArray], tolerance: float) -> float:
+    """Return the largest error of the contract's commands for the golden actions, as a share of the tolerance.
+
+    Raises:
+        OnboardFault: one is out of it: the contract's action transform is not the vehicle's.
+    """
+    found = contract.command(golden["action"])
+    wanted = golden["command"].astype(np.float64)
+    share = np.abs(found - wanted) / (tolerance * (contract.scale + np.abs(wanted)))
+    row, index = np.unravel_index(int(np.argmax(np.nan_to_num(share, nan=np.inf))), share.shape)
+    # Written so that NaN is refused too.
+    if not share[row, index] <= 1.0:
+        raise OnboardFault(
+            Fault.GOLDEN_MISMATCH,
+            f"golden sample {row}: command {index} is {wanted[row, index]:.6g}, this contract makes "
+            f"{found[row, index]:.6g} of its action; do not fly",
+        )
+    return float(share[row, index])
 
 
 def _replay_sample(

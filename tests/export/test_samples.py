@@ -6,8 +6,11 @@ from deploy_kit.data.reader import open_feature_file
 from deploy_kit.errors import DatasetError
 from deploy_kit.export.samples import choose_recorded, draw_synthetic, make_golden
 from deploy_kit.policy.run.state_term import StateTerm
+from deploy_kit.task.interface import ActionTransform
 from helpers.feature_files import write_policy_file
 from helpers.networks import SMALL_OBSERVATION, make_observations, small_network
+
+TRANSFORM = ActionTransform((8.0, 9.0, 9.0, 3.0), (10.0, 0.0, 0.0, 0.0))
 
 
 def term(name, start, stop, low, high):
@@ -78,10 +81,11 @@ def test_recorded_samples_that_are_not_there(tmp_path):
 def test_golden_outputs_are_the_networks():
     network = small_network()
     observation = make_observations(network, 3)
-    golden = make_golden(network, observation, ["a", "b", "c"], "recorded", gate=True)
+    golden = make_golden(network, observation, ["a", "b", "c"], "recorded", TRANSFORM, gate=True)
     with torch.inference_mode():
         output = network(torch.from_numpy(observation))
     np.testing.assert_array_equal(golden.action, output.action)
+    np.testing.assert_allclose(golden.command, np.tanh(output.action.numpy()) * [8, 9, 9, 3] + [10, 0, 0, 0], rtol=1e-5)
     np.testing.assert_array_equal(golden.gate_logit, output.gate_logit)
     np.testing.assert_array_equal(golden.features, output.features)
-    assert make_golden(network, observation, ["a", "b", "c"], "recorded", gate=False).gate_logit is None
+    assert make_golden(network, observation, ["a", "b", "c"], "recorded", TRANSFORM, gate=False).gate_logit is None

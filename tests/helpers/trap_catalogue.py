@@ -390,6 +390,20 @@ def _golden_action(bundle: Path) -> None:
     edit_golden(bundle, action=action)
 
 
+def _commands(bundle: Path, action: np.ndarray) -> np.ndarray:
+    """Return what the bundle's vehicle flies for actions."""
+    spec = json.loads((bundle / "contract.json").read_text())["action"]
+    return (np.tanh(action) * spec["scale"] + spec["offset"]).astype(np.float32)
+
+
+def _golden_thrust(bundle: Path) -> None:
+    """Commands of a vehicle with a tenth more thrust, as an exporter with a wrong constant would store them."""
+    with np.load(bundle / "golden.npz") as archive:
+        command = archive["command"].copy()
+    command[:, 0] *= 1.1
+    edit_golden(bundle, command=command)
+
+
 def _golden_not_finite(bundle: Path) -> None:
     with np.load(bundle / "golden.npz") as archive:
         action = archive["action"].copy()
@@ -411,6 +425,7 @@ def _golden_forged(kit: Kit) -> Run:
         features=output.features.numpy(),
         gate_logit=output.gate_logit.numpy(),
         gate_terms=terms.numpy(),
+        command=_commands(result.bundle, output.action.numpy()),
     )
     publish(result.bundle)
     return result
@@ -483,6 +498,13 @@ FILES = [
         _golden_action,
         "1 of 16 stored samples were changed, the first is 3",
         "golden/stored-outputs",
+    ),
+    _file(
+        "golden",
+        "stored commands with a thrust scale of 1.1",
+        _golden_thrust,
+        "scaled by 1.1",
+        "golden/stored-commands",
     ),
     _file("golden", "a stored action that is NaN", _golden_not_finite, "not finite", "golden/stored-outputs"),
     Trap(
@@ -586,7 +608,7 @@ OTHERS = [
         "contract",
         "another vehicle than the one that the user names",
         _named_vehicle,
-        ("contract/action", "contract/vehicle"),
+        ("contract/action", "contract/vehicle", "golden/stored-commands"),
         ANOTHER_VEHICLE,
         {"vehicle_file": "vehicle.yaml"},
     ),

@@ -205,6 +205,8 @@ def _of_safetensors(evidence: _Evidence) -> Diagnosis | None:
 
 
 def _of_golden(evidence: _Evidence) -> Diagnosis | None:
+    if evidence.failed == {"golden/stored-commands"}:
+        return Diagnosis("golden", None, None, None, next(iter(evidence.problems), "other commands than the vehicle's"))
     golden = evidence.subject.bundle.golden
     stored = {"action": golden.action, "features": golden.features}
     if golden.gate_logit is not None:

@@ -141,3 +141,60 @@ def test_what_is_no_function_is_refused(spec):
 def test_terms_are_those_of_the_contract(loaded):
     quantities = [term["quantity"] for term in loaded.contract.text["observation"]["terms"]]
     assert [quantity for quantity in quantities if quantity in TERMS] == list(TERMS)
+
+
+def with_command(change):
+    def function(quantities):
+        return (*assemble(quantities), change(quantities["output"]))
+
+    return function
+
+
+COMMANDS = {
+    "as it is": (lambda action, fly, scale: action, "the graph's output as it is"),
+    "no tanh": (lambda action, fly, scale: fly(0 * action) + action * scale, "the tanh is missing"),
+    "no scale": (lambda action, fly, scale: np.tanh(action), "the scale is missing"),
+    "no offset": (lambda action, fly, scale: np.tanh(action) * scale, "the offset is missing"),
+    "thrust last": (lambda action, fly, scale: np.roll(fly(action), -1), "the thrust stands last"),
+    "newtons": (lambda action, fly, scale: fly(action) * [0.68, 1, 1, 1], "the thrust is scaled by 0.68"),
+    "throttle": (lambda action, fly, scale: fly(action) / [2 * scale[0], 1, 1, 1], "normalised by the largest one"),
+    "g": (lambda action, fly, scale: fly(action) / [9.80665, 1, 1, 1], "in g in place of m/s²"),
+    "frd": (lambda action, fly, scale: fly(action) * [1, 1, -1, -1], "body rates: y and z have the opposite sign: fo"),
+    "degrees": (lambda action, fly, scale: np.degrees(fly(action)) * [np.pi / 180, 1, 1, 1], "degrees in place of"),
+    "shape": (lambda action, fly, scale: fly(action)[:3], "the command has shape (3,)"),
+    "no number": (lambda action, fly, scale: fly(action) * np.nan, "is nan, expected"),
+    "a little off": (lambda action, fly, scale: np.add(fly(action), [0, 0, 0, 1e-2]), "body_rate_z of sample 0"),
+}
+
+
+def test_right_commands_pass(loaded):
+    assert check(loaded, with_command(loaded.contract.command)) == 4
+
+
+@pytest.mark.parametrize("mistake", COMMANDS)
+def test_wrong_commands_are_named(loaded, mistake):
+    change, words = COMMANDS[mistake]
+    contract = loaded.contract
+    with pytest.raises(OnboardFault) as raised:
+        check(loaded, with_command(lambda action: change(action, contract.command, contract.scale)))
+    assert raised.value.fault is Fault.ASSEMBLY
+    assert words in str(raised.value)
+
+
+def test_commands_for_some_samples_only_are_named(loaded):
+    given = []
+
+    def function(quantities):
+        given.append(quantities)
+        output = (*assemble(quantities), loaded.contract.command(quantities["output"]))
+        return output if len(given) > 1 else output[:2]
+
+    with pytest.raises(OnboardFault, match="a command came back for 3 of 4 samples"):
+        check(loaded, function)
+
+
+def test_transform_inside_the_graph_is_not_applied_again(bundles):
+    ready = load_bundle(bundles.ready)
+    assert check(ready, with_command(lambda command: command)) == 4
+    with pytest.raises(OnboardFault, match="applied to what is a command already"):
+        check(ready, with_command(lambda command: np.tanh(command) * ready.contract.scale + ready.contract.offset))

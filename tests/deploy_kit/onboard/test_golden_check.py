@@ -10,9 +10,10 @@ from deploy_kit.bundle.contract_fields import GateOutput
 from deploy_kit.bundle.parity import OutputSemantics, ParityComparison, judge_parity
 from deploy_kit.bundle.runners import GATE_TERMS
 from deploy_kit.bundle.thresholds import FP32_PARITY, Thresholds
-from deploy_kit.onboard import OnboardOptions
+from deploy_kit.onboard import OnboardFault, OnboardOptions, OnboardPolicy
 from deploy_kit.onboard.golden import golden_share
 from deploy_kit.task.interface import ACTION_NAMES, ACTION_UNITS, ActionTransform
+from helpers.bundles import edit_golden
 
 SCALE, OFFSET = (14.7, 6.0, 6.0, 6.0), (14.7, 0.0, 0.0, 0.0)
 TRANSFORM = ActionTransform(SCALE, OFFSET)
@@ -79,3 +80,19 @@ def test_golden_check_says_what_the_judge_says(output, physical, changed):
 
 def test_tolerance_is_the_judges():
     assert FP32_PARITY.absolute == FP32_PARITY.relative == TOLERANCE
+
+
+def test_commands_that_the_contract_makes_otherwise_are_refused(broken):
+    """A thrust scale that differs between contract and samples: one of the two is not the vehicle's."""
+
+    def weaken(folder):
+        with np.load(folder / "golden.npz") as archive:
+            edit_golden(folder, command=archive["command"] * np.array([0.9, 1, 1, 1], np.float32))
+
+    with pytest.raises(OnboardFault, match=r"golden sample [0-9]: command 0 is .* do not fly"):
+        OnboardPolicy(broken(weaken))
+
+
+def test_samples_without_commands_are_refused(broken):
+    with pytest.raises(OnboardFault, match="export the bundle anew"):
+        OnboardPolicy(broken(lambda folder: edit_golden(folder, command=None)))
