@@ -24,6 +24,7 @@ from deploy_kit.bundle.reader import (
     open_bundle,
 )
 from deploy_kit.bundle.runners import import_onnxruntime
+from deploy_kit.bundle.signature import read_signing_keys
 from deploy_kit.bundle.thresholds import Thresholds
 from deploy_kit.data.reader import FeatureFile, open_feature_file
 from deploy_kit.errors import CheckFailedError, CheckpointError, OptionError
@@ -68,7 +69,7 @@ def export_bundle(options: ExportOptions, progress: Callable[[Progress], None] =
         The bundle's folder.
 
     Raises:
-        OptionError: an option is wrong, or the target exists.
+        OptionError: an option is wrong, the target exists, or a key cannot be read.
         CheckpointError: the checkpoint cannot be read, is no CTBR policy, or lacks the gate head.
         DatasetError: the feature file cannot be read, or is another policy's.
         CheckFailedError: an artifact does not give what the checkpoint's network gives.
@@ -82,6 +83,7 @@ def export_bundle(options: ExportOptions, progress: Callable[[Progress], None] =
     options.check()
     require_free(target, options.overwrite)
     import_onnxruntime()
+    keys = read_signing_keys(options.sign)
     report("reading the checkpoint")
     if (other := load_other_policy(options.checkpoint, options.hints)) is not None:
         return export_policy(options, other, progress)
@@ -97,7 +99,7 @@ def export_bundle(options: ExportOptions, progress: Callable[[Progress], None] =
         _write(folder, options, source, samples, report)
         _check(folder, source, samples, options.seed, progress)
         report("publishing")
-        publish(folder, target, staging)
+        publish(folder, target, staging, keys)
     return target
 
 

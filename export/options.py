@@ -37,6 +37,7 @@ class ExportOptions:
         overwrite: replace a bundle that exists.
         num_golden: how many golden samples.
         seed: seed of the synthetic samples.
+        sign: files of private keys to sign the bundle with, one of each kind at most.
     """
 
     checkpoint: Path
@@ -56,6 +57,7 @@ class ExportOptions:
     overwrite: bool = False
     num_golden: int = 64
     seed: int = 0
+    sign: tuple[Path, ...] = ()
 
     @property
     def target(self) -> Path:

@@ -22,6 +22,7 @@ from deploy_kit.bundle.reader import (
     TORCHSCRIPT_NAME,
     manifest_text,
 )
+from deploy_kit.bundle.signature import read_signing_keys
 from deploy_kit.bundle.thresholds import Thresholds
 from deploy_kit.data.reader import FeatureFile, open_feature_file
 from deploy_kit.errors import CheckFailedError, CheckpointError, OptionError
@@ -78,7 +79,7 @@ def export_policy(options: ExportOptions, checkpoint: PolicyCheckpoint, progress
         _write(folder, options, checkpoint, graph, samples, progress)
         _check(folder, options, checkpoint, samples, progress)
         progress(Progress("publishing", 0))
-        publish(folder, options.target, staging)
+        publish(folder, options.target, staging, read_signing_keys(options.sign))
     return options.target
 
 

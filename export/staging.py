@@ -1,11 +1,12 @@
 """Where a bundle is written before it is published, and how it is moved into place."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from deploy_kit.bundle.reader import BUNDLE_FILES, MANIFEST_NAME
+from deploy_kit.bundle.signature import SIGNATURE_NAMES, SigningKey, sign_bundle
 from deploy_kit.errors import OptionError
 
 NEW, OLD = "new", "old"
@@ -34,7 +35,8 @@ def require_free(target: Path, overwrite: bool) -> None:
     if MANIFEST_NAME not in present:
         raise OptionError(f"{target} is no bundle (no {MANIFEST_NAME}) and is not overwritten; choose another --output")
     # Reports of the old bundle say nothing about the new one and go with it; anything else is the user's.
-    foreign = sorted(name for name in present - {*BUNDLE_FILES, MANIFEST_NAME} if not name.startswith("report"))
+    own = {*BUNDLE_FILES, MANIFEST_NAME, *SIGNATURE_NAMES}
+    foreign = sorted(name for name in present - own if not name.startswith("report"))
     if foreign:
         raise OptionError(
             f"{target} also holds {foreign[0]}, which is no part of a bundle; move it away, or choose another --output"
@@ -55,8 +57,10 @@ def staging_folder(target: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def publish(folder: Path, target: Path, staging: Path) -> None:
-    """Move a finished bundle into place; an old one is moved aside first, and back if that fails."""
+def publish(folder: Path, target: Path, staging: Path, keys: Iterable[SigningKey] = ()) -> None:
+    """Sign a finished bundle and move it into place; an old one is moved aside first, and back if that fails."""
+    for key in keys:
+        sign_bundle(folder, key)
     old = staging / OLD
     replaced = target.exists()
     if replaced:

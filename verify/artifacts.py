@@ -21,6 +21,7 @@ from deploy_kit.bundle.runners import (
     TorchScriptRunner,
 )
 from deploy_kit.bundle.runtime import Runtime
+from deploy_kit.bundle.signature import SIGNATURE_NAMES
 from deploy_kit.bundle.subgraph import cut_encoder, cut_head
 from deploy_kit.errors import InputError
 from deploy_kit.policy.checkpoint import load_checkpoint
@@ -39,7 +40,7 @@ from deploy_kit.verify.structure.safetensors_file import tensors_check
 from deploy_kit.verify.structure.sandbox import SandboxedModule
 from deploy_kit.verify.structure.torchscript_file import read_torchscript
 
-BESIDE = ("report", "signature")
+BESIDE = ("report",)
 """Beginnings of the names of files that may lie beside a bundle's own."""
 
 
@@ -130,7 +131,7 @@ def manifest_check(bundle: BundleFolder) -> FactCheck:
     present = {entry.name for entry in bundle.path.iterdir()}
     problems += [
         f"{name!r} lies in the folder and is not listed"
-        for name in sorted(present - {*bundle.files, MANIFEST_NAME})
+        for name in sorted(present - {*bundle.files, MANIFEST_NAME, *SIGNATURE_NAMES})
         if not name.startswith(BESIDE)
     ]
     return FactCheck("bundle/manifest", FILES_COMPARED, len(bundle.files), tuple(problems))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from deploy_kit.bundle.reader import BUNDLE_FILES, MANIFEST_NAME, SAFETENSORS_NAME, Bundle, check_files, open_bundle
+from deploy_kit.bundle.signature import TrustedKey, require_signed
 from deploy_kit.errors import BundleError, CheckFailedError, InputError, OptionError
 from deploy_kit.text import one_line
 from deploy_kit.verify.options import LIVE_MODES, VerifyOptions
@@ -65,8 +66,22 @@ def manifest_sha256(folder: Path) -> str | None:
         return None
 
 
-def open_for_verification(folder: Path) -> Bundle | FactCheck:
-    """Return a bundle, or the failed check that says why it cannot be opened."""
+def signature_check(folder: Path, key: TrustedKey) -> FactCheck:
+    """Return whether a bundle bears the signature of a trusted key."""
+    compared = f"signature of {key.path} (key {key.fingerprint}) over the manifest, and no unsigned file"
+    _, problem = attempt(lambda: require_signed(folder, key))
+    return FactCheck("bundle/signature", compared, 1, () if problem is None else (problem,))
+
+
+def open_for_verification(folder: Path, signature: FactCheck | None = None) -> Bundle | FactCheck:
+    """Return a bundle, or the failed check that says why it cannot be opened.
+
+    Args:
+        folder: the bundle's.
+        signature: check of its signature, None where no key is trusted; what is not signed is not opened.
+    """
+    if signature is not None and signature.problems:
+        return signature
     _, problem = attempt(lambda: check_files(folder))
     if problem is not None:
         return FactCheck("bundle/manifest", FILES_COMPARED, 1, (problem,))

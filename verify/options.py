@@ -89,6 +89,7 @@ class VerifyOptions:
         vehicle_file: the vehicle's numbers, where export was given such a file.
         hints: what the checkpoint's weights do not tell.
         thresholds: limits of the verdicts.
+        trust: file of the public key whose signature the bundle must bear; None takes any bundle.
     """
 
     bundle: Path
@@ -123,6 +124,7 @@ class VerifyOptions:
     vehicle_file: Path | None = None
     hints: NetworkHints = field(default_factory=NetworkHints)
     thresholds: Thresholds = field(default_factory=Thresholds)
+    trust: Path | None = None
 
     @property
     def replayed(self) -> ReplayOptions:

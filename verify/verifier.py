@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from deploy_kit.bundle.reader import Bundle
 from deploy_kit.bundle.runners import import_onnxruntime
+from deploy_kit.bundle.signature import read_trusted_key
 from deploy_kit.flightlog.reader import open_flight_log
 from deploy_kit.policy.policy_checkpoint import PolicyCheckpoint, load_policy
 from deploy_kit.progress import Progress, silent
@@ -27,6 +28,7 @@ from deploy_kit.verify.opening import (
     open_for_verification,
     require_something,
     require_truth_outside,
+    signature_check,
 )
 from deploy_kit.verify.options import VerifyOptions
 from deploy_kit.verify.outputs.evidence import Evidence
@@ -62,6 +64,7 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
     started = time.monotonic()
     with ExitStack() as stack:
         require_something(options.bundle)
+        trusted = None if options.trust is None else read_trusted_key(options.trust)
         rank, others = stack.enter_context(other_processes(options))
         options = with_device(options, rank)
         flown, options = live_options(options, rank.count) if options.live else None, options.with_seed()
@@ -99,7 +102,8 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
         stack.enter_context(place)
         stack.enter_context(page)
         place.begin(report([UNFINISHED], None, None))
-        bundle = open_for_verification(options.bundle)
+        signature = None if trusted is None else signature_check(options.bundle, trusted)
+        bundle = open_for_verification(options.bundle, signature)
         if isinstance(bundle, FactCheck):
             found, evidence = report([bundle, *nothing_opened(options)], None, None), Evidence()
         else:
@@ -108,6 +112,7 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
                 vehicle = find_vehicle(checkpoint, options.task, options.vehicle_file, bundle.contract)
             subject = pair_bundle(bundle, checkpoint, vehicle)
             checks, artifacts = run_checks(subject, dataset, live, options.replayed, progress)
+            checks = checks if signature is None else [signature, *checks]
             if log is not None:
                 picture = place.path.with_name(f"{place.path.stem}-flight.png")
                 checks += check_flight_log(log, picture, subject, artifacts, dataset, progress)

@@ -119,6 +119,13 @@ _graph, _samples, _output = under("Graph"), under("Golden samples"), under("Outp
     type=click.Path(path_type=Path),
     help="Bundle folder. [default: bundles/<checkpoint>]",
 )
+@_output(
+    "--sign",
+    metavar="KEY",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Sign with a private key in PEM: Ed25519 for the drone, or P-256 as OpenSSF model signing. Repeatable.",
+)
 @_output("--overwrite", is_flag=True, help="Replace an existing bundle, once the new one has passed its checks.")
 def export_command(**options: Any) -> None:
     """Write a checkpoint as a bundle: ONNX, TorchScript, safetensors, contract, golden samples, manifest.

@@ -162,6 +162,12 @@ _replay, _live, _runtime, _result = under("Replay"), under("Flights"), under("Ru
     type=click.Path(path_type=Path),
     help="Judge the figures of this report again, without BUNDLE and without running anything.",
 )
+@_result(
+    "--trust",
+    metavar="KEY",
+    type=click.Path(path_type=Path),
+    help="Open the bundle only if it is signed by this public key in PEM.",
+)
 @_result("--require-complete", is_flag=True, help="Exit with 1 if anything was not run.")
 @_result(
     "--report",

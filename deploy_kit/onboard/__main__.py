@@ -63,6 +63,7 @@ def main(arguments: list[str] | None = None, clock: Callable[[], int] = time.per
     parser.add_argument(
         "--allow-unverified", action="store_true", help="run what no report beside the bundle says was verified"
     )
+    parser.add_argument("--trust", metavar="FILE", help="public key whose signature the bundle must bear")
     parser.add_argument("--steps", type=int, default=2000, help=f"steps to measure, at least {MIN_STEPS}")
     parser.add_argument(
         "--assemble", metavar="MODULE:FUNCTION", help="test your code that puts state and depth together"
@@ -77,12 +78,14 @@ def main(arguments: list[str] | None = None, clock: Callable[[], int] = time.per
             level=options.level,
             tf32=options.tf32,
             tolerance=options.tolerance,
+            trust=options.trust,
             allow_unverified=options.allow_unverified,
         )
         policy = OnboardPolicy(options.bundle, settings)
         if options.assemble is not None:
             function = load_function(options.assemble)
-            count = check_assembly(policy.contract, load_bundle(Path(options.bundle)).golden, function)
+            golden = load_bundle(Path(options.bundle), settings.trusted).golden
+            count = check_assembly(policy.contract, golden, function)
             sys.stdout.write(f"{options.assemble}: right on {count} samples\n")
         fitness = measure(policy, options.steps, clock)
     except OnboardFault as fault:
@@ -95,6 +98,7 @@ def main(arguments: list[str] | None = None, clock: Callable[[], int] = time.per
         f"{share:.1f} % of the policy period\n"
         f"{options.provider}, threads: {options.threads}, onnxruntime {onnxruntime.__version__}, {platform.machine()}\n"
         f"report beside the bundle: {_known(policy.verification)}\n"
+        f"signature: {'not checked (--trust)' if options.trust is None else f'of {options.trust}'}\n"
     )
     if not fitness.fit:
         sys.stderr.write(

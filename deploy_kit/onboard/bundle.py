@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from .detector import DetectorRule
 from .faults import Fault, OnboardFault
+from .signature import require_signed
 from .verification import Verification, read_verification
 
 CONTRACT_VERSION = 2
@@ -109,25 +110,32 @@ class OnboardBundle:
     verification: Verification
 
 
-def load_bundle(path: Path) -> OnboardBundle:
+def load_bundle(path: Path, trust: Path | None = None) -> OnboardBundle:
     """Read a bundle's folder; a path to the ONNX file inside one means the folder.
 
     Files that the manifest lists and the drone does not need may be left out; those that are there must be whole.
 
+    Args:
+        path: the folder, or the ONNX file inside.
+        trust: public key whose signature the manifest must bear; None takes any bundle.
+
     Raises:
-        OnboardFault: a needed file is missing, a file was altered, or the contract is of another version.
+        OnboardFault: a needed file is missing, a file was altered, the contract is of another version, or the bundle is
+            not signed as it must be.
     """
     folder = path.parent if path.suffix == ".onnx" else path
     try:
-        return _load(folder)
+        return _load(folder, trust)
     except OSError as error:
         raise OnboardFault(
             Fault.BUNDLE_INCOMPLETE, f"{error.filename or folder} cannot be read: {error.strerror or error}"
         ) from error
 
 
-def _load(folder: Path) -> OnboardBundle:
-    listed, manifest_sha256 = _read_manifest(folder / "manifest.json")
+def _load(folder: Path, trust: Path | None) -> OnboardBundle:
+    listed, manifest = _read_manifest(folder / "manifest.json")
+    if trust is not None:
+        require_signed(folder, manifest, listed, trust)
     content: dict[str, bytes] = {}
     for name in sorted({*listed, *_NEEDED}):
         if Path(name).name != name or name not in listed:
@@ -141,12 +149,12 @@ def _load(folder: Path) -> OnboardBundle:
     contract = parse_contract(content["contract.json"].decode("utf-8", "replace"))
     golden = _read_golden(content["golden.npz"], contract)
     hashes = {name: str(entry["sha256"]) for name, entry in listed.items()}
-    verification = read_verification(folder, manifest_sha256)
+    verification = read_verification(folder, hashlib.sha256(manifest).hexdigest())
     return OnboardBundle(contract, content["policy.onnx"], golden, hashes, verification)
 
 
-def _read_manifest(path: Path) -> tuple[dict[str, Any], str]:
-    """Return what a manifest lists, and its own sha256."""
+def _read_manifest(path: Path) -> tuple[dict[str, Any], bytes]:
+    """Return what a manifest lists, and its bytes."""
     try:
         text = path.read_bytes()
         data = json.loads(text.decode("utf-8"))
@@ -157,7 +165,7 @@ def _read_manifest(path: Path) -> tuple[dict[str, Any], str]:
     files = data.get("files") if isinstance(data, dict) and data.get("manifest_version") == MANIFEST_VERSION else None
     if not isinstance(files, dict):
         raise OnboardFault(Fault.BUNDLE_ALTERED, f"{path} is no manifest of version {MANIFEST_VERSION}")
-    return files, hashlib.sha256(text).hexdigest()
+    return files, text
 
 
 def _read_checked(path: Path, entry: Any) -> bytes:

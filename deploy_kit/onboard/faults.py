@@ -8,6 +8,10 @@ class Fault(Enum):
 
     BUNDLE_INCOMPLETE = "bundle_incomplete"
     BUNDLE_ALTERED = "bundle_altered"
+    NOT_SIGNED = "not_signed"
+    SIGNATURE_WRONG = "signature_wrong"
+    SIGNATURE_UNCHECKED = "signature_unchecked"
+    UNSIGNED_FILE = "unsigned_file"
     CONTRACT_VERSION = "contract_version"
     CONTRACT_INVALID = "contract_invalid"
     RUNTIME = "runtime"

@@ -1,7 +1,9 @@
 """How a bundle is flown."""
 
 import math
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from .faults import Fault, OnboardFault
 from .verification import Runtime
@@ -33,6 +35,7 @@ class OnboardOptions:
         threads: threads of one inference.
         level: graph optimisation: "disabled", "basic", "extended" or "all".
         tf32: whether CUDA may round to TensorFloat-32; it is switched off otherwise.
+        trust: file of the public key (PEM, Ed25519) whose signature the bundle must bear; None takes any bundle.
         allow_unverified: fly a runtime that no verification names, and a bundle whose verification failed.
         tolerance: largest error of a golden sample, absolute (times the action scale for commands) plus relative; at
             most `MAX_TOLERANCE`.
@@ -56,6 +59,7 @@ class OnboardOptions:
     threads: int = 1
     level: str = "all"
     tf32: bool = False
+    trust: str | os.PathLike[str] | None = None
     allow_unverified: bool = False
     tolerance: float = 1e-5
     max_state_age_s: float | None = None
@@ -70,6 +74,9 @@ class OnboardOptions:
 
     def __post_init__(self) -> None:
         try:
+            if self.trust is not None:
+                # As text, which a log's header takes.
+                object.__setattr__(self, "trust", os.fspath(self.trust))
             self._check()
         except TypeError as error:
             raise OnboardFault(Fault.OPTIONS, f"an option has the wrong type ({error})") from error
@@ -93,6 +100,11 @@ class OnboardOptions:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise OnboardFault(Fault.OPTIONS, f"{name} is {value}, not a number of at least 0")
+
+    @property
+    def trusted(self) -> Path | None:
+        """File of the key that is trusted."""
+        return None if self.trust is None else Path(self.trust)
 
     @property
     def all_provider_options(self) -> dict[str, str]:

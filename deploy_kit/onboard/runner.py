@@ -78,7 +78,7 @@ class OnboardPolicy:
         recording: RecordingOptions | None = None,
     ) -> None:
         self.options = options = options or OnboardOptions()
-        loaded = load_bundle(Path(bundle))
+        loaded = load_bundle(Path(bundle), self.options.trusted)
         self.contract = contract = loaded.contract
         self.verification = loaded.verification
         if not options.allow_unverified:

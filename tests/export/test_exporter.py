@@ -1,6 +1,7 @@
 import json
 import logging
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from deploy_kit.bundle.contract_fields import GateOutput, InputLayout
 from deploy_kit.bundle.graph_options import GraphOptions
 from deploy_kit.bundle.implied import describe, git_commit
 from deploy_kit.bundle.reader import open_bundle
+from deploy_kit.bundle.signature import read_trusted_key, require_signed
 from deploy_kit.errors import CheckFailedError, CheckpointError, DatasetError, OptionError
 from deploy_kit.export import exporter
 from deploy_kit.export.exporter import ExportOptions, export_bundle
@@ -22,6 +24,7 @@ from deploy_kit.policy.run.observation import resolve_observation
 from deploy_kit.policy.run.vehicle import resolve_vehicle
 from deploy_kit.task.interface import STATE_TERMS, ObservationLayout
 from deploy_kit.task.racing import TASK_ID
+from helpers import keys
 from helpers.feature_files import write_policy_file
 from helpers.networks import SMALL_OBSERVATION, small_network
 
@@ -196,6 +199,18 @@ def test_overwriting_replaces_the_whole_bundle(checkpoint, bundle_copy, tmp_path
     assert len(bundle.golden) == 2
     assert not (bundle_copy / "report.json").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "run"]
+
+
+def test_signed_bundles_bear_the_signatures_of_all_keys(checkpoint, bundle_copy, tmp_path):
+    pairs = [keys.ed25519(tmp_path), keys.p256(tmp_path)]
+    # A signed bundle is overwritten like any other.
+    (bundle_copy / "manifest.json.sig").write_bytes(b"of another bundle")
+    options = ExportOptions(checkpoint, bundle_copy, task=TASK_ID, num_golden=2, overwrite=True)
+    with pytest.raises(OptionError, match="is no private key"):
+        export_bundle(replace(options, sign=(pairs[0][1],)))
+    folder = export_bundle(replace(options, sign=tuple(private for private, _ in pairs)))
+    for _, public in pairs:
+        require_signed(folder, read_trusted_key(public))
 
 
 @pytest.mark.parametrize("error", [CheckFailedError("no"), KeyboardInterrupt()])

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from deploy_kit.bundle.parity import ParityCheck
+from deploy_kit.bundle.signature import read_signing_key, read_trusted_key, sign_bundle
 from deploy_kit.errors import BundleError, CheckpointError, DatasetError, OptionError, TaskError
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.files import file_sha256
@@ -13,9 +14,10 @@ from deploy_kit.progress import Progress
 from deploy_kit.verify.report import Status, VerifyReport
 from deploy_kit.verify.table import format_table
 from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
-from helpers.bundles import make_run, put_a_weight_off
+from helpers.bundles import copy_bundle, make_run, put_a_weight_off
 from helpers.checkpoints import CALIBRATION
 from helpers.feature_files import write_policy_file
+from helpers.keys import ed25519
 from helpers.networks import small_network
 
 OBSERVED = ("golden", "kept", "near", "flight-like", "random", "extreme", "search")
@@ -80,6 +82,23 @@ def test_report_lies_in_the_bundle_but_not_in_its_manifest(run, report):
     assert report.subject.dataset_sha256 == file_sha256(run.dataset)
     assert report.environment["providers_used"] == ["CPUExecutionProvider"]
     assert "PASSED" in format_table(report).splitlines()[-1]
+
+
+def test_only_a_signed_bundle_is_opened_where_a_key_is_trusted(run, tmp_path):
+    private, public = ed25519(tmp_path)
+    folder = copy_bundle(run.bundle, tmp_path / "bundle")
+    unsigned = verify_bundle(run.verify(bundle=folder, trust=public))
+    assert failed(unsigned) == {"bundle/signature"}
+    assert "is not signed for" in next(v for v in unsigned.verdicts if v.name == "bundle/signature").reasons[0]
+    assert not_run(unsigned) >= {"contract", "onnx", "torchscript", "replay"}
+    (folder / "report.json").unlink()
+    sign_bundle(folder, read_signing_key(private))
+    report = verify_bundle(run.verify(bundle=folder, trust=public))
+    assert report.passed
+    check = next(check for check in report.checks if check.name == "bundle/signature")
+    assert read_trusted_key(public).fingerprint in check.compared
+    with pytest.raises(OptionError, match="is no public key"):
+        verify_bundle(run.verify(bundle=folder, trust=private))
 
 
 def test_same_seed_same_figures(run, report, tmp_path):
