@@ -29,10 +29,14 @@ class PlanModule(nn.Module):
             layers.append(Layer("Gemm", (plan.features,), "head", "head", constants, {"transB": 1}))
         self._layers = tuple(layers)
         self._given = (plan.actions, *([] if head is None else ["head"]), *plan.state)
+        # Sizes and indices as plain numbers, so that tracing meets no tensor that becomes one.
+        self._fixed: dict[tuple[int, int], Any] = {}
         for number, layer in enumerate(layers):
             for index, tensor in enumerate(layer.constants.values()):
                 if tensor.is_floating_point():
                     self.register_buffer(f"c{number}_{index}", tensor.detach().clone())
+                else:
+                    self._fixed[number, index] = tensor.tolist()
         self.eval()
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -40,8 +44,8 @@ class PlanModule(nn.Module):
         values = dict(zip(self.plan.inputs, inputs, strict=True))
         for number, layer in enumerate(self._layers):
             constants = [
-                getattr(self, f"c{number}_{index}") if tensor.is_floating_point() else tensor.tolist()
-                for index, tensor in enumerate(layer.constants.values())
+                self._fixed[number, index] if (number, index) in self._fixed else getattr(self, f"c{number}_{index}")
+                for index in range(len(layer.constants))
             ]
             data = [values[name] for name in layer.inputs]
             values[layer.output] = RULES[layer.op](data, constants, layer.settings)

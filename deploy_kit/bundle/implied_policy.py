@@ -29,7 +29,7 @@ from deploy_kit.policy.policy_checkpoint import PolicyCheckpoint, record_of
 
 NOT_CALIBRATED = "not calibrated: the checkpoint has no record of a trained head"
 
-_RUN_FILES = ("agent.yaml", "env.yaml")
+_RUN_FILES = ("agent.yaml", "env.yaml", "interface.yaml")
 
 
 @dataclass(frozen=True)

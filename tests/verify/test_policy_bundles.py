@@ -2,18 +2,20 @@
 
 import json
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
 
 from deploy_kit.bundle.policy_reader import is_policy_bundle, open_policy_bundle
 from deploy_kit.bundle.reader import manifest_text, open_bundle
-from deploy_kit.errors import BundleError, CheckFailedError, CheckpointError, OptionError
+from deploy_kit.errors import BundleError, CheckFailedError, CheckpointError, OptionError, TaskError
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.policy.network_hints import NetworkHints
 from deploy_kit.policy.policy_checkpoint import PolicyCheckpoint, load_policy, save_policy
@@ -56,11 +58,10 @@ def verify(subject: Exported, **options) -> VerifyReport:
         subject.bundle,
         subject.checkpoint,
         replay=False,
-        live=False,
         hints=subject.hints,
         seed=1,
         random_rows=64,
-        **{"torchscript": False, **options},
+        **{"torchscript": False, "live": False, **options},
     )
     return verify_bundle(settings)
 
@@ -299,3 +300,75 @@ def test_a_wrong_artifact_is_never_published(tmp_path, monkeypatch):
     with pytest.raises(CheckFailedError, match=r"onnx/proof: .* nothing was published"):
         export_bundle(ExportOptions(made.path, tmp_path / "bundle"))
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("kind", ["lstm", "mlp"])
+def test_live_rollouts_keep_a_state_an_environment(exported, kind):
+    report = verify(exported[kind], live=True, task="helpers.policy_env:make", episodes=16)
+    assert report.passed, [(name, report.verdict(name).reasons) for name in failed(report)]
+    for name in ("live/shadow", "live/driving"):
+        (check,) = [check for check in report.checks if check.name == name]
+        assert check.rows >= 16 * 17
+
+
+def test_a_runner_that_keeps_its_state_over_episodes_is_seen_live(exported, monkeypatch):
+    from deploy_kit.verify.policy import live
+
+    real, calls = live.at_reset, []
+
+    def forgets_every_second(state, reset):
+        # The artifact's state is the second one of each step.
+        calls.append(1)
+        return state if len(calls) % 2 == 0 else real(state, reset)
+
+    monkeypatch.setattr(live, "at_reset", forgets_every_second)
+    report = verify(exported["gru"], live=True, task="helpers.policy_env:make", episodes=16)
+    assert failed(report) == {"live/shadow", "live/driving"}
+
+
+def test_a_task_that_does_not_fit_is_refused(exported):
+    with pytest.raises(TaskError, match="takes 5 actions, the policy gives 3"):
+        verify(exported["mlp"], live=True, task="helpers.policy_env:make_other", episodes=16)
+    report = verify(exported["mlp"], live=True, episodes=16)
+    assert not report.passed
+    assert "no task of this policy is named" in report.verdict("live/shadow").reasons[0]
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_the_graph_gives_what_rsl_rls_own_export_gives(exported, tmp_path, kind):
+    made = make_policy(tmp_path / "run", kind)
+    ours = open_policy_bundle(exported[kind].bundle)
+    theirs = rsl_rl_export(made.model, tmp_path / "rsl_rl.onnx")
+    mine = onnxruntime.InferenceSession(str(ours.onnx_path))
+    state = {item.input: np.zeros((item.layers, 1, item.hidden), np.float32) for item in ours.contract.state}
+    flat = [group.name for group in ours.contract.groups if len(group.shape) == 1]
+    names = [value.name for value in theirs.get_outputs()]
+    for observation in made.observations(12, 1):
+        groups = {name: observation[name].numpy() for name in made.shapes}
+        joined = {"obs": np.concatenate([groups[name] for name in flat], axis=1)}
+        joined |= {name: groups[name] for name in groups if name not in flat}
+        expected = dict(zip(names, theirs.run(None, {**joined, **state}), strict=True))
+        found = dict(
+            zip([spec.name for spec in ours.contract.outputs], mine.run(None, {**groups, **state}), strict=True)
+        )
+        for name, values in expected.items():
+            np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-6)
+        state = {item.input: found[item.output] for item in ours.contract.state}
+
+
+def rsl_rl_export(model, path: Path) -> onnxruntime.InferenceSession:
+    """Write a model as `OnPolicyRunner.export_policy_to_onnx` does."""
+    twin = model.as_onnx(verbose=False).to("cpu").eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            twin,
+            twin.get_dummy_inputs(),
+            str(path),
+            export_params=True,
+            opset_version=18,
+            verbose=False,
+            input_names=twin.input_names,
+            output_names=twin.output_names,
+        )
+    return onnxruntime.InferenceSession(str(path))

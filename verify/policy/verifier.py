@@ -13,16 +13,16 @@ from deploy_kit.errors import OptionError
 from deploy_kit.policy.fingerprint import policy_feature_sha256
 from deploy_kit.policy.policy_checkpoint import PolicyCheckpoint
 from deploy_kit.progress import Progress
-from deploy_kit.task.racing import TASK_ID
 from deploy_kit.verify.opening import CHANGED, FILES_COMPARED, attempt, manifest_sha256, nothing_opened
 from deploy_kit.verify.options import VerifyOptions
 from deploy_kit.verify.outputs.evidence import Evidence
 from deploy_kit.verify.outputs.page_file import PageFile
 from deploy_kit.verify.policy.checks import run_policy_checks
 from deploy_kit.verify.policy.diagnosis import diagnose_policy
+from deploy_kit.verify.policy.live import live_checks
 from deploy_kit.verify.policy.subject import pair_policy
 from deploy_kit.verify.recording import environment_of, plain, subject_of, verified_runtimes
-from deploy_kit.verify.report import Check, FactCheck, NotRun, Status, VerifyReport
+from deploy_kit.verify.report import Check, FactCheck, Status, VerifyReport
 from deploy_kit.verify.report_file import REPORT_NAME, UNFINISHED, ReportFile
 
 
@@ -74,7 +74,7 @@ def verify_policy(
         else:
             subject = pair_policy(bundle, checkpoint)
             checks, artifacts = run_policy_checks(subject, samples, options.hints, options.replayed, progress)
-            checks.append(_not_flown(options))
+            checks += live_checks(subject, artifacts, options, progress)
             if manifest_sha256(options.bundle) != manifest:
                 checks.append(CHANGED)
             found = report(checks, bundle, artifacts.providers)
@@ -109,10 +109,3 @@ def _open(options: VerifyOptions) -> PolicyBundle | FactCheck:
     if bundle is None:
         return FactCheck("contract/schema", "contract.json, read by its schema", 1, (problem or "",))
     return bundle
-
-
-def _not_flown(options: VerifyOptions) -> NotRun:
-    if not options.live:
-        return NotRun("live/shadow", "--no-live", "--no-live")
-    hint = " (the default is the racing task)" if options.task == TASK_ID else ""
-    return NotRun("live/shadow", f"live rollouts of this policy are not run on {options.task}{hint}; give --no-live")
