@@ -212,7 +212,8 @@ def collect_command(**options: Any) -> None:
     _show(result)
     if result.num_positive and result.num_negative and result.kept_rows is None:
         files = ("--checkpoint", settings.checkpoint, "--feature-file", result.path)
-        stdout.print(next_command("finetune", *files, *policy_words(settings.hints)))
+        new_head = None if result.has_head else "--new-head"
+        stdout.print(next_command("finetune", *files, new_head, *policy_words(settings.hints)))
     if result.stopped_by == "interrupt":
         raise click.exceptions.Exit(130)
     if result.failures:

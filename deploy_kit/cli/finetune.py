@@ -66,6 +66,7 @@ _threshold, _machine = under(_THRESHOLD), under("Machine")
 )
 @_rows("--overwrite", is_flag=True, help="Replace the results of an earlier finetuning.")
 @_rows("--resume", is_flag=True, help="Go on with an interrupted finetuning in the folder.")
+@_training("--new-head", is_flag=True, help="Give a policy without a head a new one, beside what rsl_rl loads.")
 @_training(
     "--solver",
     type=click.Choice([ADAM, LBFGS]),

@@ -23,6 +23,7 @@ from deploy_kit.errors import InputError
 from deploy_kit.flight.cpu_driver import fast_driver
 from deploy_kit.flight.meter import Meter
 from deploy_kit.flight.rollout import StepRecord, policy_period, require_checkpoint, rollout
+from deploy_kit.policy.any_policy import AnyCheckpoint
 from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.progress import Progress
 from deploy_kit.ranks import Rank, threads_each
@@ -99,7 +100,7 @@ class CollectionFlight:
     def __init__(
         self,
         options: CollectOptions,
-        checkpoint: Checkpoint,
+        checkpoint: AnyCheckpoint,
         shards: ShardWriter,
         segment: int,
         rank: Rank,
@@ -118,7 +119,10 @@ class CollectionFlight:
             options.env, num_envs=num_envs, seed=seed, episodes_per_track=episodes_per_track(options.env)
         )
         label = None if options.label is None else find_label(options.label)
-        env = make_env(env_options, options.task, options.backend, label)
+        groups: tuple[str, ...] = ("policy",)
+        if not isinstance(self._checkpoint, Checkpoint):
+            groups = tuple(group.name for group in self._checkpoint.network.spec.groups)
+        env = make_env(env_options, options.task, options.backend, label, (*groups, "auxiliary"))
         try:
             require_checkpoint(env, self._checkpoint, options.task)
         except InputError:
@@ -250,7 +254,7 @@ class CollectionFlight:
 
 def _period(env: "VecEnv", task: str) -> float | None:
     """Return the duration of a step, None where the environment does not say."""
-    known = task == TASK_ID or hasattr(getattr(env, "unwrapped", None), "step_dt")
+    known = task == TASK_ID or any(hasattr(item, "step_dt") for item in (env, getattr(env, "unwrapped", None)))
     return policy_period(env) if known else None
 
 

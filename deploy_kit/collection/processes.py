@@ -28,7 +28,8 @@ from deploy_kit.data.shard_folder import CollectionPlan, RankStatus, ShardFolder
 from deploy_kit.data.shard_writer import ShardWriter
 from deploy_kit.data.survey import heldout_flown, holds_no_row
 from deploy_kit.errors import DatasetError, DeployKitError
-from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
+from deploy_kit.policy.any_policy import AnyCheckpoint
+from deploy_kit.policy.policy_checkpoint import load_policy
 from deploy_kit.progress import Progress, silent
 from deploy_kit.ranks import Rank, take_gpu, threads_each
 from deploy_kit.sim.options import usable_cores
@@ -63,7 +64,7 @@ def begin(options: CollectOptions, info: FeatureFileInfo, folder: ShardFolder, r
 
 def fly_share(
     options: CollectOptions,
-    checkpoint: Checkpoint,
+    checkpoint: AnyCheckpoint,
     folder: ShardFolder,
     plan: CollectionPlan,
     rank: Rank,
@@ -250,7 +251,7 @@ def _work(options: CollectOptions, path: Path, plan: CollectionPlan, rank: Rank)
         os.dup2(log, sys.stderr.fileno())
     try:
         with interruptible():
-            checkpoint = load_checkpoint(options.checkpoint, options.hints)
+            checkpoint = load_policy(options.checkpoint, options.hints)
             fly_share(options, checkpoint, folder, plan, rank)
     except DeployKitError as error:
         # It stands in the status already; whoever watches names it.
@@ -262,7 +263,7 @@ def _work(options: CollectOptions, path: Path, plan: CollectionPlan, rank: Rank)
 
 def collect_as_rank(
     options: CollectOptions,
-    checkpoint: Checkpoint,
+    checkpoint: AnyCheckpoint,
     info: FeatureFileInfo,
     rank: Rank,
     result: CollectResult,

@@ -16,11 +16,18 @@ from deploy_kit.data.fusing import Fused, fuse
 from deploy_kit.data.schema import SUFFIX, FeatureFileInfo
 from deploy_kit.data.shard_folder import ShardFolder, check_target, folder_of
 from deploy_kit.data.writer import FeatureFileWriter
-from deploy_kit.errors import DatasetError
+from deploy_kit.errors import DatasetError, OptionError
 from deploy_kit.flight.pictures.video import DepthVideo, require_video
 from deploy_kit.flight.rollout import StepRecord, policy_period
-from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
-from deploy_kit.policy.fingerprint import feature_sha256
+from deploy_kit.policy.any_policy import (
+    AnyCheckpoint,
+    feature_size_of,
+    features_in_words,
+    features_sha256,
+    head_of,
+)
+from deploy_kit.policy.checkpoint import Checkpoint
+from deploy_kit.policy.policy_checkpoint import load_policy
 from deploy_kit.progress import Progress, silent
 from deploy_kit.ranks import ALONE, launched_rank
 from deploy_kit.sim.labels import find_label
@@ -57,6 +64,7 @@ class CollectResult:
         worker: whether this is one of several processes, whose first one writes the file.
         kept_rows: folder with the rows so far where an older file was kept, since they are only a part; the counts are
             theirs.
+        has_head: whether the policy has a head to train.
     """
 
     path: Path
@@ -73,6 +81,7 @@ class CollectResult:
     failures: dict[int, str] = field(default_factory=dict)
     worker: bool = False
     kept_rows: Path | None = None
+    has_head: bool = True
 
     def take(self, fused: Fused) -> None:
         """Take over what the feature file holds, or would hold."""
@@ -122,11 +131,13 @@ def collect(
     path = feature_file_path(options.feature_file)
     if rank.leads:
         check_target(path, options.overwrite, options.resume)
-    checkpoint = load_checkpoint(options.checkpoint, options.hints)
+    checkpoint = load_policy(options.checkpoint, options.hints)
     if options.video:
+        if not isinstance(checkpoint, Checkpoint):
+            raise OptionError(f"--video shows a depth image, which {checkpoint.path} does not read; leave it out")
         require_video()
     info = file_info(options, checkpoint)
-    result, started = CollectResult(path=path), time.monotonic()
+    result, started = CollectResult(path=path, has_head=head_of(checkpoint.network) is not None), time.monotonic()
     with interruptible():
         if rank.count > 1 or options.num_processes > 1:
             from deploy_kit.collection.processes import collect_as_rank, collect_in_processes
@@ -143,7 +154,7 @@ def collect(
 
 def _collect_alone(
     options: CollectOptions,
-    checkpoint: Checkpoint,
+    checkpoint: AnyCheckpoint,
     info: FeatureFileInfo,
     result: CollectResult,
     progress: Callable[[Progress], None],
@@ -216,14 +227,15 @@ def recover(
     return result
 
 
-def file_info(options: CollectOptions, checkpoint: Checkpoint) -> FeatureFileInfo:
+def file_info(options: CollectOptions, checkpoint: AnyCheckpoint) -> FeatureFileInfo:
     """Return the attributes of the feature file that options and checkpoint tell."""
-    if checkpoint.network.aux_decoder is None:
-        logger.info("%s has no gate head; its features can be collected all the same", checkpoint.path)
+    if head_of(checkpoint.network) is None:
+        logger.info("%s has no head; its features can be collected all the same", checkpoint.path)
     label = None if options.label is None else find_label(options.label)
     return FeatureFileInfo(
-        feature_size=checkpoint.network.config.feature_size,
-        feature_sha256=feature_sha256(checkpoint.network),
+        feature_size=feature_size_of(checkpoint.network),
+        feature_sha256=features_sha256(checkpoint.network),
+        feature_layer=features_in_words(checkpoint.network),
         policy_sha256=checkpoint.sha256,
         label_rule=_label_rule(options.task) if label is None else label.rule,
         label_threshold_m=RACING_TASK.pass_radius if label is None and options.task == TASK_ID else float("nan"),
@@ -246,7 +258,8 @@ def _label_rule(task: str) -> str:
 class _Pictures:
     """Writes the video of environment 0 while training rows are collected."""
 
-    def __init__(self, options: CollectOptions, checkpoint: Checkpoint, result: CollectResult) -> None:
+    def __init__(self, options: CollectOptions, checkpoint: AnyCheckpoint, result: CollectResult) -> None:
+        assert isinstance(checkpoint, Checkpoint)
         self._options, self._layout, self._result = options, checkpoint.network.config.layout, result
 
     def begin(self, env: "VecEnv", stack: ExitStack) -> Callable[[StepRecord], bool]:

@@ -39,8 +39,7 @@ from deploy_kit.data.schema import (
 )
 from deploy_kit.errors import DatasetError
 from deploy_kit.files import file_sha256
-from deploy_kit.policy.fingerprint import feature_sha256
-from deploy_kit.policy.network import VisionActorCritic
+from deploy_kit.policy.any_policy import AnyNetwork, feature_size_of, features_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +122,7 @@ class FeatureFile:
             raise DatasetError(f"{self.path} has no held-out {split} episodes; collect more with --heldout-episodes")
         return rows
 
-    def require_policy(self, network: VisionActorCritic) -> None:
+    def require_policy(self, network: AnyNetwork) -> None:
         """Check that the features are this policy's.
 
         Args:
@@ -132,7 +131,7 @@ class FeatureFile:
         Raises:
             DatasetError: their width differs, or they were collected with other weights.
         """
-        self.require_features(feature_sha256(network), network.config.feature_size)
+        self.require_features(features_sha256(network), feature_size_of(network))
 
     def require_features(self, expected: str, width: int) -> None:
         """Check that the features are those of a policy that is known by its hash.

@@ -7,7 +7,8 @@ from typing import Any
 
 from deploy_kit.errors import InputError
 from deploy_kit.finetuning.options import FinetuneOptions
-from deploy_kit.policy.checkpoint import load_checkpoint
+from deploy_kit.policy.checkpoint import Checkpoint
+from deploy_kit.policy.policy_checkpoint import load_policy
 from deploy_kit.policy.run.vehicle import resolve_vehicle
 
 
@@ -53,7 +54,9 @@ def export_command_line(checkpoint: Path, options: FinetuneOptions) -> str:
     words = ["deploy-kit", "export", "--checkpoint", str(checkpoint), "--use-auxiliary-head"]
     words += ["--feature-file", str(options.paths()[0])]
     try:
-        resolve_vehicle(load_checkpoint(checkpoint).params)
+        source = load_policy(checkpoint, options.hints)
+        if isinstance(source, Checkpoint):
+            resolve_vehicle(source.params)
     except InputError:
         words += ["--vehicle", "FILE"]
     return shlex.join(words)

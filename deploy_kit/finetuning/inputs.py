@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
-
 from deploy_kit.arrays import FloatArray
 from deploy_kit.data.reader import FeatureFile
 from deploy_kit.data.schema import FeatureFileInfo
@@ -16,8 +13,9 @@ from deploy_kit.errors import CheckpointError
 from deploy_kit.finetuning.options import FinetuneOptions
 from deploy_kit.finetuning.rows import FinetuneRows, load_rows
 from deploy_kit.gate.correction import Correction
-from deploy_kit.policy.checkpoint import Checkpoint, load_checkpoint
-from deploy_kit.policy.network import VisionActorCritic
+from deploy_kit.policy.any_policy import AnyCheckpoint, head_of, head_vector, with_new_head
+from deploy_kit.policy.checkpoint import Checkpoint
+from deploy_kit.policy.policy_checkpoint import load_policy
 from deploy_kit.policy.shipped import with_known_vehicle
 
 
@@ -53,7 +51,7 @@ class FinetuneInputs:
         dataset: the feature files.
     """
 
-    source: Checkpoint
+    source: AnyCheckpoint
     rows: FinetuneRows
     info: FeatureFileInfo | None
     dataset: DatasetRecord
@@ -69,22 +67,6 @@ class FinetuneInputs:
         calibration = self.source.calibration
         correction = Correction.from_json(None if calibration is None else calibration.training.get("correction"))
         return self.head if correction is None else correction.undo(self.head)
-
-
-def head_vector(network: VisionActorCritic) -> FloatArray:
-    """Return the gate head's weights and bias (F + 1,)."""
-    head = network.aux_decoder
-    assert head is not None
-    vector: FloatArray = torch.cat([head.weight[0], head.bias]).numpy()
-    return vector
-
-
-def with_head(network: VisionActorCritic, vector: FloatArray) -> None:
-    """Put weights and bias (F + 1,) into a network's gate head."""
-    head = network.aux_decoder
-    assert head is not None
-    head.weight.copy_(torch.from_numpy(np.ascontiguousarray(vector[None, :-1])))
-    head.bias.copy_(torch.from_numpy(np.ascontiguousarray(vector[-1:])))
 
 
 def label_facts(info: FeatureFileInfo | None) -> dict[str, Any]:
@@ -111,28 +93,40 @@ def label_facts(info: FeatureFileInfo | None) -> dict[str, Any]:
     }
 
 
+def label_record(info: FeatureFileInfo | None) -> dict[str, Any]:
+    """Return what a training record says of the function that judged the labels; nothing where the task did."""
+    if info is None or not info.label_function:
+        return {}
+    return {"label": {"function": info.label_function, "source_sha256": info.label_sha256}}
+
+
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def load_source(options: FinetuneOptions) -> Checkpoint:
-    """Read the checkpoint.
+def load_source(options: FinetuneOptions) -> AnyCheckpoint:
+    """Read the checkpoint, with a new head if one is asked for.
 
     Raises:
-        CheckpointError: it cannot be read, or has no gate head.
+        CheckpointError: it cannot be read, has no head, or has one where a new one is asked for.
     """
-    source = load_checkpoint(options.checkpoint, options.hints)
+    source = load_policy(options.checkpoint, options.hints)
+    if options.new_head:
+        source = with_new_head(source)
     require_gate_head(source)
-    return with_known_vehicle(source)
+    return with_known_vehicle(source) if isinstance(source, Checkpoint) else source
 
 
-def require_gate_head(source: Checkpoint) -> None:
-    """Raise CheckpointError if a checkpoint has no gate head."""
-    if source.network.aux_decoder is None:
+def require_gate_head(source: AnyCheckpoint) -> None:
+    """Raise CheckpointError if a checkpoint has no head."""
+    if head_of(source.network) is not None:
+        return
+    if isinstance(source, Checkpoint):
         raise CheckpointError(
             f"{source.path}: aux_decoder.weight is missing, so this policy was trained without the gate head and "
-            "there is none; train the policy with its auxiliary head"
+            "there is none; train the policy with its auxiliary head, or give it one with --new-head"
         )
+    raise CheckpointError(f"{source.path} has no head yet; give it one with finetune --new-head")
 
 
 def dataset_sha256(files: Sequence[FeatureFile]) -> str:
@@ -141,7 +135,7 @@ def dataset_sha256(files: Sequence[FeatureFile]) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def read_inputs(source: Checkpoint, files: Sequence[FeatureFile], options: FinetuneOptions) -> FinetuneInputs:
+def read_inputs(source: AnyCheckpoint, files: Sequence[FeatureFile], options: FinetuneOptions) -> FinetuneInputs:
     """Read the rows of feature files, which must be the policy's.
 
     Raises:

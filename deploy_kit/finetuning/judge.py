@@ -9,14 +9,17 @@ from deploy_kit.data.reader import open_feature_file
 from deploy_kit.errors import CheckpointError, OptionError
 from deploy_kit.finetuning.calibrator import VALIDATION
 from deploy_kit.finetuning.comparison import evaluate_under_attack
-from deploy_kit.finetuning.inputs import dataset_sha256, head_vector, label_facts, require_gate_head
+from deploy_kit.finetuning.inputs import dataset_sha256, label_facts, require_gate_head
 from deploy_kit.finetuning.learners.attack import Attack
 from deploy_kit.finetuning.options import feature_paths
 from deploy_kit.finetuning.rows import load_heldout
 from deploy_kit.gate.evaluation import FigureIntervals, evaluate_with_intervals
 from deploy_kit.gate.threshold import ThresholdRule
-from deploy_kit.policy.checkpoint import GateCalibration, load_checkpoint, save_checkpoint
+from deploy_kit.policy.any_policy import head_vector, save_with_head
+from deploy_kit.policy.calibration import GateCalibration
+from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.policy.network_hints import NetworkHints
+from deploy_kit.policy.policy_checkpoint import load_policy
 from deploy_kit.policy.shipped import with_known_vehicle
 
 
@@ -74,7 +77,9 @@ def judge_head(options: JudgeOptions) -> JudgeResult:
     rule = ThresholdRule.parse(options.threshold_rule)
     target = options.output or Path("outputs/judge") / options.checkpoint.name
     _check_target(options, target)
-    source = with_known_vehicle(load_checkpoint(options.checkpoint, options.hints))
+    source = load_policy(options.checkpoint, options.hints)
+    if isinstance(source, Checkpoint):
+        source = with_known_vehicle(source)
     require_gate_head(source)
     head = head_vector(source.network)
     with ExitStack() as stack:
@@ -97,7 +102,7 @@ def judge_head(options: JudgeOptions) -> JudgeResult:
         )
     figures = evaluate_with_intervals(test.score(head), test, detector, options.seed)
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(target, source, source.network, calibration)
+    save_with_head(target, source, head, calibration)
     return JudgeResult(target, calibration, figures)
 
 

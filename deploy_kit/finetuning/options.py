@@ -63,6 +63,7 @@ class FinetuneOptions:
         temperature: divide the log-likelihood ratio by a temperature fitted on validation rows.
         compare: train a second head as MasterRacing does, for the comparison.
         patience: stop after so many epochs without a better validation AUROC and keep the best one; None for never.
+        new_head: give a policy that has no head one, of zeros before it is trained.
         resume: go on with an interrupted finetuning in `output`.
         seconds_per_step: the policy's period, s, where the feature files do not say; the racing task's if None.
         seed: seed of the order of the rows and of the resampling.
@@ -89,6 +90,7 @@ class FinetuneOptions:
     temperature: bool = True
     compare: bool = False
     patience: int | None = None
+    new_head: bool = False
     resume: bool = False
     seconds_per_step: float | None = None
     seed: int = 0

@@ -1,6 +1,5 @@
 """What finetuning leaves in its folder."""
 
-import copy
 import os
 import shutil
 import tempfile
@@ -14,9 +13,10 @@ from deploy_kit import __version__
 from deploy_kit.errors import OptionError
 from deploy_kit.files import require_same_or_absent
 from deploy_kit.finetuning.epoch import Epoch
-from deploy_kit.finetuning.inputs import FinetuneInputs, label_facts, with_head
+from deploy_kit.finetuning.inputs import FinetuneInputs, label_facts, label_record
 from deploy_kit.finetuning.options import ADAM, FinetuneOptions
-from deploy_kit.policy.checkpoint import Checkpoint, CheckpointFormat, GateCalibration, save_checkpoint
+from deploy_kit.policy.any_policy import AnyCheckpoint, is_safetensors, save_with_head
+from deploy_kit.policy.calibration import GateCalibration
 from deploy_kit.policy.run.directory import FINETUNED_STEM, METRICS_NAME
 from deploy_kit.policy.run.params import PARAMS_FOLDER
 
@@ -32,9 +32,9 @@ _SET_ASIDE = "earlier_results."
 """Begins the name of the folder in which earlier results wait until the first new epoch is on disk."""
 
 
-def checkpoint_name(epoch: int, source: Checkpoint) -> str:
+def checkpoint_name(epoch: int, source: AnyCheckpoint) -> str:
     """Return the file name of an epoch's checkpoint."""
-    suffix = "safetensors" if source.format is CheckpointFormat.SAFETENSORS else "pt"
+    suffix = "safetensors" if is_safetensors(source) else "pt"
     return f"{FINETUNED_STEM}{epoch}.{suffix}"
 
 
@@ -66,7 +66,7 @@ def earlier_results(options: FinetuneOptions) -> list[Path]:
     return found
 
 
-def require_own_params(options: FinetuneOptions, source: Checkpoint) -> None:
+def require_own_params(options: FinetuneOptions, source: AnyCheckpoint) -> None:
     """Check that the run's parameters can be copied beside the new checkpoints, before anything is trained.
 
     Raises:
@@ -112,10 +112,8 @@ class ResultFolder:
 
     def write_checkpoint(self, epoch: Epoch) -> None:
         """Write an epoch's checkpoint with the record of its calibration."""
-        source = self._inputs.source
-        network = copy.deepcopy(source.network)
-        with_head(network, epoch.head.vector)
-        save_checkpoint(self._options.output / epoch.record.checkpoint, source, network, self._calibration(epoch))
+        path = self._options.output / epoch.record.checkpoint
+        save_with_head(path, self._inputs.source, epoch.head.vector, self._calibration(epoch))
 
     def log(self, epoch: Epoch) -> None:
         """Add an epoch to the TensorBoard log."""
@@ -159,6 +157,7 @@ class ResultFolder:
                 "seed": options.seed,
                 **asdict(options.attack),
                 "correction": None if head.correction is None else head.correction.to_json(),
+                **label_record(inputs.info),
             },
         )
 

@@ -11,11 +11,12 @@ from deploy_kit.errors import CheckpointError, OptionError
 from deploy_kit.files import replace_file
 from deploy_kit.finetuning.calibrator import CalibratedHead
 from deploy_kit.finetuning.epoch import Epoch, EpochRecord
-from deploy_kit.finetuning.inputs import FinetuneInputs, head_vector
+from deploy_kit.finetuning.inputs import FinetuneInputs
 from deploy_kit.finetuning.options import FinetuneOptions
 from deploy_kit.finetuning.output import STATE_NAME
 from deploy_kit.gate.correction import Correction
-from deploy_kit.policy.checkpoint import load_checkpoint
+from deploy_kit.policy.any_policy import head_vector
+from deploy_kit.policy.policy_checkpoint import load_policy
 from deploy_kit.policy.run.directory import METRICS_NAME
 
 _SAME = (
@@ -34,7 +35,7 @@ class TrainingState:
     """
 
     def __init__(self, options: FinetuneOptions, inputs: FinetuneInputs) -> None:
-        self._folder = options.output
+        self._folder, self._hints = options.output, options.hints
         self._same = {"policy": inputs.source.sha256, "dataset": inputs.dataset.sha256}
         self._same |= {name: str(getattr(options.adam, name)) for name in ("batch_size", "lr")}
         self._same |= {name: str(getattr(options, name)) for name in _SAME}
@@ -83,7 +84,7 @@ class TrainingState:
 
     def _read_epoch(self, record: EpochRecord) -> Epoch:
         path = self._folder / record.checkpoint
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_policy(path, self._hints)
         calibration = checkpoint.calibration
         if calibration is None:
             raise CheckpointError(f"{path} has no calibration, so it is no epoch to resume from; use --overwrite")

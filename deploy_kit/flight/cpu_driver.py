@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from deploy_kit.flight.policy_driver import PolicyDriver
 from deploy_kit.flight.rollout import Driver
 from deploy_kit.policy.folded_network import FoldedNetwork
 from deploy_kit.policy.network import PolicyOutput, VisionActorCritic
+from deploy_kit.policy.protocol import PolicyNetwork
 from deploy_kit.sim.mujoco.workers import WorkerPool
 from deploy_kit.sim.options import usable_cores
 
@@ -61,7 +63,7 @@ class CpuDriver:
 
 
 @contextmanager
-def fast_driver(env: "VecEnv", driver: Driver, num_threads: int | None = None) -> Iterator[Driver]:
+def fast_driver(env: "VecEnv", driver: Driver | PolicyNetwork, num_threads: int | None = None) -> Iterator[Driver]:
     """Give what a driver computes, faster where it is a network and the environment is on a CPU.
 
     Outputs then differ by float32 rounding: not for flights that are to show what the network itself does.
@@ -74,6 +76,9 @@ def fast_driver(env: "VecEnv", driver: Driver, num_threads: int | None = None) -
     Yields:
         The driver; it must not be used afterwards.
     """
+    if isinstance(driver, PolicyNetwork):
+        yield PolicyDriver(driver.to(env.device))
+        return
     if not isinstance(driver, VisionActorCritic):
         yield driver
         return

@@ -1,6 +1,6 @@
 """The one rollout loop that collect, fly and verify share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -9,8 +9,12 @@ import torch
 from torch import Tensor
 
 from deploy_kit.errors import TaskError
+from deploy_kit.flight.policy_driver import flat_observation, require_groups
+from deploy_kit.policy.any_policy import AnyCheckpoint
 from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.policy.network import PolicyOutput
+from deploy_kit.policy.protocol import ObservationGroup
+from deploy_kit.policy.run.resolve_task import require_same_interface
 from deploy_kit.task.interface import ObservationLayout
 from deploy_kit.task.racing import RACING_TASK
 
@@ -23,7 +27,11 @@ SINGLE_THREAD_ENVS = 128
 
 
 class Driver(Protocol):
-    """Whatever turns observations into actions: a network, or an exported artifact."""
+    """Whatever turns observations into actions: a network, or an exported artifact.
+
+    One that reads other observation groups than `policy` names them in `groups`, and one that remembers has `reset`,
+    which is given (N,) bool where an episode has ended; see `PolicyDriver`.
+    """
 
     def __call__(self, observation: Tensor) -> PolicyOutput:
         """Return the output for flat observations (N, 6928)."""
@@ -35,7 +43,7 @@ class StepRecord:
 
     Attributes:
         step: index of the step since the rollout began.
-        observation: (N, 6928) what the policy saw before the step.
+        observation: (N, 6928) what the policy saw before the step; of several groups one after another.
         output: what the driver made of it.
         label: (N,) bool, whether this step passed the gate, judged before any automatic reset.
         done: (N,) bool, whether the episode ended with this step.
@@ -54,15 +62,22 @@ class StepRecord:
     broken: Tensor | None = None
 
 
-def require_checkpoint(env: "VecEnv", checkpoint: Checkpoint, task: str) -> None:
+def require_checkpoint(env: "VecEnv", checkpoint: AnyCheckpoint, task: str) -> None:
     """Check that a checkpoint's policy can fly in an environment, and flies there as it was trained to.
 
     Raises:
         TaskError: sizes differ, or the environment knows the agent that was trained in it and it is another one.
-        CheckpointError: that agent cannot be restored from the checkpoint.
+        CheckpointError: that agent cannot be restored from the checkpoint, or the environment describes itself and its
+            terms or joints are not those that the run was trained with.
     """
-    config = checkpoint.network.config
-    require_interface(env, config.layout, config.num_actions, task)
+    if isinstance(checkpoint, Checkpoint):
+        config = checkpoint.network.config
+        require_interface(env, config.layout, config.num_actions, task)
+    else:
+        spec = checkpoint.network.spec
+        require_groups(env, spec.groups, spec.num_actions, task)
+        if callable(describe := getattr(env, "interface", None)):
+            require_same_interface(checkpoint.params, describe(), task)
     # Isaac Lab's tasks register an agent.
     if hasattr(env, "require_policy"):
         env.require_policy(checkpoint)
@@ -85,8 +100,9 @@ def require_interface(env: "VecEnv", layout: ObservationLayout, num_actions: int
 
 
 def policy_period(env: "VecEnv") -> float:
-    """Return the seconds of one step: what an Isaac Lab task says, else the racing task's."""
-    return float(getattr(getattr(env, "unwrapped", None), "step_dt", RACING_TASK.clock.policy_dt))
+    """Return the seconds of one step: what the task says (`step_dt`), else the racing task's."""
+    own = getattr(env, "step_dt", RACING_TASK.clock.policy_dt)
+    return float(getattr(getattr(env, "unwrapped", None), "step_dt", own))
 
 
 def _float32(device: torch.device) -> AbstractContextManager[None]:
@@ -154,8 +170,14 @@ def _broken(observation: Tensor, step: int, go_on: bool) -> Tensor | None:
 
 
 def _steps(env: "VecEnv", driver: Driver, max_steps: int | None, go_on_broken: bool) -> Iterator[StepRecord]:
-    # Environments may reuse their buffers, and a record is read after the step that consumed its observation: copy.
-    observation = env.get_observations()["policy"].clone()
+    groups: tuple[ObservationGroup, ...] | None = getattr(driver, "groups", None)
+    forget = getattr(driver, "reset", None)
+
+    def seen(observations: Mapping[str, Tensor]) -> Tensor:
+        # Environments may reuse their buffers, and a record is read after the step that consumed its observation: copy.
+        return (observations["policy"] if groups is None else flat_observation(observations, groups)).clone()
+
+    observation = seen(env.get_observations())
     step = 0
     while max_steps is None or step < max_steps:
         broken = _broken(observation, step, go_on_broken)
@@ -172,6 +194,8 @@ def _steps(env: "VecEnv", driver: Driver, max_steps: int | None, go_on_broken: b
             following, _, dones, extras = env.step(output.action)
         # A bool tensor is its own .bool(), and environments may reuse it.
         done = dones.bool().clone()
+        if forget is not None:
+            forget(done)
         time_out = extras.get("time_outs")
         yield StepRecord(
             step=step,
@@ -183,5 +207,5 @@ def _steps(env: "VecEnv", driver: Driver, max_steps: int | None, go_on_broken: b
             extras=extras,
             broken=broken,
         )
-        observation = following["policy"].clone()
+        observation = seen(following)
         step += 1

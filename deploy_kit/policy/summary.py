@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from deploy_kit.policy.any_policy import AnyCheckpoint, head_of
 from deploy_kit.policy.checkpoint import Checkpoint, CheckpointFormat
 from deploy_kit.policy.fingerprint import feature_sha256, head_sha256
 
@@ -42,10 +43,16 @@ def gate_head_state(checkpoint: Checkpoint) -> GateHeadState:
     return recorded
 
 
-def describe_gate_head(checkpoint: Checkpoint) -> str:
-    """Return what is known of the gate head's training, in words."""
+def describe_gate_head(checkpoint: AnyCheckpoint) -> str:
+    """Return what is known of the head's training, in words."""
     if checkpoint.calibration is not None:
         return "finetuned by deploy-kit"
+    if not isinstance(checkpoint, Checkpoint):
+        head = head_of(checkpoint.network)
+        if head is None:
+            return "absent"
+        new = not bool(head.weight.any() or head.bias.any())
+        return "new: all zeros" if new else "not known whether it was trained: the file has no record of it"
     return {
         GateHeadState.ABSENT: "absent",
         GateHeadState.UNTRAINED: "untrained: as torch initialises it, and the run's optimizer never moved it",

@@ -149,7 +149,7 @@ class QuadrupedEnv(VecEnv):
         self._command = np.zeros(num_envs)
         self.tilt, self.height = np.ones(num_envs), np.full(num_envs, STANDING_HEIGHT)
         self.episode_length_buf = torch.zeros(num_envs, dtype=torch.long)
-        self._reset(np.arange(num_envs))
+        self._reset_idx(np.arange(num_envs))
 
     @property
     def _qpos(self) -> Array:
@@ -159,7 +159,7 @@ class QuadrupedEnv(VecEnv):
     def _qvel(self) -> Array:
         return self._state[:, 1 + self._num_qpos : 1 + self._num_qpos + self._num_qvel]
 
-    def _reset(self, envs: npt.NDArray[np.int64]) -> None:
+    def _reset_idx(self, envs: npt.NDArray[np.int64]) -> None:
         count = len(envs)
         self._state[envs] = 0.0
         qpos = np.zeros((count, self._num_qpos))
@@ -217,7 +217,7 @@ class QuadrupedEnv(VecEnv):
         self, done: Any, rewards: Array, extras: dict[str, Any]
     ) -> tuple[TensorDict, Tensor, Tensor, dict[str, Any]]:
         if done.any():
-            self._reset(np.flatnonzero(done))
+            self._reset_idx(np.flatnonzero(done))
         return self.get_observations(), torch.from_numpy(rewards.astype(np.float32)), torch.from_numpy(done), extras
 
     def _rewards(self, before: Array, gravity: Array, fell: Any) -> Array:
