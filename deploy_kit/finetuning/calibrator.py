@@ -12,7 +12,7 @@ from deploy_kit.finetuning.options import FinetuneOptions
 from deploy_kit.finetuning.rows import FinetuneRows
 from deploy_kit.gate.correction import Correction, fit_temperature
 from deploy_kit.gate.evaluation import EvaluationRows
-from deploy_kit.gate.threshold import RuleNotKeptError, ThresholdRule
+from deploy_kit.gate.threshold import RuleNotKeptError, ThresholdRule, plain_detector
 from deploy_kit.policy.calibration import GateDetector
 
 logger = logging.getLogger(__name__)
@@ -67,8 +67,13 @@ class Calibrator:
         return self._judge(head, correction)
 
     def judge_as_is(self, head: FloatArray) -> CalibratedHead:
-        """Return a head (F + 1,) as it is, with a threshold chosen for it."""
-        return self._judge(head, None)
+        """Return a head (F + 1,) as it is, with a threshold chosen for it; for a new one, of zeros, there is none."""
+        if head.any():
+            return self._judge(head, None)
+        test = self._rows.test
+        detector = plain_detector(0.0, test.seconds_per_step)
+        figures = evaluate_under_attack(head, test, detector, self._attack)
+        return CalibratedHead(head, None, detector, NEW_HEAD, True, figures)
 
     def fit_correction(self, trained: FloatArray) -> Correction | None:
         """Fit what makes the probability right; it needs to know how often flight passes a gate."""
@@ -110,6 +115,9 @@ def choose_detector(rule: ThresholdRule, head: FloatArray, rows: EvaluationRows)
     except RuleNotKeptError:
         return ThresholdRule().choose(logit, rows.label, rows.timeline, rows.seconds_per_step), False
 
+
+NEW_HEAD = "none: the head is new and says the same of every step"
+"""What stands in place of a rule before a new head is trained."""
 
 VALIDATION = "validation episodes"
 """What a rule is kept on, in words."""
