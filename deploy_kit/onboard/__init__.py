@@ -4,6 +4,11 @@ Needs numpy and onnxruntime, nothing else: the folder can be copied to the drone
 
     policy = OnboardPolicy("bundle")
     output = policy.step(state, depth)      # metres in, thrust/mass and body rates out
+
+The bundle of any other policy takes its contract's terms by name:
+
+    policy = TermPolicy("bundle", OnboardOptions(joint_order=["hip", "knee"]))
+    output = policy.step({"gyro": gyro, "joint_pos": positions, "joint_vel": velocities})
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,9 +18,19 @@ from .log_writer import RecordingOptions
 from .options import OnboardOptions
 
 if TYPE_CHECKING:
+    from .policy_runner import TermOutput, TermPolicy
     from .runner import OnboardOutput, OnboardPolicy
 
-__all__ = ["Fault", "OnboardFault", "OnboardOptions", "OnboardOutput", "OnboardPolicy", "RecordingOptions"]
+__all__ = [
+    "Fault",
+    "OnboardFault",
+    "OnboardOptions",
+    "OnboardOutput",
+    "OnboardPolicy",
+    "RecordingOptions",
+    "TermOutput",
+    "TermPolicy",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,4 +39,8 @@ def __getattr__(name: str) -> Any:
         from . import runner
 
         return getattr(runner, name)
+    if name in ("TermOutput", "TermPolicy"):
+        from . import policy_runner
+
+        return getattr(policy_runner, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

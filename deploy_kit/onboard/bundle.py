@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -123,16 +123,46 @@ def load_bundle(path: Path, trust: Path | None = None) -> OnboardBundle:
         OnboardFault: a needed file is missing, a file was altered, the contract is of another version, or the bundle is
             not signed as it must be.
     """
+    content, hashes, verification = read_files(path, trust)
+    contract = parse_contract(content["contract.json"].decode("utf-8", "replace"))
+    golden = _read_golden(content["golden.npz"], contract)
+    return OnboardBundle(contract, content["policy.onnx"], golden, hashes, verification)
+
+
+class BundleFiles(NamedTuple):
+    """The files of a bundle that the runner needs, in memory.
+
+    Attributes:
+        content: bytes of each file by name.
+        sha256: of each file that the manifest lists, by name.
+        verification: what the report beside the bundle says of these very files.
+    """
+
+    content: dict[str, bytes]
+    sha256: dict[str, str]
+    verification: Verification
+
+
+def read_files(path: Path, trust: Path | None = None) -> BundleFiles:
+    """Read the files of a bundle's folder; a path to the ONNX file inside one means the folder.
+
+    Args:
+        path: the folder, or the ONNX file inside.
+        trust: public key whose signature the manifest must bear; None takes any bundle.
+
+    Raises:
+        OnboardFault: a needed file is missing, one was altered, or the bundle is not signed as it must be.
+    """
     folder = path.parent if path.suffix == ".onnx" else path
     try:
-        return _load(folder, trust)
+        return _read_files(folder, trust)
     except OSError as error:
         raise OnboardFault(
             Fault.BUNDLE_INCOMPLETE, f"{error.filename or folder} cannot be read: {error.strerror or error}"
         ) from error
 
 
-def _load(folder: Path, trust: Path | None) -> OnboardBundle:
+def _read_files(folder: Path, trust: Path | None) -> BundleFiles:
     listed, manifest = _read_manifest(folder / "manifest.json")
     if trust is not None:
         require_signed(folder, manifest, listed, trust)
@@ -146,11 +176,9 @@ def _load(folder: Path, trust: Path | None) -> OnboardBundle:
                 raise OnboardFault(Fault.BUNDLE_INCOMPLETE, f"{file} is missing: copy the bundle again")
             continue
         content[name] = _read_checked(file, listed[name])
-    contract = parse_contract(content["contract.json"].decode("utf-8", "replace"))
-    golden = _read_golden(content["golden.npz"], contract)
     hashes = {name: str(entry["sha256"]) for name, entry in listed.items()}
     verification = read_verification(folder, hashlib.sha256(manifest).hexdigest())
-    return OnboardBundle(contract, content["policy.onnx"], golden, hashes, verification)
+    return BundleFiles(content, hashes, verification)
 
 
 def _read_manifest(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -195,6 +223,8 @@ def parse_contract(text: str) -> OnboardContract:
         version = data["schema_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise OnboardFault(Fault.CONTRACT_INVALID, f"contract.json cannot be read ({error!r})") from error
+    if data.get("kind") == "policy":
+        raise OnboardFault(Fault.CONTRACT_INVALID, "contract.json is no racing policy's: run it with TermPolicy")
     if version != CONTRACT_VERSION:
         raise OnboardFault(
             Fault.CONTRACT_VERSION,
@@ -291,7 +321,7 @@ def _detector(detector: dict[str, Any], probability: bool) -> DetectorRule:
     return DetectorRule(threshold, release, refractory)
 
 
-_UNREADABLE: tuple[type[Exception], ...] = (
+UNREADABLE: tuple[type[Exception], ...] = (
     *(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error),
     # An archive that is encrypted or compressed by an unknown method, a torn header, a size beyond the memory.
     *(RuntimeError, struct.error, TypeError, MemoryError),
@@ -307,7 +337,7 @@ def _read_golden(data: bytes, contract: OnboardContract) -> dict[str, FloatArray
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             golden = {name: archive[name] for name in widths}
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise OnboardFault(
             Fault.BUNDLE_ALTERED, f"golden.npz cannot be read ({error}): copy it again, or export the bundle anew"
         ) from error

@@ -1,6 +1,7 @@
 """The bundle's ONNX graph with inputs and outputs bound to buffers of its own, so that a step allocates nothing."""
 
 import json
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -51,7 +52,7 @@ class Graph:
         contract: OnboardContract,
         options: OnboardOptions,
     ) -> None:
-        session = _open_session(model, contract, options)
+        session = open_session(model, contract.text, contract.inputs, contract.outputs, options)
         size, (rows, columns) = len(contract.state_low), contract.image_shape
         inputs: list[FloatArray]
         if contract.flat:
@@ -89,7 +90,25 @@ class Graph:
             raise OnboardFault(Fault.RUNTIME, f"onnxruntime failed in flight: {error}") from error
 
 
-def _open_session(model: bytes, contract: OnboardContract, options: OnboardOptions) -> onnxruntime.InferenceSession:
+def open_session(
+    model: bytes,
+    contract: dict[str, Any],
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    options: OnboardOptions,
+) -> onnxruntime.InferenceSession:
+    """Return the graph's session on the provider that is asked for.
+
+    Args:
+        model: the ONNX file.
+        contract: the parsed contract.json, which the file must carry too.
+        inputs: names of the inputs.
+        outputs: names of the outputs.
+        options: how to run it.
+
+    Raises:
+        OnboardFault: onnxruntime refuses the graph or would run it elsewhere, or it is not the contract's.
+    """
     provider = options.provider
     if provider == CUDA and hasattr(onnxruntime, "preload_dlls"):
         # CUDA's libraries may come as packages of their own, which nothing else loads.
@@ -113,11 +132,11 @@ def _open_session(model: bytes, contract: OnboardContract, options: OnboardOptio
         carried = json.loads(metadata)
     except (ValueError, RecursionError):
         carried = None
-    if carried != contract.text:
+    if carried != contract:
         raise OnboardFault(
             Fault.BUNDLE_ALTERED, "policy.onnx carries another contract than contract.json: copy it again"
         )
     names = tuple(value.name for value in session.get_inputs()), tuple(value.name for value in session.get_outputs())
-    if names != (contract.inputs, contract.outputs):
+    if names != (inputs, outputs):
         raise OnboardFault(Fault.CONTRACT_INVALID, f"policy.onnx has inputs and outputs {names}, not the contract's")
     return session

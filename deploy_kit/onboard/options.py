@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,6 +50,8 @@ class OnboardOptions:
         depth_in_millimetres: take depth as unsigned 16-bit millimetres instead of metres.
         zero_is_no_return: treat a depth of exactly 0 as no return, as RealSense cameras report it.
         nan_is_no_return: treat a depth of NaN as no return, as REP 118 says for drivers that do not know.
+        joint_order: names of the robot's joints in the order in which it gives and takes them, for contracts that name
+            joints; joints that the policy does not know are allowed among them.
 
     Raises:
         OnboardFault: an option makes no sense.
@@ -71,6 +74,7 @@ class OnboardOptions:
     depth_in_millimetres: bool = False
     zero_is_no_return: bool = False
     nan_is_no_return: bool = False
+    joint_order: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -96,6 +100,11 @@ class OnboardOptions:
             raise OnboardFault(Fault.OPTIONS, f"tolerance is {self.tolerance}, not above 0 and at most {MAX_TOLERANCE}")
         if not 0 <= self.range_margin < math.inf:
             raise OnboardFault(Fault.OPTIONS, f"range_margin is {self.range_margin}, not a number of at least 0")
+        order = self.joint_order
+        if order is not None and (
+            isinstance(order, str) or not all(isinstance(name, str) for name in order) or len(set(order)) != len(order)
+        ):
+            raise OnboardFault(Fault.OPTIONS, "joint_order is no list of different names")
         for name in ("max_state_age_s", "max_depth_age_s", "min_step_s", "max_step_s", "max_blind_s"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:

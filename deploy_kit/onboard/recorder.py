@@ -10,13 +10,12 @@ import threading
 import time
 import weakref
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from .faults import Fault, OnboardFault
-from .graph import Graph
 from .log_format import ELEMENT_TYPES, TIMES, Kind, hold_struct, step_struct
 from .log_writer import SLOTS, LogWriter, RecordingOptions, Slot, finish
 
@@ -44,6 +43,13 @@ class StepResult(NamedTuple):
     event: bool | None
 
 
+class RecordedGraph(Protocol):
+    """What a log records of a graph: its input, as two arrays."""
+
+    state: npt.NDArray[np.float32]
+    image: npt.NDArray[np.float32]
+
+
 class Recorder:
     """Appends records to a flight log.
 
@@ -65,13 +71,18 @@ class Recorder:
     path: Path
 
     def __init__(
-        self, path: Path | str, header: dict[str, Any], graph: Graph, num_actions: int, options: RecordingOptions
+        self,
+        path: Path | str,
+        header: dict[str, Any],
+        graph: RecordedGraph,
+        num_actions: int,
+        options: RecordingOptions,
     ) -> None:
-        self._graph, self._n = graph, num_actions
+        self._graph, self._n, self._largest = graph, num_actions, max(MAX_STATE, graph.state.size)
         self._step, self._hold = step_struct(num_actions), hold_struct(num_actions)
         self._no_command = (_NAN,) * num_actions
         inputs = graph.state.nbytes + graph.image.nbytes
-        self._size = self._step.size + 8 * (MAX_STATE + graph.image.size) + inputs + MAX_TEXT
+        self._size = self._step.size + 8 * (max(MAX_STATE, graph.state.size) + graph.image.size) + inputs + MAX_TEXT
         self._slots = [Slot(self._size) for _ in range(SLOTS)]
         self._usual: tuple[Any, ...] | None = None
         self._sequence = 0
@@ -175,7 +186,7 @@ class Recorder:
         parts: list[bytes] = []
         codes = []
         for array, fits in (
-            (state, isinstance(state, np.ndarray) and state.ndim == 1 and state.size <= MAX_STATE),
+            (state, isinstance(state, np.ndarray) and state.ndim == 1 and state.size <= self._largest),
             (depth, isinstance(depth, np.ndarray) and depth.shape == self._graph.image.shape),
         ):
             code = _code(array.dtype) if fits else 0
