@@ -23,7 +23,7 @@ class PolicyGraph:
     Attributes:
         groups: write each observation group here before `run`.
         state: (numbers,) all groups one after another, the same memory as `groups`.
-        image: (0, 0), what a flight log records as the image.
+        image: (1, 1) zero, what a flight log records in place of a depth image.
         action: (n,) action of the last `run`.
         logit: (1,) head's logit of the last `run`, None without one.
         providers: execution providers that onnxruntime really uses.
@@ -40,7 +40,7 @@ class PolicyGraph:
         self.groups: dict[str, FloatArray] = {
             name: part.reshape(shape) for (name, shape), part in zip(contract.groups.items(), parts, strict=True)
         }
-        self.image: FloatArray = np.zeros((0, 0), np.float32)
+        self.image: FloatArray = np.zeros((1, 1), np.float32)
         self._memory: list[FloatArray] = [
             np.zeros((layers, 1, hidden), np.float32) for layers, hidden in contract.state
         ]

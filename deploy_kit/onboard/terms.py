@@ -93,7 +93,7 @@ class TermAssembler:
         if unknown := [name for name in values if name not in self.names]:
             own = [term.name for term in self._terms if term.own]
             note = f"; {own[0]} is filled in by the runner" if own and unknown[0] in own else ""
-            raise OnboardFault(Fault.STATE_SHAPE, f"the policy reads no term {unknown[0]!s:.60}{note}")
+            raise OnboardFault(Fault.STATE_SHAPE, f"the policy reads no term {str(unknown[0])[:60]!r}{note}")
         numbers = {
             term.name: self._network_numbers(term, last_action if term.own else self._given(term, values[term.name]))
             for term in self._terms

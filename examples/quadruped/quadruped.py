@@ -29,7 +29,7 @@ JOINTS = tuple(f"{leg}_{joint}" for leg in LEGS for joint in ("hip", "knee"))
 DEFAULT = np.array([0.7, -1.4] * 4)
 """Joint positions of standing, rad."""
 
-ACTION_SCALE, STIFFNESS, DAMPING, TORQUE = 0.3, 25.0, 0.7, 12.0
+ACTION_SCALE, ACTION_LIMIT, STIFFNESS, DAMPING, TORQUE = 0.3, 4.0, 25.0, 0.7, 12.0
 PHYSICS_PERIOD, DECIMATION, EPISODE_STEPS = 0.005, 4, 500
 STANDING_HEIGHT = 0.25
 
@@ -146,7 +146,7 @@ class QuadrupedEnv(VecEnv):
         self._num_qpos, self._num_qvel = self._model.nq, self._model.nv
         self._state = np.zeros((num_envs, mujoco.mj_stateSize(self._model, mujoco.mjtState.mjSTATE_FULLPHYSICS)))
         self._action = np.zeros((num_envs, len(JOINTS)))
-        self._command = np.zeros(num_envs)
+        self._command, self._course = np.zeros(num_envs), np.zeros(num_envs, np.int64)
         self.tilt, self.height = np.ones(num_envs), np.full(num_envs, STANDING_HEIGHT)
         self.episode_length_buf = torch.zeros(num_envs, dtype=torch.long)
         self._reset_idx(np.arange(num_envs))
@@ -169,6 +169,8 @@ class QuadrupedEnv(VecEnv):
         self._qvel[envs] = self._rng.uniform(-0.2, 0.2, (count, self._num_qvel))
         self._action[envs] = 0.0
         self._command[envs] = self._rng.uniform(0.0, 0.8, count)
+        # What deploy-kit keeps apart for validation and test; here each episode has pushes of its own.
+        self._course[envs] = self._rng.integers(1 << 62, size=count)
         self.episode_length_buf[torch.from_numpy(envs)] = 0
 
     def _gravity(self) -> Array:
@@ -194,7 +196,7 @@ class QuadrupedEnv(VecEnv):
     def step(self, actions: Tensor) -> tuple[TensorDict, Tensor, Tensor, dict[str, Any]]:
         """Move all robots for one policy period; those that fell or whose time is over begin anew."""
         before = self._action
-        self._action = np.clip(actions.detach().cpu().numpy().astype(np.float64), -4.0, 4.0)
+        self._action = np.clip(actions.detach().cpu().numpy().astype(np.float64), -ACTION_LIMIT, ACTION_LIMIT)
         if self._pushes:
             pushed = np.flatnonzero(self._rng.random(self.num_envs) < PUSH_PROBABILITY)
             self._qvel[pushed, :2] += self._rng.uniform(-PUSH_SPEED, PUSH_SPEED, (len(pushed), 2))
@@ -210,7 +212,11 @@ class QuadrupedEnv(VecEnv):
         rewards = self._rewards(before, gravity, fell)
         time_out = (self.episode_length_buf.numpy() >= EPISODE_STEPS) & ~fell
         done = fell | time_out
-        extras = {"time_outs": torch.from_numpy(time_out), "log": {"falls": float(fell.mean())}}
+        extras = {
+            "time_outs": torch.from_numpy(time_out),
+            "track_id": torch.from_numpy(self._course.copy()),
+            "log": {"falls": float(fell.mean())},
+        }
         return self._finish(done, rewards, extras)
 
     def _finish(
@@ -237,6 +243,10 @@ class QuadrupedEnv(VecEnv):
             - 5.0 * fell
         )
         return rewards * self.step_dt * 5
+
+    def interface(self) -> dict[str, Any]:
+        """Return what the policy reads and commands; `collect` holds it against the run's `params/interface.yaml`."""
+        return interface()
 
     def close(self) -> None:
         """Stop the threads of the physics."""
@@ -283,6 +293,7 @@ def agent_cfg(seed: int) -> dict[str, Any]:
     """Return rsl_rl's settings of policy and training."""
     return {
         "seed": seed,
+        "clip_actions": ACTION_LIMIT,
         "num_steps_per_env": 24,
         "save_interval": 100,
         "obs_groups": {"actor": ["policy"], "critic": ["policy"]},
