@@ -24,7 +24,7 @@ from deploy_kit.flight.cpu_driver import fast_driver
 from deploy_kit.flight.meter import Meter
 from deploy_kit.flight.rollout import StepRecord, policy_period, require_checkpoint, rollout
 from deploy_kit.policy.any_policy import AnyCheckpoint
-from deploy_kit.policy.checkpoint import Checkpoint
+from deploy_kit.policy.policy_checkpoint import PolicyCheckpoint
 from deploy_kit.progress import Progress
 from deploy_kit.ranks import Rank, threads_each
 from deploy_kit.sim.labels import find_label
@@ -120,7 +120,7 @@ class CollectionFlight:
         )
         label = None if options.label is None else find_label(options.label)
         groups: tuple[str, ...] = ("policy",)
-        if not isinstance(self._checkpoint, Checkpoint):
+        if isinstance(self._checkpoint, PolicyCheckpoint):
             groups = tuple(group.name for group in self._checkpoint.network.spec.groups)
         env = make_env(env_options, options.task, options.backend, label, (*groups, "auxiliary"))
         try:

@@ -11,8 +11,8 @@ from torch import Tensor
 from deploy_kit.errors import TaskError
 from deploy_kit.flight.policy_driver import flat_observation, require_groups
 from deploy_kit.policy.any_policy import AnyCheckpoint
-from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.policy.network import PolicyOutput
+from deploy_kit.policy.policy_checkpoint import PolicyCheckpoint
 from deploy_kit.policy.protocol import ObservationGroup
 from deploy_kit.policy.run.resolve_task import require_same_interface
 from deploy_kit.task.interface import ObservationLayout
@@ -70,14 +70,14 @@ def require_checkpoint(env: "VecEnv", checkpoint: AnyCheckpoint, task: str) -> N
         CheckpointError: that agent cannot be restored from the checkpoint, or the environment describes itself and its
             terms or joints are not those that the run was trained with.
     """
-    if isinstance(checkpoint, Checkpoint):
-        config = checkpoint.network.config
-        require_interface(env, config.layout, config.num_actions, task)
-    else:
+    if isinstance(checkpoint, PolicyCheckpoint):
         spec = checkpoint.network.spec
         require_groups(env, spec.groups, spec.num_actions, task)
         if callable(describe := getattr(env, "interface", None)):
             require_same_interface(checkpoint.params, describe(), task)
+    else:
+        config = checkpoint.network.config
+        require_interface(env, config.layout, config.num_actions, task)
     # Isaac Lab's tasks register an agent.
     if hasattr(env, "require_policy"):
         env.require_policy(checkpoint)
