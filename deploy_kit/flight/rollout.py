@@ -169,6 +169,13 @@ def _broken(observation: Tensor, step: int, go_on: bool) -> Tensor | None:
     return broken if broken.any() else None
 
 
+def _label(observations: Mapping[str, Tensor], like: Tensor) -> Tensor:
+    """Return the labels of a step; a task without labels, which may fly but not be collected from, has none."""
+    if "auxiliary" not in observations:
+        return torch.zeros_like(like)
+    return observations["auxiliary"][:, 0] > 0.5
+
+
 def _steps(env: "VecEnv", driver: Driver, max_steps: int | None, go_on_broken: bool) -> Iterator[StepRecord]:
     groups: tuple[ObservationGroup, ...] | None = getattr(driver, "groups", None)
     forget = getattr(driver, "reset", None)
@@ -201,7 +208,7 @@ def _steps(env: "VecEnv", driver: Driver, max_steps: int | None, go_on_broken: b
             step=step,
             observation=observation,
             output=output,
-            label=following["auxiliary"][:, 0] > 0.5,
+            label=_label(following, done),
             done=done,
             time_out=torch.zeros_like(done) if time_out is None else time_out.bool().clone(),
             extras=extras,

@@ -11,6 +11,7 @@ from deploy_kit.errors import CheckpointError, OptionError
 from deploy_kit.policy.network_hints import NetworkHints
 from deploy_kit.policy.policy_layout import PolicyLayout
 from deploy_kit.policy.run.params import RunParams
+from deploy_kit.policy.run.resolve_task import group_shapes
 
 
 @dataclass
@@ -83,7 +84,10 @@ def groups_of(facts: Facts, kind: str) -> dict[str, tuple[int, ...]]:
         raise OptionError(
             f"--obs-shape {unknown[0]}: the policy reads no such observation group; its groups are {', '.join(names)}"
         )
-    shapes: dict[str, tuple[int, ...] | None] = {name: given.get(name, recorded.get(name)) for name in names}
+    told = group_shapes(facts.params)
+    shapes: dict[str, tuple[int, ...] | None] = {
+        name: given.get(name, recorded.get(name, told.get(name))) for name in names
+    }
     for name in encoded:
         if name not in shapes:
             raise facts.another_run("obs_groups", names, f"an encoder of the observation group {name}")
@@ -103,6 +107,8 @@ def groups_of(facts: Facts, kind: str) -> dict[str, tuple[int, ...]]:
         )
     elif flat and total is not None and sum((shapes[name] or (0,))[0] for name in flat) != int(total):
         listed = ", ".join(f"{name} {shapes[name]}" for name in flat)
+        if not given and not recorded:
+            raise facts.another_run("params/interface.yaml, or env.yaml,", listed, f"a layer that takes {int(total)}")
         raise OptionError(f"--obs-shape: {facts.path} takes {int(total)} numbers, the observation groups have {listed}")
     return {name: shape or (1,) for name, shape in shapes.items()}
 

@@ -3,10 +3,13 @@
 import copy
 
 import pytest
+import yaml
 
-from deploy_kit.errors import CheckpointError
+from deploy_kit.errors import CheckpointError, MissingParametersError
+from deploy_kit.policy.policy_checkpoint import load_policy
 from deploy_kit.policy.run.params import RunParams, load_run_params
 from deploy_kit.policy.run.resolve_task import group_shapes, require_same_interface, resolve_task_meaning
+from helpers.rsl_rl_files import make_policy
 
 MDP = "isaaclab.envs.mdp.observations:"
 ENV = {
@@ -246,3 +249,22 @@ def test_sizes_of_groups_are_told_where_every_term_is_known():
 
     assert group_shapes(RunParams(env=edited(ENV, known))) == {"policy": (3 + 3 + 3 + 9 + 2,)}
     assert group_shapes(RunParams(env=ENV)) == {}
+
+
+def test_a_run_that_tells_the_groups_sizes_needs_no_option(tmp_path):
+    made = make_policy(tmp_path / "run", "mlp")
+    params = made.path.parent / "params"
+    agent = yaml.safe_load((params / "agent.yaml").read_text())
+    agent["obs_groups"]["actor"] = ["body", "joints"]
+    (params / "agent.yaml").write_text(yaml.safe_dump(agent))
+    with pytest.raises(MissingParametersError, match=r"--obs-shape body=N,joints=N"):
+        load_policy(made.path)
+    sizes = {"body": [{"name": "gyro", "size": 3}], "joints": [{"name": "pos", "size": 4, "history": 2}]}
+    (params / "interface.yaml").write_text(yaml.safe_dump({"observations": sizes}))
+    assert [tuple(group) for group in load_policy(made.path).network.spec.groups] == [("body", (3,)), ("joints", (8,))]
+    sizes["joints"][0]["size"] = 5
+    (params / "interface.yaml").write_text(yaml.safe_dump({"observations": sizes}))
+    with pytest.raises(
+        CheckpointError, match=r"takes 11, but params/interface.yaml.* says body \(3,\), joints \(10,\)"
+    ):
+        load_policy(made.path)
