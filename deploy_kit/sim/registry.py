@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["BACKENDS", "EnvOptions", "make_env"]
 
 BACKENDS = ("mujoco", "isaaclab")
+POLICY_AND_LABEL = ("policy", "auxiliary")
+"""Observation groups that a task offers for the racing policy."""
 _INSTALL = 'pip install "deploy-kit[sim]"'
 
 
@@ -29,7 +31,7 @@ def make_env(
     task: str = TASK_ID,
     backend: str = "mujoco",
     label: "LabelFunction | None" = None,
-    groups: tuple[str, ...] = ("policy", "auxiliary"),
+    groups: tuple[str, ...] = POLICY_AND_LABEL,
 ) -> "VecEnv":
     """Build a vector environment.
 
@@ -55,7 +57,10 @@ def make_env(
     if backend == "isaaclab":
         from deploy_kit.sim.isaaclab.host.factory import make_isaaclab_env
 
-        return _checked(make_isaaclab_env(options, task), task, label, groups)
+        env = make_isaaclab_env(options, task)
+        if groups != POLICY_AND_LABEL and hasattr(env, "own_groups"):
+            env.own_groups = True
+        return _checked(env, task, label, groups)
     if options.launcher:
         raise OptionError(f"back end 'mujoco' has no launcher that could take {options.launcher[0]!r} (given after --)")
     _require("rsl_rl", "tensordict", "gymnasium")
@@ -142,7 +147,7 @@ def _unwrap(built: object, task: str) -> "VecEnv":
     raise TaskError(f"task {task!r} builds a {type(built).__name__}, not an rsl_rl VecEnv; wrap it in one")
 
 
-def check_observations(env: "VecEnv", task: str, groups: tuple[str, ...] = ("policy", "auxiliary")) -> None:
+def check_observations(env: "VecEnv", task: str, groups: tuple[str, ...] = POLICY_AND_LABEL) -> None:
     """Check that an environment offers the observation groups that the pipeline reads.
 
     Args:

@@ -16,11 +16,12 @@ from deploy_kit.policy.run.task_meaning import ActionMeaning, SourcedNumber, Tas
 STANDARD_MODULES = ("isaaclab.envs.mdp.observations:", "omni.isaac.lab.envs.mdp.observations:")
 
 _VELOCITY_COMMAND = "UniformVelocityCommand"
-_JOINTS, _ACTIONS = -1, -2
+JOINTS, ACTIONS = -1, -2
+"""Sizes of functions that give a number a joint, or a number an action."""
 
 
 @dataclass(frozen=True)
-class _Function:
+class StandardFunction:
     """What one of Isaac Lab's functions computes; its size may be that of the joints or of the actions."""
 
     size: int
@@ -29,21 +30,21 @@ class _Function:
     description: str
 
 
-_STANDARD = {
-    "base_pos_z": _Function(1, "m", "world", "height of the root"),
-    "base_lin_vel": _Function(3, "m/s", "body", "linear velocity of the root"),
-    "base_ang_vel": _Function(3, "rad/s", "body", "angular velocity of the root"),
-    "projected_gravity": _Function(3, "1", "body", "direction of gravity"),
-    "root_pos_w": _Function(3, "m", "world", "position of the root, from the environment's origin"),
-    "root_quat_w": _Function(4, "1", "world", "attitude of the root as a quaternion"),
-    "root_lin_vel_w": _Function(3, "m/s", "world", "linear velocity of the root"),
-    "root_ang_vel_w": _Function(3, "rad/s", "world", "angular velocity of the root"),
-    "joint_pos": _Function(_JOINTS, "rad or m", None, "positions of the joints"),
-    "joint_pos_rel": _Function(_JOINTS, "rad or m", None, "positions of the joints from their default positions"),
-    "joint_vel": _Function(_JOINTS, "rad/s or m/s", None, "velocities of the joints"),
-    "joint_vel_rel": _Function(_JOINTS, "rad/s or m/s", None, "velocities of the joints from their default ones"),
-    "joint_effort": _Function(_JOINTS, "N·m or N", None, "efforts of the joints"),
-    "last_action": _Function(_ACTIONS, "1", None, "action of the step before, as the network gave it"),
+STANDARD_FUNCTIONS = {
+    "base_pos_z": StandardFunction(1, "m", "world", "height of the root"),
+    "base_lin_vel": StandardFunction(3, "m/s", "body", "linear velocity of the root"),
+    "base_ang_vel": StandardFunction(3, "rad/s", "body", "angular velocity of the root"),
+    "projected_gravity": StandardFunction(3, "1", "body", "direction of gravity"),
+    "root_pos_w": StandardFunction(3, "m", "world", "position of the root, from the environment's origin"),
+    "root_quat_w": StandardFunction(4, "1", "world", "attitude of the root as a quaternion"),
+    "root_lin_vel_w": StandardFunction(3, "m/s", "world", "linear velocity of the root"),
+    "root_ang_vel_w": StandardFunction(3, "rad/s", "world", "angular velocity of the root"),
+    "joint_pos": StandardFunction(JOINTS, "rad or m", None, "positions of the joints"),
+    "joint_pos_rel": StandardFunction(JOINTS, "rad or m", None, "positions of the joints from their default positions"),
+    "joint_vel": StandardFunction(JOINTS, "rad/s or m/s", None, "velocities of the joints"),
+    "joint_vel_rel": StandardFunction(JOINTS, "rad/s or m/s", None, "velocities of the joints from their default ones"),
+    "joint_effort": StandardFunction(JOINTS, "N·m or N", None, "efforts of the joints"),
+    "last_action": StandardFunction(ACTIONS, "1", None, "action of the step before, as the network gave it"),
 }
 
 
@@ -59,12 +60,9 @@ def env_terms(env: Mapping[str, Any], group: str, size: int, num_actions: int) -
     Raises:
         CheckpointError: the terms do not make the group's size, or cannot be understood.
     """
-    listed = read_terms(env, group)
+    listed = policy_terms(env, group)
     if not listed:
         return ()
-    for term in listed:
-        if term.history < 1:
-            raise CheckpointError(f"{term.where}.history_length is no whole number")
     sizes = [_size(term, env, num_actions) for term in listed]
     unknown = [index for index, found in enumerate(sizes) if found is None]
     known = sum(found * term.history for found, term in zip(sizes, listed, strict=True) if found is not None)
@@ -84,6 +82,24 @@ def env_terms(env: Mapping[str, Any], group: str, size: int, num_actions: int) -
         sizes[unknown[0]] = rest // listed[unknown[0]].history
         unknown = []
     return _placed(listed, sizes, unknown, size)
+
+
+def policy_terms(env: Mapping[str, Any], group: str) -> list[EnvTerm]:
+    """Return the terms of a group as `read_terms`, each of whose histories is one slice.
+
+    Raises:
+        CheckpointError: they cannot be understood, or histories are laid out step by step instead of term by term.
+    """
+    listed = read_terms(env, group)
+    for term in listed:
+        if term.history < 1:
+            raise CheckpointError(f"{term.where}.history_length is no whole number")
+    if mapping(env, "observations", group).get("history_order") == "time" and any(t.history > 1 for t in listed):
+        raise CheckpointError(
+            f"{ENV_FILE}: observations.{group}.history_order is 'time', which lays out all terms of one step after "
+            "another; supported are histories term by term ('term')"
+        )
+    return listed
 
 
 def group_size(env: Mapping[str, Any], group: str, num_actions: int | None) -> int | None:
@@ -115,11 +131,11 @@ def _plain(names: Iterable[Any]) -> bool:
     return all(isinstance(name, str) and name.replace("_", "").isalnum() for name in names)
 
 
-def _function(term: EnvTerm) -> tuple[str, _Function] | None:
+def _function(term: EnvTerm) -> tuple[str, StandardFunction] | None:
     for module in STANDARD_MODULES:
         if term.function.startswith(module):
             name = term.function.removeprefix(module)
-            return None if name not in _STANDARD else (name, _STANDARD[name])
+            return None if name not in STANDARD_FUNCTIONS else (name, STANDARD_FUNCTIONS[name])
     return None
 
 
@@ -136,9 +152,9 @@ def _size(term: EnvTerm, env: Mapping[str, Any], num_actions: int) -> int | None
     if found is None:
         return None
     size = found[1].size
-    if size == _ACTIONS:
+    if size == ACTIONS:
         return None if term.params.get("action_name") else num_actions
-    if size != _JOINTS:
+    if size != JOINTS:
         return size
     names = mapping(term.params, "asset_cfg").get("joint_names")
     if isinstance(names, (list, tuple)) and _plain(names):

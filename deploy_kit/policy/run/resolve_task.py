@@ -12,9 +12,9 @@ from deploy_kit.policy.run.env_interface import (
     env_terms,
     env_timing,
     group_size,
+    policy_terms,
     unknown_term,
 )
-from deploy_kit.policy.run.env_terms import read_terms
 from deploy_kit.policy.run.interface_file import TIMING_UNITS, TaskInterface, read_interface
 from deploy_kit.policy.run.params import RunParams
 from deploy_kit.policy.run.task_meaning import (
@@ -115,7 +115,7 @@ def _group(
 
 
 def _require_env_agrees(env: Mapping[str, Any], group: str, terms: Sequence[TermMeaning], where: str) -> None:
-    listed = read_terms(env, group)
+    listed = policy_terms(env, group)
     if not listed:
         return
     ours, theirs = [term.name for term in terms], [term.name for term in listed]

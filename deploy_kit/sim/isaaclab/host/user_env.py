@@ -10,6 +10,7 @@ from tensordict import TensorDict
 from deploy_kit.errors import TaskError
 from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.sim.isaaclab.host.env import IsaacLabEnv
+from deploy_kit.sim.isaaclab.host.interface import task_interface
 from deploy_kit.sim.isaaclab.host.registered_agent import RegisteredAgent
 
 _LABEL = "auxiliary"
@@ -24,14 +25,22 @@ class IsaacLabUserEnv(IsaacLabEnv):
     Args:
         env: as Isaac Lab builds it, or as `multi_agent_to_single_agent` gives it.
         agent: the agent that the task registers.
+
+    Attributes:
+        own_groups: whether observations keep the task's own groups as they are, for policies that read several.
     """
 
     def __init__(self, env: Any, agent: RegisteredAgent) -> None:
         super().__init__(_TellTimeOuts(env), agent)
+        self.own_groups = False
 
     def require_policy(self, checkpoint: Checkpoint) -> None:
         """Check that the task's agent flies a policy as deploy-kit does; see `RegisteredAgent.require_policy`."""
         self.agent.require_policy(self, checkpoint)
+
+    def interface(self) -> dict[str, Any]:
+        """Return what the task's managers say of observations and actions; see `task_interface`."""
+        return task_interface(self.unwrapped)
 
     def get_observations(self) -> TensorDict:
         """Return the current observations.
@@ -61,7 +70,7 @@ class IsaacLabUserEnv(IsaacLabEnv):
                     f"{tuple(label.shape)}, not (num_envs, 1) ({self.num_envs} envs)"
                 )
             observations[_LABEL] = label
-        return self.agent.with_policy_group(observations)
+        return observations if self.own_groups else self.agent.with_policy_group(observations)
 
 
 class _TellTimeOuts(gymnasium.Wrapper):

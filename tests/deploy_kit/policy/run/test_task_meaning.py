@@ -113,6 +113,12 @@ def test_named_joints_are_the_actions_order_only_where_isaac_lab_keeps_it(keeps)
     assert actions.names == (("b", "a") if keeps else None)
 
 
+def test_histories_laid_out_step_by_step_are_refused():
+    env = edited(ENV, lambda e: e["observations"]["policy"].update(history_order="time"))
+    with pytest.raises(CheckpointError, match="history_order is 'time'"):
+        resolve_task_meaning(RunParams(env=env), [("policy", (64,))], 12)
+
+
 def test_terms_that_make_another_size_are_refused():
     with pytest.raises(CheckpointError, match=r"joint_pos 36, actions 12, height_scan \?\) make 57 .* reads 50"):
         resolve_task_meaning(RunParams(env=ENV), [("policy", (50,))], 12)
