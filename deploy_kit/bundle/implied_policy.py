@@ -26,6 +26,7 @@ from deploy_kit.bundle.tensor_names import FEATURES_TENSOR
 from deploy_kit.files import file_sha256
 from deploy_kit.policy.fingerprint import policy_feature_sha256, policy_head_sha256
 from deploy_kit.policy.policy_checkpoint import PolicyCheckpoint, record_of
+from deploy_kit.policy.run.resolve_task import resolve_task_meaning
 
 NOT_CALIBRATED = "not calibrated: the checkpoint has no record of a trained head"
 
@@ -113,6 +114,7 @@ def describe_policy(
             features_tensor=FEATURES_TENSOR,
             operators=network.plan().operators,
         ),
+        task=resolve_task_meaning(checkpoint.params, spec.groups, spec.num_actions),
         run=_run_hashes(checkpoint),
         provenance=Provenance(
             checkpoint=checkpoint.path.name,

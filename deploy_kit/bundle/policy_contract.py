@@ -12,6 +12,7 @@ from deploy_kit.bundle.contract_fields import NormalizerSpec, Provenance, Tensor
 from deploy_kit.bundle.policy_tensors import ACTIONS, LOGIT, OBSERVATION, STATE
 from deploy_kit.errors import BundleError
 from deploy_kit.policy.calibration import GateDetector
+from deploy_kit.policy.run.task_meaning import TaskMeaning
 from deploy_kit.strict_json import strict_json
 
 POLICY_KIND = "policy"
@@ -129,7 +130,8 @@ class PolicyContract:
         normalizer: over the groups of numbers, one after the other; null where the policy has none.
         head: the head; null without its output.
         network: the network.
-        run: sha256 of the run's ``agent.yaml`` and ``env.yaml``, as far as export found them.
+        task: what observations and actions mean, and the clock; null where the run's files do not tell.
+        run: sha256 of the run's ``agent.yaml``, ``env.yaml`` and ``interface.yaml``, as far as export found them.
         provenance: where the weights came from.
         versions: software that wrote the bundle.
     """
@@ -144,6 +146,7 @@ class PolicyContract:
     normalizer: NormalizerSpec | None
     head: HeadSpec | None
     network: PolicyNetworkSpec
+    task: TaskMeaning | None
     run: dict[str, str]
     provenance: Provenance
     versions: Versions

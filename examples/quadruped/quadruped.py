@@ -178,6 +178,16 @@ class QuadrupedEnv(VecEnv):
         w, x, y, z = self._qpos[:, 3:7].T
         return -np.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], axis=1)
 
+    def sensors(self, env: int = 0) -> dict[str, Array]:
+        """Return what one robot measures, by the names and in the units of `interface`."""
+        return {
+            "base_ang_vel": self._qvel[env, 3:6].copy(),
+            "projected_gravity": self._gravity()[env],
+            "speed_command": self._command[env : env + 1].copy(),
+            "joint_pos": self._qpos[env, 7:].copy(),
+            "joint_vel": self._qvel[env, 6:].copy(),
+        }
+
     def get_observations(self) -> TensorDict:
         """Return group `policy` (N, 31)."""
         observation = np.concatenate(
