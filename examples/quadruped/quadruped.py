@@ -76,7 +76,6 @@ def robot_xml() -> str:
 
 def interface() -> dict[str, Any]:
     """Return what the policy reads and commands, as `params/interface.yaml` holds it."""
-    joints = list(JOINTS)
     return {
         "policy_period_s": PHYSICS_PERIOD * DECIMATION,
         "physics_period_s": PHYSICS_PERIOD,
@@ -89,25 +88,25 @@ def interface() -> dict[str, Any]:
                 {"name": "speed_command", "size": 1, "unit": "m/s", "frame": "body", "low": 0.0, "high": 0.8},
                 {
                     "name": "joint_pos",
-                    "size": len(joints),
+                    "size": len(JOINTS),
                     "unit": "rad",
-                    "joints": joints,
+                    "joints": list(JOINTS),
                     "offset": [-value for value in DEFAULT.tolist()],
                     "description": "position of each joint; the observation holds it relative to standing",
                 },
-                {"name": "joint_vel", "size": len(joints), "unit": "rad/s", "joints": joints, "scale": 0.05},
+                {"name": "joint_vel", "size": len(JOINTS), "unit": "rad/s", "joints": list(JOINTS), "scale": 0.05},
                 {
                     "name": "last_action",
-                    "size": len(joints),
+                    "size": len(JOINTS),
                     "unit": "1",
-                    "joints": joints,
+                    "joints": list(JOINTS),
                     "quantity": "last_action",
                     "description": "action of the step before, as the network gave it",
                 },
             ]
         },
         "actions": {
-            "joints": joints,
+            "joints": list(JOINTS),
             "quantity": "joint position target",
             "unit": "rad",
             "scale": ACTION_SCALE,
