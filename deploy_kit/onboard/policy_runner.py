@@ -85,7 +85,7 @@ class TermPolicy:
         recording: RecordingOptions | None = None,
     ) -> None:
         self.options = options = options or OnboardOptions()
-        files = read_files(Path(bundle))
+        files = read_files(Path(bundle), options.trusted)
         self.contract = contract = parse_policy_contract(files.content["contract.json"].decode("utf-8", "replace"))
         self.verification = files.verification
         if not options.allow_unverified:
