@@ -1,12 +1,13 @@
 """From a task's name to an Isaac Lab environment."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from deploy_kit.errors import TaskError
 from deploy_kit.sim.extensions import import_extensions
 from deploy_kit.sim.isaaclab.host.launch import launch, parse_launcher, require_isaaclab
-from deploy_kit.sim.isaaclab.host.newton import restore_newton
+from deploy_kit.sim.isaaclab.host.newton import quick_meshes, restore_newton
 from deploy_kit.sim.isaaclab.host.registration import CFG_KEY, entry_point, register
 from deploy_kit.sim.isaaclab.host.stdout import to_log
 from deploy_kit.sim.options import EnvOptions
@@ -73,7 +74,7 @@ def _build(cfg: Any, task: str) -> "IsaacLabEnv":
     if SimulationContext.instance() is not None:
         raise TaskError("Isaac Lab has one environment at a time; close the other one first")
     agent = registered_agent(task)
-    with to_log():
+    with to_log(), quick_meshes() if task == TASK_ID else nullcontext():
         made = gymnasium.make(task, cfg=cfg)
         if isinstance(made.unwrapped, DirectMARLEnv):
             made = multi_agent_to_single_agent(made)

@@ -347,3 +347,26 @@ def test_same_seed_same_flight(build):
             observations, *_ = env.step(actions(env, HOVER, 0.1, 0.2, 0.3))
         first.append(observations["policy"].clone())
     assert torch.equal(*first)
+
+
+def test_what_newton_leaves_out_at_its_start_changes_no_flight(build, monkeypatch):
+    from contextlib import nullcontext
+
+    from deploy_kit.sim.isaaclab.host import factory
+
+    flights, contacts = [], []
+    for quick in (True, False):
+        if not quick:
+            monkeypatch.setattr(factory, "quick_meshes", nullcontext)
+        env = build(EnvOptions(num_envs=8, seed=5, track_pool=2))
+        generator = torch.Generator().manual_seed(0)
+        steps, crashed = [], 0
+        for _ in range(50):
+            observed, rewards, _, extras = env.step(torch.randn(8, 4, generator=generator) - 0.4)
+            steps.append(torch.cat([observed["critic"], rewards[:, None]], dim=1).clone())
+            crashed += int(extras["crashed"].sum())
+        flights.append(torch.stack(steps))
+        contacts.append(crashed)
+    # Contacts of boxes with the mesh are among what must not change.
+    assert contacts[0] == contacts[1] >= 4
+    assert torch.equal(*flights)
