@@ -3,7 +3,11 @@
 import hashlib
 import os
 import shutil
+import struct
 import tempfile
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +18,13 @@ from deploy_kit.strict_json import strict_json
 
 MAX_JSON_BYTES = 64 * 2**20
 """Largest JSON file that is read."""
+
+UNREADABLE_NPZ: tuple[type[Exception], ...] = (
+    *(OSError, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError, SyntaxError, TypeError, MemoryError),
+    # numpy takes Python's tokenizer to an array's torn header.
+    *(struct.error, zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+)
+"""What numpy and zipfile raise on files that are no npz files."""
 
 
 def file_sha256(path: Path) -> str:

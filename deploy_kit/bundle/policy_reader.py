@@ -14,12 +14,12 @@ from deploy_kit.bundle.reader import (
     CONTRACT_NAME,
     GOLDEN_NAME,
     MAX_GOLDEN_BYTES,
-    UNREADABLE_ARCHIVE,
     BundleFolder,
     check_files,
     read_json_text,
 )
 from deploy_kit.errors import BundleError
+from deploy_kit.files import UNREADABLE_NPZ
 from deploy_kit.strict_json import strict_json
 from deploy_kit.text import one_line
 
@@ -123,7 +123,7 @@ def read_sequences(path: Path, contract: PolicyContract) -> GoldenSequences:
             raise BundleError(f"{path}: {total} bytes unpacked, at most {MAX_GOLDEN_BYTES} are read")
         with np.load(path, allow_pickle=False) as opened:
             arrays = {name: opened[name] for name in opened.files}
-    except UNREADABLE_ARCHIVE as error:
+    except UNREADABLE_NPZ as error:
         raise BundleError(f"{path}: not a readable npz file ({one_line(error)}); export the bundle again") from error
     reset = arrays.get("reset")
     if reset is None or reset.dtype != np.bool_ or reset.ndim != 2 or not reset.size or not reset[0].all():

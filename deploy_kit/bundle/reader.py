@@ -3,9 +3,7 @@
 import hashlib
 import json
 import math
-import struct
 import zipfile
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -17,7 +15,7 @@ import numpy.typing as npt
 from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.schema import schema_problem
 from deploy_kit.errors import BundleError
-from deploy_kit.files import file_sha256
+from deploy_kit.files import UNREADABLE_NPZ, file_sha256
 from deploy_kit.strict_json import strict_json
 from deploy_kit.text import one_line
 
@@ -37,12 +35,6 @@ MAX_FILE_BYTES = 2 << 30
 MAX_GOLDEN_BYTES = 1 << 30
 
 _GATE_ARRAYS = ("gate_logit", "gate_terms")
-
-UNREADABLE_ARCHIVE: tuple[type[Exception], ...] = (
-    *(OSError, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError, SyntaxError, MemoryError),
-    *(struct.error, zipfile.BadZipFile, zlib.error),
-)
-"""What numpy and zipfile raise on files that are no npz files."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +253,7 @@ def read_golden(path: Path, contract: Contract) -> GoldenSamples:
             raise BundleError(f"{path}: {total} bytes unpacked, at most {MAX_GOLDEN_BYTES} are read")
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except UNREADABLE_ARCHIVE as error:
+    except UNREADABLE_NPZ as error:
         raise BundleError(f"{path}: not a readable npz file ({one_line(error)}); export the bundle again") from error
     return _golden_from_arrays(path, contract, arrays)
 

@@ -15,7 +15,7 @@ import numpy as np
 from deploy_kit.bundle.contract import CONTRACT_METADATA_KEY, Contract
 from deploy_kit.bundle.reader import MAX_FILE_BYTES, MAX_JSON_BYTES, open_bundle
 from deploy_kit.errors import BundleError
-from deploy_kit.files import file_sha256, read_json_object
+from deploy_kit.files import UNREADABLE_NPZ, file_sha256, read_json_object
 from deploy_kit.text import one_line
 
 MAX_MEMBERS = 100_000
@@ -174,7 +174,7 @@ def describe_arrays(path: Path) -> dict[str, Any]:
                     if key in ("source", "reason") and dtype.kind == "U" and _bytes(shape, dtype) <= _MAX_TEXT_BYTES:
                         values = np.frombuffer(file.read(_bytes(shape, dtype)), dtype)
                         texts[key] = Counter(map(str, values))
-    except (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+    except UNREADABLE_NPZ as error:
         raise BundleError(f"{path} is not a readable npz file ({one_line(error)}): write it again") from error
     described: dict[str, Any] = {**_file(path), "arrays": arrays}
     if "observation" in arrays and "action" in arrays:

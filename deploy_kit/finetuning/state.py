@@ -1,14 +1,13 @@
 """Where a finetuning stands, in a file beside its checkpoints, so that it can be resumed."""
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deploy_kit.errors import CheckpointError, OptionError
-from deploy_kit.files import replace_file
+from deploy_kit.files import UNREADABLE_NPZ, replace_file
 from deploy_kit.finetuning.calibrator import CalibratedHead
 from deploy_kit.finetuning.epoch import Epoch, EpochRecord
 from deploy_kit.finetuning.inputs import FinetuneInputs
@@ -18,6 +17,7 @@ from deploy_kit.gate.correction import Correction
 from deploy_kit.policy.any_policy import head_vector
 from deploy_kit.policy.policy_checkpoint import load_policy
 from deploy_kit.policy.run.directory import METRICS_NAME
+from deploy_kit.text import one_line
 
 _SAME = (
     *("pgd_steps", "epsilon", "alpha", "norm", "masterracing_compatible", "solver", "seed"),
@@ -65,8 +65,10 @@ class TrainingState:
             with np.load(path, allow_pickle=False) as file:
                 state: dict[str, Any] = {name: file[name] for name in file.files}
             epoch, same = int(state.pop("epoch")), json.loads(str(state.pop("options")))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise OptionError(f"--resume: {path} cannot be read ({error}); start again with --overwrite") from error
+        except UNREADABLE_NPZ as error:
+            raise OptionError(
+                f"--resume: {path} cannot be read ({one_line(error)}); start again with --overwrite"
+            ) from error
         for name, value in self._same.items():
             if same.get(name) != value:
                 raise OptionError(

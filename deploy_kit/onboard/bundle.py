@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import struct
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -324,7 +325,7 @@ def _detector(detector: dict[str, Any], probability: bool) -> DetectorRule:
 UNREADABLE: tuple[type[Exception], ...] = (
     *(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error),
     # An archive that is encrypted or compressed by an unknown method, a torn header, a size beyond the memory.
-    *(RuntimeError, struct.error, TypeError, MemoryError),
+    *(RuntimeError, struct.error, TypeError, MemoryError, SyntaxError, tokenize.TokenError),
 )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,3 +122,11 @@ def shift_initializer(model: onnx.ModelProto, name: str, amount: float) -> None:
 def put_a_weight_off(bundle: Path) -> None:
     """Put one weight of the ONNX graph off by 1e-3, with a manifest that fits."""
     edit_onnx(bundle, lambda model: shift_initializer(model, "stem.3.weight", 1e-3))
+
+
+def write_torn_npz(path: Path, name: str) -> None:
+    """Write an npz file with one array, whose header ends in the middle of a tuple."""
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1, "
+    array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}.npy", array)

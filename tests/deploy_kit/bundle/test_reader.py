@@ -5,8 +5,9 @@ import pytest
 
 from deploy_kit.bundle import reader as bundle_module
 from deploy_kit.bundle.reader import BUNDLE_FILES, open_bundle
+from deploy_kit.bundle.summary import describe_arrays
 from deploy_kit.errors import BundleError
-from helpers.bundles import edit_golden, rewrite_manifest
+from helpers.bundles import edit_golden, rewrite_manifest, write_torn_npz
 from helpers.networks import SMALL_OBSERVATION
 
 
@@ -120,6 +121,15 @@ def test_golden_samples_that_unpack_to_too_much(bundle_copy, monkeypatch):
     monkeypatch.setattr(bundle_module, "MAX_GOLDEN_BYTES", 1000)
     with pytest.raises(BundleError, match="at most 1000 are read"):
         _ = open_bundle(bundle_copy).golden
+
+
+def test_golden_samples_with_a_torn_array(bundle_copy):
+    write_torn_npz(bundle_copy / "golden.npz", "observation")
+    rewrite_manifest(bundle_copy)
+    with pytest.raises(BundleError, match="not a readable npz"):
+        _ = open_bundle(bundle_copy).golden
+    with pytest.raises(BundleError, match="not a readable npz"):
+        describe_arrays(bundle_copy / "golden.npz")
 
 
 def test_golden_samples_that_are_no_archive(bundle_copy):

@@ -7,7 +7,7 @@ import pytest
 from onnx import numpy_helper
 
 from deploy_kit.onboard import Fault, OnboardFault, OnboardOptions, OnboardPolicy
-from helpers.bundles import edit_contract
+from helpers.bundles import edit_contract, write_torn_npz
 
 STATE = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 3.0, 0.0, 0.0, 3.0, 0.0, 0.0])
 DEPTH = np.full((72, 96), 5.0)
@@ -171,6 +171,11 @@ def test_what_onnxruntime_raises_in_flight_is_a_fault(bundles):
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04 no zip", b"PK\x05\x06" + bytes(18)])
 def test_golden_samples_that_are_no_archive(broken, data):
     refuse(broken(lambda folder: (folder / "golden.npz").write_bytes(data)), Fault.BUNDLE_ALTERED, r"golden\.npz")
+
+
+def test_golden_samples_with_a_torn_array(broken):
+    folder = broken(lambda folder: write_torn_npz(folder / "golden.npz", "observation"))
+    refuse(folder, Fault.BUNDLE_ALTERED, r"golden\.npz cannot be read")
 
 
 def refuse(folder, fault, match=None, options=None):
