@@ -12,6 +12,7 @@ from deploy_kit.verify.opening import attempt
 from deploy_kit.verify.policy.artifacts import PolicyArtifacts
 from deploy_kit.verify.policy.sequences import Episodes, golden_episodes, run_episodes, state_outputs_of
 from deploy_kit.verify.policy.subject import PolicySubject
+from deploy_kit.verify.policy.task_causes import task_cause
 from deploy_kit.verify.report import Check, Diagnosis, FactCheck
 
 NOT_RESET = "the hidden state is not reset where an episode begins"
@@ -42,6 +43,8 @@ def diagnose_policy(
     facts = {check.name: check for check in checks if isinstance(check, FactCheck)}
     if "contract/run" in failed:
         found["contract"] = Diagnosis("contract", None, None, None, OTHER_RUN)
+    elif "contract/task" in failed:
+        found["contract"] = Diagnosis("contract", None, None, None, task_cause(subject))
     golden, _ = attempt(lambda: subject.bundle.golden)
     if subject.misfit is None and golden is not None:
         episodes = golden_episodes(golden)
