@@ -45,6 +45,9 @@ from deploy_kit.policy.checkpoint import (
     save_checkpoint as save_checkpoint,
 )
 from deploy_kit.policy.network_hints import NetworkHints as NetworkHints
+from deploy_kit.policy.policy_checkpoint import PolicyCheckpoint as PolicyCheckpoint
+from deploy_kit.policy.policy_checkpoint import load_policy as load_policy
+from deploy_kit.policy.policy_checkpoint import save_policy as save_policy
 from deploy_kit.sim.options import EnvOptions as EnvOptions
 from deploy_kit.sim.registry import make_env as make_env
 from deploy_kit.verify.options import VerifyOptions as VerifyOptions

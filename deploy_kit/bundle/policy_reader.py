@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.policy_contract import POLICY_KIND, PolicyContract
 from deploy_kit.bundle.reader import (
     CONTRACT_NAME,
@@ -87,6 +88,24 @@ def is_policy_bundle(path: Path) -> bool:
     except (BundleError, OSError, ValueError, RecursionError):
         return False
     return isinstance(data, dict) and data.get("kind") == POLICY_KIND
+
+
+def read_any_contract(text: str, where: str) -> Contract | PolicyContract:
+    """Return a contract of either kind.
+
+    Args:
+        text: JSON text.
+        where: what to call the text in messages.
+
+    Raises:
+        BundleError: it is no contract, or not of the schema that is read.
+    """
+    try:
+        data = strict_json(text)
+    except (ValueError, RecursionError):
+        data = None
+    of_policy = isinstance(data, dict) and data.get("kind") == POLICY_KIND
+    return PolicyContract.from_json(text, where) if of_policy else Contract.from_json(text, where)
 
 
 def open_policy_bundle(path: Path) -> PolicyBundle:

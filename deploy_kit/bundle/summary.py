@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from deploy_kit.bundle.contract import CONTRACT_METADATA_KEY, Contract
+from deploy_kit.bundle.contract import CONTRACT_METADATA_KEY
+from deploy_kit.bundle.policy_reader import is_policy_bundle, open_policy_bundle, read_any_contract
 from deploy_kit.bundle.reader import MAX_FILE_BYTES, MAX_JSON_BYTES, open_bundle
 from deploy_kit.errors import BundleError
 from deploy_kit.files import UNREADABLE_NPZ, file_sha256, read_json_object
@@ -31,12 +32,25 @@ def describe_bundle(folder: Path) -> dict[str, Any]:
     Raises:
         BundleError: it is not whole.
     """
+    if is_policy_bundle(folder):
+        return _describe_policy_bundle(folder)
     bundle = open_bundle(folder)
     golden = bundle.golden
     return {
         "path": str(folder),
         "files": bundle.files,
         "golden_samples": {"count": len(golden), "source": golden.source},
+        "contract": json.loads(bundle.contract.to_json()),
+    }
+
+
+def _describe_policy_bundle(folder: Path) -> dict[str, Any]:
+    bundle = open_policy_bundle(folder)
+    steps, episodes = bundle.golden.reset.shape
+    return {
+        "path": str(folder),
+        "files": bundle.files,
+        "golden_sequences": {"steps": steps, "sequences": episodes, "source": bundle.golden.source},
         "contract": json.loads(bundle.contract.to_json()),
     }
 
@@ -80,7 +94,7 @@ def describe_contract(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise BundleError(f"{path}: not UTF-8 text; export the bundle again") from error
-    return {**_file(path), "contract": json.loads(Contract.from_json(text, str(path)).to_json())}
+    return {**_file(path), "contract": json.loads(read_any_contract(text, str(path)).to_json())}
 
 
 def describe_onnx(path: Path) -> dict[str, Any]:
@@ -122,7 +136,7 @@ def describe_onnx(path: Path) -> dict[str, Any]:
 
 def _embedded(text: str, path: Path) -> Any:
     try:
-        return json.loads(Contract.from_json(text, f"{path}, its contract").to_json())
+        return json.loads(read_any_contract(text, f"{path}, its contract").to_json())
     except BundleError as error:
         return f"cannot be read: {error}"
 

@@ -103,9 +103,11 @@ def _describe(kind: FileKind, path: Path, hints: "NetworkHints") -> dict[str, An
 
 def _checkpoint(path: Path, hints: "NetworkHints") -> dict[str, Any]:
     from deploy_kit.policy.checkpoint import load_checkpoint
-    from deploy_kit.policy.summary import describe_checkpoint
+    from deploy_kit.policy.policy_checkpoint import load_other_policy
+    from deploy_kit.policy.summary import describe_checkpoint, describe_policy
 
-    return describe_checkpoint(load_checkpoint(path, hints))
+    other = load_other_policy(path, hints)
+    return describe_checkpoint(load_checkpoint(path, hints)) if other is None else describe_policy(other)
 
 
 def _folder(path: Path, hints: "NetworkHints") -> dict[str, Any]:

@@ -7,8 +7,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from deploy_kit.errors import OptionError
 from deploy_kit.policy.network_hints import NetworkHints
+from deploy_kit.policy.policy_layout import holds_safetensors
 from deploy_kit.policy.protocol import PolicyNetwork
 from deploy_kit.policy.run.params import RunParams
 
@@ -31,6 +34,22 @@ class NetworkSource:
     entries: Mapping[str, Any]
     params: RunParams
     hints: NetworkHints
+
+    def state_dict(self, section: str) -> dict[str, Tensor]:
+        """Return the network's tensors: those of an entry of the file, or of a safetensors file without the head's.
+
+        Args:
+            section: entry of a torch file; without it, nothing is returned.
+        """
+        safetensors = holds_safetensors(self.entries)
+        found = self.entries["tensors"] if safetensors else self.entries.get(section, {})
+        if not isinstance(found, Mapping):
+            return {}
+        return {
+            name: tensor
+            for name, tensor in found.items()
+            if isinstance(name, str) and isinstance(tensor, Tensor) and not (safetensors and name.startswith("head."))
+        }
 
 
 class NetworkBuilder(Protocol):

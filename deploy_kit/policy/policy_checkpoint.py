@@ -21,7 +21,13 @@ from deploy_kit.policy.checkpoint import TENSORS_KEY, Checkpoint, load_checkpoin
 from deploy_kit.policy.extensions import NetworkSource, find_builder
 from deploy_kit.policy.fingerprint import tensors_sha256
 from deploy_kit.policy.network_hints import NO_HINTS, NetworkHints
-from deploy_kit.policy.policy_layout import PolicyFormat, PolicyLayout, detect_layout, locate_policy
+from deploy_kit.policy.policy_layout import (
+    PolicyFormat,
+    PolicyLayout,
+    detect_layout,
+    holds_safetensors,
+    locate_policy,
+)
 from deploy_kit.policy.policy_settings import ModelSettings, resolve_settings
 from deploy_kit.policy.protocol import ObservationGroup, PolicyNetwork, PolicySpec
 from deploy_kit.policy.rsl_rl_policy import RslRlPolicy, build_model, feature_layer_of, flies, state_tensors
@@ -109,7 +115,7 @@ def load_other_policy(path: Path, hints: NetworkHints = NO_HINTS) -> PolicyCheck
     network.eval().requires_grad_(False)
     if HEAD_KEY in entries:
         _require_feature_layer(record, network.spec, path)
-    network.head = _stored_head(entries, layout, network.spec.feature_size, path)
+    network.head = _stored_head(entries, network.spec.feature_size, path)
     calibration = record.get("calibration")
     iteration = entries.get("iter", record.get("iteration"))
     return PolicyCheckpoint(
@@ -207,8 +213,8 @@ def _load(
         normalizer.eps = found.normalizer_eps
 
 
-def _stored_head(entries: Mapping[str, Any], layout: PolicyLayout | None, size: int, path: Path) -> nn.Linear | None:
-    if layout is not None and layout.format is PolicyFormat.SAFETENSORS:
+def _stored_head(entries: Mapping[str, Any], size: int, path: Path) -> nn.Linear | None:
+    if holds_safetensors(entries):
         stored = {name[5:]: tensor for name, tensor in entries["tensors"].items() if name.startswith("head.")}
     else:
         stored = entries.get(HEAD_KEY, {})
@@ -268,7 +274,7 @@ def save_policy(
     text = policy_record_text(record_of(spec), calibration, source.iteration)
     if source.params.directory is not None:
         copy_folder(source.params.directory, path.parent / PARAMS_FOLDER)
-    if source.format is PolicyFormat.SAFETENSORS:
+    if holds_safetensors(entries):
         tensors = {**entries["tensors"], **{f"head.{name}": tensor for name, tensor in stored.items()}}
         metadata = {**entries["metadata"], RECORD_KEY: text, TENSORS_KEY: tensors_sha256(tensors)}
         data = safetensors_file.safetensors_bytes(tensors, metadata)

@@ -94,13 +94,18 @@ LAYOUTS: dict[PolicyFormat, PolicyLayout] = {
 _NORMALIZER_SECTION = "obs_norm_state_dict"
 
 
+def holds_safetensors(entries: Mapping[str, Any]) -> bool:
+    """Return whether entries are those of a safetensors file."""
+    return set(entries) == {"tensors", "metadata"}
+
+
 def detect_layout(entries: Mapping[str, Any], path: object) -> PolicyLayout:
     """Return the layout of a checkpoint's entries.
 
     Raises:
         CheckpointError: it is none of rsl_rl's; the message names what was found.
     """
-    if "metadata" in entries and "tensors" in entries:
+    if holds_safetensors(entries):
         return LAYOUTS[PolicyFormat.SAFETENSORS]
     for found in (PolicyFormat.STUDENT, PolicyFormat.SPLIT):
         if LAYOUTS[found].section in entries:

@@ -8,7 +8,13 @@ from torch import Tensor, nn
 
 from deploy_kit.policy.any_policy import AnyCheckpoint, head_of
 from deploy_kit.policy.checkpoint import Checkpoint, CheckpointFormat
-from deploy_kit.policy.fingerprint import feature_sha256, head_sha256
+from deploy_kit.policy.fingerprint import (
+    feature_sha256,
+    head_sha256,
+    policy_feature_sha256,
+    policy_head_sha256,
+)
+from deploy_kit.policy.policy_checkpoint import PolicyCheckpoint
 
 
 class GateHeadState(StrEnum):
@@ -122,6 +128,45 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "normalizer_eps": config.normalizer_eps,
         "gate_head": gate_head_state(checkpoint).value,
         "gate_head_training": describe_gate_head(checkpoint),
+        "calibration": None if calibration is None else calibration.to_json(),
+        "run": {
+            "params": None if checkpoint.params.directory is None else str(checkpoint.params.directory),
+            "agent_yaml": checkpoint.params.agent is not None,
+            "env_yaml": checkpoint.params.env is not None,
+            "experiment_name": experiment if isinstance(experiment, str) else None,
+        },
+        "entries": sorted(map(str, checkpoint.entries)),
+    }
+
+
+def describe_policy(checkpoint: PolicyCheckpoint) -> dict[str, Any]:
+    """Return what a checkpoint of any other policy holds: file, network, memory, head, run.
+
+    Everything is a JSON value. Sizes are numbers of elements; hashes are hexadecimal.
+    """
+    network, spec, calibration = checkpoint.network, checkpoint.network.spec, checkpoint.calibration
+    experiment = checkpoint.params.lookup("agent", "experiment_name")
+    trained = "not known: no record of its training" if calibration is None else "finetuned by deploy-kit"
+    return {
+        "path": str(checkpoint.path),
+        "sha256": checkpoint.sha256,
+        "format": checkpoint.format.value,
+        "iteration": checkpoint.iteration,
+        "network": {
+            "kind": spec.kind,
+            "groups": [{"name": group.name, "shape": list(group.shape)} for group in spec.groups],
+            "num_actions": spec.num_actions,
+            "feature_size": spec.feature_size,
+            "feature_layer": spec.feature_layer,
+            "memory": [{"name": item.input, "layers": item.layers, "hidden": item.hidden} for item in spec.state],
+            "settings": dict(spec.settings),
+            "parameters_to_fly": sum(tensor.numel() for tensor in network.policy_tensors().values()),
+            "operators": list(network.plan().operators),
+        },
+        "feature_sha256": policy_feature_sha256(network),
+        "head_sha256": policy_head_sha256(network),
+        "normalizer_eps": spec.normalizer_eps,
+        "head": "absent" if network.head is None else trained,
         "calibration": None if calibration is None else calibration.to_json(),
         "run": {
             "params": None if checkpoint.params.directory is None else str(checkpoint.params.directory),

@@ -31,6 +31,7 @@ NAMES = {
     "FlyResult",
     "InputError",
     "NetworkHints",
+    "PolicyCheckpoint",
     "Thresholds",
     "VerifyOptions",
     "VerifyReport",
@@ -41,11 +42,13 @@ NAMES = {
     "finetune",
     "fly",
     "load_checkpoint",
+    "load_policy",
     "make_env",
     "open_bundle",
     "open_feature_file",
     "run_demo",
     "save_checkpoint",
+    "save_policy",
     "verify_bundle",
 }
 

@@ -372,3 +372,22 @@ def rsl_rl_export(model, path: Path) -> onnxruntime.InferenceSession:
             output_names=twin.output_names,
         )
     return onnxruntime.InferenceSession(str(path))
+
+
+def test_inspect_says_what_files_hold(exported, capsys):
+    from deploy_kit.cli.main import main
+
+    def inspected(path: Path) -> dict:
+        with pytest.raises(SystemExit) as ended:
+            main(["inspect", str(path), "--json"])
+        assert ended.value.code == 0
+        return json.loads(capsys.readouterr().out)
+
+    checkpoint = inspected(exported["lstm"].checkpoint)
+    assert checkpoint["network"]["kind"] == "RNNModel"
+    assert checkpoint["network"]["memory"][1] == {"name": "c_in", "layers": 2, "hidden": 10}
+    bundle = inspected(exported["lstm"].bundle)
+    assert bundle["contract"]["kind"] == "policy"
+    assert bundle["golden_sequences"] == {"steps": 16, "sequences": 2, "source": "synthetic"}
+    assert inspected(exported["lstm"].bundle / "policy.onnx")["contract"] == bundle["contract"]
+    assert inspected(exported["lstm"].bundle / "contract.json")["contract"] == bundle["contract"]
