@@ -77,7 +77,7 @@ def main() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, cpu = time.monotonic(), time.process_time()
     with open_dataset(rows, checkpoint.network) as dataset:
-        for check in dataset.heldout_checks(subject, artifacts.head, None, silent):
+        for check in dataset.heldout_checks(subject, "onnx", artifacts.heads["onnx"], None, silent):
             print(check.name, getattr(check, "rows", check))
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -14,6 +14,7 @@ from deploy_kit.bundle.graph_options import GraphOptions, input_specs, output_sp
 from deploy_kit.bundle.implied import describe
 from deploy_kit.bundle.reader import (
     CONTRACT_NAME,
+    CPP_NAME,
     GOLDEN_NAME,
     MANIFEST_NAME,
     ONNX_NAME,
@@ -26,6 +27,7 @@ from deploy_kit.bundle.reader import (
 from deploy_kit.bundle.runners import import_onnxruntime
 from deploy_kit.bundle.signature import read_signing_keys
 from deploy_kit.bundle.thresholds import Thresholds
+from deploy_kit.cpp.header import header_text
 from deploy_kit.data.reader import FeatureFile, open_feature_file
 from deploy_kit.errors import CheckFailedError, CheckpointError, OptionError
 from deploy_kit.export import onnx_writer
@@ -86,6 +88,8 @@ def export_bundle(options: ExportOptions, progress: Callable[[Progress], None] =
     keys = read_signing_keys(options.sign)
     report("reading the checkpoint")
     if (other := load_other_policy(options.checkpoint, options.hints)) is not None:
+        if options.formats:
+            raise OptionError(f"--format {options.formats[0]}: written for policies of VisionActorCritic alone so far")
         return export_policy(options, other, progress)
     options.check_vision_names()
     source = _read(options)
@@ -179,7 +183,12 @@ def _write(
     onnx.save_model(model, folder / ONNX_NAME)
     (folder / CONTRACT_NAME).write_text(contract.to_json() + "\n", encoding="utf-8")
     report("choosing golden samples")
-    write_golden(folder / GOLDEN_NAME, _golden(options, source, contract, samples))
+    golden = _golden(options, source, contract, samples)
+    write_golden(folder / GOLDEN_NAME, golden)
+    if "cpp" in options.formats:
+        report("writing C++")
+        header = header_text(checkpoint.network, contract, golden)
+        (folder / CPP_NAME).write_text(header, encoding="utf-8", newline="\n")
     (folder / MANIFEST_NAME).write_text(manifest_text(folder), encoding="utf-8")
 
 

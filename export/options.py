@@ -11,6 +11,9 @@ from deploy_kit.policy.network_hints import NetworkHints
 NATIVE_OPSET = 18
 """Opset that torch's exporter implements natively."""
 
+FORMATS = ("cpp",)
+"""What a bundle may hold besides ONNX, TorchScript and safetensors."""
+
 MIN_OPSET = 11
 MAX_OPSET = 24
 
@@ -34,6 +37,7 @@ class ExportOptions:
         vehicle_file: the vehicle's numbers.
         task: task id, where it tells the vehicle's numbers.
         hints: what the checkpoint's weights do not tell.
+        formats: what to add to the bundle, of `FORMATS`.
         overwrite: replace a bundle that exists.
         num_golden: how many golden samples.
         seed: seed of the synthetic samples.
@@ -54,6 +58,7 @@ class ExportOptions:
     vehicle_file: Path | None = None
     task: str | None = None
     hints: NetworkHints = field(default_factory=NetworkHints)
+    formats: tuple[str, ...] = ()
     overwrite: bool = False
     num_golden: int = 64
     seed: int = 0
@@ -83,6 +88,8 @@ class ExportOptions:
             raise OptionError(f'--batch-size {self.batch_size}: give "dynamic" or a whole number of at least 1')
         if self.num_golden < 1:
             raise OptionError(f"--num-golden {self.num_golden}: at least one sample is needed")
+        if unknown := [name for name in self.formats if name not in FORMATS]:
+            raise OptionError(f"--format {unknown[0]}: not known; give {', '.join(FORMATS)}")
         for option, names in (("--input-names", self.input_names), ("--output-names", self.output_names)):
             if names is not None:
                 # How many the graph has depends on the policy.

@@ -1,12 +1,15 @@
 """Opens everything in a bundle that can be run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from deploy_kit.bundle.contract import FEATURES_TENSOR
 from deploy_kit.bundle.reader import (
     BUNDLE_FILES,
+    CPP_NAME,
     MANIFEST_NAME,
     ONNX_NAME,
+    OPTIONAL_FILES,
     SAFETENSORS_NAME,
     TORCHSCRIPT_NAME,
     BundleFolder,
@@ -27,6 +30,7 @@ from deploy_kit.errors import InputError
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.text import one_line
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
+from deploy_kit.verify.cpp_artifact import open_cpp
 from deploy_kit.verify.matrix import provider_check
 from deploy_kit.verify.meaning import checkpoint_check, contract_checks
 from deploy_kit.verify.opening import FILES_COMPARED, attempt, guarded
@@ -45,7 +49,10 @@ BESIDE = ("report",)
 
 
 ARTIFACTS = ("onnx", "torchscript", "safetensors")
-"""What of a bundle is replayed."""
+"""What of every bundle is replayed."""
+
+OPTIONAL_ARTIFACTS = {"cpp": CPP_NAME}
+"""What is replayed where a bundle has it, and its file."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Artifact:
     """Something that can be run on observations.
 
     Attributes:
-        name: "onnx", "torchscript" or "safetensors".
+        name: "onnx", "torchscript", "safetensors" or "cpp".
         runner: how to run it.
         roles: outputs to compare.
     """
@@ -69,21 +76,23 @@ class Artifacts:
 
     Attributes:
         observed: artifacts that take observations.
+        expected: names of those that the bundle has, opened or not.
         onnx: the shipped graph alone, None if it cannot be loaded.
-        head: its part features → outputs, None if it cannot be cut or loaded.
+        heads: parts features → outputs by artifact, None for one that cannot be cut or loaded.
         providers: execution providers that onnxruntime really uses.
         switched_off: option by which the user switched an artifact off, by the artifact's name.
     """
 
     observed: tuple[Artifact, ...]
+    expected: tuple[str, ...]
     onnx: OnnxRunner | None
-    head: OnnxRunner | None
+    heads: Mapping[str, Runner | None]
     providers: tuple[str, ...]
     switched_off: dict[str, str] = field(default_factory=dict)
 
 
 def open_artifacts(
-    subject: BundleAndCheckpoint, torchscript: bool = True, runtime: Runtime = DEFAULT_RUNTIME
+    subject: BundleAndCheckpoint, torchscript: bool = True, runtime: Runtime = DEFAULT_RUNTIME, cpp: bool = True
 ) -> tuple[Artifacts, list[Check]]:
     """Open all artifacts and run the checks that need no input.
 
@@ -91,6 +100,7 @@ def open_artifacts(
         subject: bundle, checkpoint, vehicle.
         torchscript: whether TorchScript is to be run.
         runtime: how to run the ONNX graph.
+        cpp: whether the C++ header, if there is one, is to be built and run.
 
     Returns:
         The artifacts, and the static checks, failed ones for what could not be opened among them.
@@ -119,14 +129,37 @@ def open_artifacts(
             checks.append(FactCheck(f"{name}/read", "read as data", 1, (problem,)))
         elif artifact is not None:
             observed.append(artifact)
-    switched_off = {} if torchscript else {"torchscript": "--no-torchscript"}
-    return Artifacts(tuple(observed), onnx, head, () if onnx is None else onnx.providers, switched_off), checks
+    heads: dict[str, Runner | None] = {"onnx": head}
+    optional = tuple(name for name, file in OPTIONAL_ARTIFACTS.items() if file in subject.bundle.files)
+    if "cpp" in optional:
+        built, problem = attempt(lambda: open_cpp(subject, checks, cpp))
+        if problem is not None:
+            checks.append(FactCheck("cpp/read", "read as data", 1, (problem,)))
+        heads["cpp"] = None if built is None else built.heads
+        if built is not None:
+            observed.append(Artifact("cpp", built.rows, _all_roles(subject)))
+    wanted = {"torchscript": (torchscript, "--no-torchscript"), "cpp": (cpp, "--no-cpp")}
+    return Artifacts(
+        tuple(observed),
+        (*ARTIFACTS, *optional),
+        onnx,
+        heads,
+        () if onnx is None else onnx.providers,
+        {name: option for name, (run, option) in wanted.items() if not run},
+    ), checks
+
+
+def _all_roles(subject: BundleAndCheckpoint) -> tuple[str, ...]:
+    """Return the roles of an artifact that gives all outputs, whatever those of the graph are."""
+    gate = () if subject.contract.gate is None else ("gate_logit",)
+    return ("action", "command", *gate, FEATURES_TENSOR)
 
 
 def manifest_check(bundle: BundleFolder) -> FactCheck:
     """Return the check that the manifest lists exactly a bundle's files; sizes and hashes were checked on opening."""
     problems = [
-        f"the manifest lists {name!r}, which no bundle has" for name in sorted({*bundle.files} - {*BUNDLE_FILES})
+        f"the manifest lists {name!r}, which no bundle has"
+        for name in sorted({*bundle.files} - {*BUNDLE_FILES, *OPTIONAL_FILES})
     ]
     present = {entry.name for entry in bundle.path.iterdir()}
     problems += [

@@ -10,7 +10,7 @@ import numpy as np
 from deploy_kit.bundle.parity import ParityCheck, ParityComparison
 from deploy_kit.bundle.runners import FEATURE_TERMS, GATE_TERMS, Float32
 from deploy_kit.progress import Progress
-from deploy_kit.verify.artifacts import ARTIFACTS, Artifacts, open_artifacts
+from deploy_kit.verify.artifacts import Artifacts, open_artifacts
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
 from deploy_kit.verify.dataset import Dataset
 from deploy_kit.verify.flight_like import flight_like_samples, near_samples
@@ -52,7 +52,7 @@ def run_checks(
     """
     progress(Progress("static checks", 0))
     first = options.runtimes[0]
-    artifacts, checks = open_artifacts(subject, options.torchscript, first)
+    artifacts, checks = open_artifacts(subject, options.torchscript, first, options.cpp)
     if subject.misfit is None:
         stage = _replayed_and_flown(options, subject, artifacts, dataset, live, progress)
         checks += guarded("replay/run", "replay and flights, carried out", stage)
@@ -78,10 +78,12 @@ def _replayed_and_flown(
         yield _stored_commands(subject)
     sets = [] if golden is None else [golden]
     if dataset is None:
-        for name in ("heldout/onnx-head", "kept", "stored-features"):
+        for name in (*(f"heldout/{artifact}-head" for artifact in artifacts.heads), "kept", "stored-features"):
             yield NotRun(f"replay/{name}", "--no-replay: no feature file was given", "--no-replay")
     else:
-        yield from dataset.heldout_checks(subject, artifacts.head, options.max_rows, progress)
+        for name, head in artifacts.heads.items():
+            switch = artifacts.switched_off.get(name)
+            yield from dataset.heldout_checks(subject, name, head, options.max_rows, progress, switch)
         kept = dataset.kept_samples(options.max_observations)
         if kept is None:
             reason = f"{dataset.path.name} holds no whole observations; collect with --keep-observations"
@@ -154,7 +156,7 @@ def _searched(
 ) -> Iterator[Check]:
     """Search with the graph that flies, and run the others on the worst that was found."""
     if artifacts.onnx is None:
-        yield from (NotRun(f"replay/search/{name}", "the ONNX graph was not opened") for name in ARTIFACTS)
+        yield from (NotRun(f"replay/search/{name}", "the ONNX graph was not opened") for name in artifacts.expected)
         return
     described = f"{options.search_evaluations} inputs of a search for the largest difference, seed {options.seed}"
     comparison = ParityComparison("replay/search/onnx", described, subject.roles, subject.semantics)
@@ -172,7 +174,8 @@ def _searched(
     )
     yield found.check
     if not len(found.worst.observation):
-        yield from (NotRun(f"replay/search/{name}", "the search was not run") for name in ARTIFACTS if name != "onnx")
+        others = (name for name in artifacts.expected if name != "onnx")
+        yield from (NotRun(f"replay/search/{name}", "the search was not run") for name in others)
         return
     yield from _replay_set(subject, artifacts, found.worst, progress, leave_out=("onnx",))
 
@@ -186,7 +189,7 @@ def _replay_set(
 ) -> Iterator[Check]:
     reference = reference_outputs(subject.reference, samples.observation)
     opened = {artifact.name for artifact in artifacts.observed}
-    for name in ARTIFACTS:
+    for name in artifacts.expected:
         if name not in opened and name not in leave_out:
             reason, switch = "not opened: a check above says why", artifacts.switched_off.get(name)
             yield NotRun(f"replay/{samples.name}/{name}", switch or reason, switch)

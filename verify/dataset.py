@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from deploy_kit.bundle.parity import Limit, ParityCheck, ParityComparison
-from deploy_kit.bundle.runners import Float32, OnnxRunner
+from deploy_kit.bundle.runners import Float32, Runner
 from deploy_kit.data.reader import FeatureFile, open_feature_file
 from deploy_kit.data.rows import Matrix, Rows
 from deploy_kit.data.schema import KeepReason
@@ -65,25 +65,30 @@ class Dataset:
     def heldout_checks(
         self,
         subject: BundleAndCheckpoint,
-        head: OnnxRunner | None,
+        artifact: str,
+        head: Runner | None,
         max_rows: int | None,
         progress: Callable[[Progress], None],
+        switch: str | None = None,
     ) -> Iterator[Check]:
-        """Replay held-out rows through the sub-graph features → outputs of the shipped ONNX.
+        """Replay held-out rows through an artifact's part features → outputs.
 
         A file without held-out rows is replayed on its training rows instead, and the check is named after them.
 
         Args:
             subject: what is verified.
-            head: the sub-graph, None if it could not be cut.
+            artifact: name of the artifact.
+            head: its part, None if there is none.
             max_rows: most rows, spread evenly; None for all.
             progress: told the rows done.
+            switch: option by which the user switched the artifact off.
         """
         heldout = self._file.num_heldout > 0
         rows = self._file.heldout() if heldout else self._file.train
-        name = f"replay/{'heldout' if heldout else 'training-rows'}/onnx-head"
+        name = f"replay/{'heldout' if heldout else 'training-rows'}/{artifact}-head"
         if head is None:
-            yield NotRun(name, "the ONNX graph cannot be cut at its features")
+            reason = "the graph cannot be cut at its features" if artifact == "onnx" else "not opened: see above"
+            yield NotRun(name, switch or reason, switch)
             return
         chosen = spread(len(rows), max_rows)
         described = f"{'held-out' if heldout else 'training'} rows of {self.path.name}, features → outputs"

@@ -35,6 +35,7 @@ class ReplayOptions:
         max_observations: most kept observations, spread evenly; None for all.
         observations: whether the feature file must hold whole observations.
         torchscript: whether to run TorchScript; switch it off where it cannot be kept from writing.
+        cpp: whether to build and run the C++ header, where the bundle has one; switch it off without a compiler.
         runtimes: ways to run the graph; the first one flies.
     """
 
@@ -45,6 +46,7 @@ class ReplayOptions:
     max_observations: int | None = 2000
     observations: bool = True
     torchscript: bool = True
+    cpp: bool = True
     runtimes: tuple[Runtime, ...] = (DEFAULT_RUNTIME,)
 
 
@@ -78,6 +80,7 @@ class VerifyOptions:
         max_observations: most kept observations to replay, spread evenly; None for all.
         observations: whether the feature file must hold whole observations; switch it off where it has none.
         torchscript: whether to run TorchScript; switch it off where it cannot be kept from writing.
+        cpp: whether to build and run the C++ header, where the bundle has one.
         flight: log of a flight to replay; None for none.
         providers: of onnxruntime, "cpu", "cuda" or "tensorrt"; each is verified, and the first one flies.
         optimisation_levels: of the graph, "disabled", "basic", "extended" or "all"; likewise.
@@ -114,6 +117,7 @@ class VerifyOptions:
     max_observations: int | None = ReplayOptions.max_observations
     observations: bool = ReplayOptions.observations
     torchscript: bool = ReplayOptions.torchscript
+    cpp: bool = ReplayOptions.cpp
     providers: tuple[str, ...] = (DEFAULT_RUNTIME.provider,)
     optimisation_levels: tuple[str, ...] = (DEFAULT_RUNTIME.level,)
     onnx_threads: tuple[int, ...] = (DEFAULT_RUNTIME.threads,)
@@ -137,6 +141,7 @@ class VerifyOptions:
             self.max_observations,
             self.observations,
             self.torchscript,
+            self.cpp,
             self.runtimes,
         )
 

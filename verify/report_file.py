@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from deploy_kit.bundle.reader import BUNDLE_FILES, MANIFEST_NAME
+from deploy_kit.bundle.reader import BUNDLE_FILES, MANIFEST_NAME, OPTIONAL_FILES
 from deploy_kit.errors import DeployKitError, InputError, OptionError
 from deploy_kit.files import MAX_JSON_BYTES, replace_file
 from deploy_kit.verify.report import FactCheck, Replaced, VerifyReport
@@ -44,7 +44,11 @@ class ReportFile:
                 f"{path} is no report of deploy-kit and is not overwritten; move it away, or give --report"
             )
         if path.parent.resolve() == bundle.resolve() and not path.name.startswith("report"):
-            own = "a file of the bundle" if path.name in (*BUNDLE_FILES, MANIFEST_NAME) else "in the bundle's folder"
+            own = (
+                "a file of the bundle"
+                if path.name in (*BUNDLE_FILES, *OPTIONAL_FILES, MANIFEST_NAME)
+                else "in the bundle's folder"
+            )
             raise OptionError(f"--report {path} is {own}; there, a report's name begins with 'report'")
         self._begun = False
 

@@ -29,6 +29,11 @@ MANIFEST_NAME = "manifest.json"
 BUNDLE_FILES = (ONNX_NAME, TORCHSCRIPT_NAME, SAFETENSORS_NAME, CONTRACT_NAME, GOLDEN_NAME)
 """Files that every bundle holds and its manifest lists."""
 
+CPP_NAME = "policy.hpp"
+
+OPTIONAL_FILES = (CPP_NAME,)
+"""Files that a bundle holds where export was asked for them; its manifest then lists them too."""
+
 MANIFEST_VERSION = 1
 MAX_JSON_BYTES = 4 << 20
 MAX_FILE_BYTES = 2 << 30
@@ -168,10 +173,9 @@ def check_files(path: Path) -> dict[str, str]:
 
 
 def manifest_text(folder: Path) -> str:
-    """Return the manifest of a folder that holds all `BUNDLE_FILES`."""
-    files = {
-        name: {"sha256": file_sha256(folder / name), "size": (folder / name).stat().st_size} for name in BUNDLE_FILES
-    }
+    """Return the manifest of a folder that holds all `BUNDLE_FILES`, and maybe some of `OPTIONAL_FILES`."""
+    names = (*BUNDLE_FILES, *(name for name in OPTIONAL_FILES if (folder / name).exists()))
+    files = {name: {"sha256": file_sha256(folder / name), "size": (folder / name).stat().st_size} for name in names}
     return json.dumps({"manifest_version": MANIFEST_VERSION, "files": files}, indent=2) + "\n"
 
 

@@ -18,7 +18,7 @@ from deploy_kit.cli.options import (
     vehicle_option,
 )
 from deploy_kit.cli.progress import progress_bars
-from deploy_kit.export.options import ExportOptions
+from deploy_kit.export.options import FORMATS, ExportOptions
 from deploy_kit.policy import shipped
 from deploy_kit.task.racing import TASK_ID
 
@@ -57,6 +57,7 @@ _graph, _samples, _output = under("Graph"), under("Golden samples"), under("Outp
             "a run without params/env.yaml"
         ),
         "deploy-kit export --checkpoint demo --batch-size 1 --physical-actions": "m/s² and rad/s, one image at a time",
+        "deploy-kit export --checkpoint demo --format cpp": "with a C++ header that needs no runtime",
     },
 )
 @run_options
@@ -112,6 +113,13 @@ _graph, _samples, _output = under("Graph"), under("Golden samples"), under("Outp
     type=click.IntRange(min=0),
     default=ExportOptions.seed,
     help="Seed of synthetic samples and of random inputs.",
+)
+@_output(
+    "--format",
+    "formats",
+    type=click.Choice(FORMATS),
+    multiple=True,
+    help="Add to the bundle: cpp, one C++17 header without a runtime (policy.hpp). May be repeated.",
 )
 @_output(
     "--output",

@@ -77,6 +77,7 @@ _replay, _live, _runtime, _result = under("Replay"), under("Flights"), under("Ru
 @_replay("--no-replay", is_flag=True, help="Go without a feature file; the report says so.")
 @_replay("--no-observations", is_flag=True, help="Go with a feature file that holds no whole observations.")
 @_replay("--no-torchscript", is_flag=True, help="Do not run TorchScript, as where it cannot be kept from writing.")
+@_replay("--no-cpp", is_flag=True, help="Do not build and run a bundle's C++ header, as without a compiler.")
 @_replay(
     "--max-rows",
     metavar="N",
@@ -222,6 +223,7 @@ def verify_command(bundle: Path | None, **options: Any) -> None:
         vehicle=not options.pop("no_vehicle"),
         observations=not options.pop("no_observations"),
         torchscript=not options.pop("no_torchscript"),
+        cpp=not options.pop("no_cpp"),
         thresholds=load_profile(profile or DEFAULT_PROFILE),
         env=env,
         hints=hints_from(options),

@@ -22,6 +22,7 @@ from deploy_kit.export.torchscript import _Outputs
 from deploy_kit.page.render import GENERATOR
 from deploy_kit.task.interface import ActionTransform
 from helpers.bundles import Run, make_run
+from helpers.cpp_headers import with_header
 from helpers.equivalent_graphs import EQUIVALENT
 from helpers.feature_files import write_policy_file
 from helpers.mutations import copied, mutate_graph, publish
@@ -157,5 +158,7 @@ HARMLESS = [
     Harmless("report and signature beside the bundle", _files_beside),
     Harmless("a copy of the checkpoint under another name", _renamed_checkpoint),
     Harmless("the user's own vehicle, with other thrust and clock", _own_vehicle, {"vehicle_file": "vehicle.yaml"}),
+    Harmless("with a C++ header", _exported(formats=("cpp",))),
+    Harmless("with a C++ header that is not built", lambda run, folder: with_header(run, folder), {"cpp": False}),
     Harmless("a feature file without whole observations", _without_observations, {"observations": False}),
 ]

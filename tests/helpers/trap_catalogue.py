@@ -23,6 +23,7 @@ from helpers import contract_traps as contracts
 from helpers import graph_traps as graphs
 from helpers import network_traps as networks
 from helpers.bundles import Run, edit_golden
+from helpers.cpp_headers import first_number, replaced, with_header
 from helpers.mutations import (
     add_constants,
     change_weight,
@@ -614,4 +615,29 @@ OTHERS = [
     ),
 ]
 
-TRAPS = [*GRAPHS, *EXPORTS, *FILES, *CONTRACTS, *OTHERS]
+
+def _cpp(what: str, change: Callable[[str], str]) -> Trap:
+    return Trap("cpp", what, lambda kit: with_header(kit.run, kit.folder, change), ("cpp/text",), "")
+
+
+def _other_header(kit: Kit) -> Run:
+    other = with_header(kit.other, kit.folder / "other")
+    return with_header(kit.run, kit.folder, lambda _: (other.bundle / "policy.hpp").read_text())
+
+
+CPP = [
+    _cpp("C++: one weight to the next float", first_number("kActor0Weight", lambda v: np.nextafter(v, np.float32(9)))),
+    _cpp("C++: one stride", lambda text: text.replace("kStrideColumns = 3;", "kStrideColumns = 2;", 1)),
+    _cpp("C++: the depth's clip", lambda text: text.replace("kDepthClip = 0x1.4p+3f", "kDepthClip = 0x1.5p+3f")),
+    _cpp("C++: the sign of a command", replaced("std::tanh(value) *", "-std::tanh(value) *")),
+    _cpp("C++: a guard that lets NaN pass", replaced("unusable |= !(depth >= 0.0f)", "unusable |= depth < 0.0f")),
+    _cpp(
+        "C++: one more statement",
+        replaced("  encode(b);\n  run_heads(b);\n", "  encode(b);\n  b.features[0] = 0;\n  run_heads(b);\n"),
+    ),
+    _cpp("C++: a golden sample that fits another weight", first_number("kGoldenAction", lambda v: v * 2)),
+    _cpp("C++: lines that end with carriage returns", lambda text: text.replace("\n", "\r\n")),
+    Trap("cpp", "C++: another policy's header", _other_header, ("cpp/text",), ""),
+]
+
+TRAPS = [*GRAPHS, *EXPORTS, *FILES, *CONTRACTS, *OTHERS, *CPP]

@@ -13,7 +13,7 @@ from deploy_kit.bundle.runners import ArtifactError, Float32, Outputs
 from deploy_kit.flightlog.imported import imported
 from deploy_kit.flightlog.reader import FlightLog
 from deploy_kit.progress import Progress
-from deploy_kit.verify.artifacts import ARTIFACTS, Artifacts
+from deploy_kit.verify.artifacts import Artifacts
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
 from deploy_kit.verify.dataset import Dataset
 from deploy_kit.verify.flight_log.causes import image_cause, state_cause
@@ -246,7 +246,7 @@ def _replay(
             )
             for name, artifact in opened.items()
         },
-        {name: artifacts.switched_off.get(name) for name in ARTIFACTS if name not in opened},
+        {name: artifacts.switched_off.get(name) for name in artifacts.expected if name not in opened},
     )
     last, run, done, total = None, 0, 0, len(log.flown)
     for block in blocks(log, subject.contract):

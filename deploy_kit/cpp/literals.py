@@ -1,0 +1,39 @@
+"""Numbers and arrays as C++ literals: hexadecimal, so that every bit is said."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+A_LINE = 8
+"""Numbers in a line of an array."""
+
+
+def float_literal(value: np.floating | float) -> str:
+    """Return a float32 as a literal."""
+    return _hexadecimal(float(value), "f")
+
+
+def double_literal(value: float) -> str:
+    """Return a float64 as a literal; infinities as an expression."""
+    value = float(value)
+    if math.isinf(value):
+        return f"{'-' if value < 0 else ''}kInfinity"
+    return _hexadecimal(value, "")
+
+
+def _hexadecimal(value: float, suffix: str) -> str:
+    if not math.isfinite(value):
+        raise ValueError(f"{value} has no literal")
+    mantissa, exponent = value.hex().split("p")
+    # Python writes all digits of a float64; those of a float32 end in zeros.
+    whole, _, digits = mantissa.partition(".")
+    digits = digits.rstrip("0")
+    return f"{whole}{'.' if digits else ''}{digits}p{exponent}{suffix}"
+
+
+def array_text(values: npt.NDArray[np.float32]) -> str:
+    """Return the lines of a float32 array's initialiser, without its braces."""
+    literals = [float_literal(value) for value in values.ravel().tolist()]
+    lines = (", ".join(literals[start : start + A_LINE]) for start in range(0, len(literals), A_LINE))
+    return "".join(f"  {line},\n" for line in lines)

@@ -1,0 +1,78 @@
+
+#if defined(DEPLOY_KIT_C_INTERFACE)
+// ---- for callers in other languages: define DEPLOY_KIT_C_INTERFACE in one file that includes this one ---------------
+#if defined(_WIN32)
+#define DEPLOY_KIT_EXPORT __declspec(dllexport)
+#elif defined(__GNUC__)
+#define DEPLOY_KIT_EXPORT __attribute__((visibility("default")))
+#else
+#define DEPLOY_KIT_EXPORT
+#endif
+extern "C" {
+
+// The policy's buffers belong to the library: one thread, one policy.
+static deploy_kit_policy::detail::Buffers deploy_kit_buffers{};
+
+// Sizes, so that a caller can see that it fits: state, rows, columns, features, actions, gate.
+DEPLOY_KIT_EXPORT void deploy_kit_sizes(int* sizes) {
+  using namespace deploy_kit_policy;
+  const int values[] = {kStateSize, kRows, kColumns, kFeatureSize, kActions, kHasGate ? 1 : 0};
+  for (int i = 0; i < 6; ++i) sizes[i] = values[i];
+}
+
+// Where the network's normalised inputs lie: write them before deploy_kit_run.
+DEPLOY_KIT_EXPORT float* deploy_kit_state() { return deploy_kit_buffers.state; }
+DEPLOY_KIT_EXPORT float* deploy_kit_image() { return deploy_kit_buffers.image; }
+
+// Run the network on what stands in the buffers; returns 0, or a Fault.
+DEPLOY_KIT_EXPORT int deploy_kit_run(double* command, float* action, float* logit) {
+  return static_cast<int>(deploy_kit_policy::detail::run(deploy_kit_buffers, command, action, logit));
+}
+
+// Guards, network and action transform in one call: returns 0 if all is well, 1 for a state that is refused, 2 for an
+// image that is refused or shows nothing (nothing is computed then, and who calls says why), 3 for an output that is
+// not finite.
+DEPLOY_KIT_EXPORT int deploy_kit_step(const double* state, int count, const double* acting, const double* low,
+                                      const double* high, const float* depth, double* command, float* action,
+                                      float* logit) {
+  using namespace deploy_kit_policy;
+  auto& b = deploy_kit_buffers;
+  if (detail::fill_state(state, count, acting, low, high, b.state) != Fault::kNone) return 1;
+  if (detail::fill_depth(depth, b.image) != detail::Sight::kSeen) return 2;
+  return detail::run(b, command, action, logit) == Fault::kNone ? 0 : 3;
+}
+
+// Run normalised observations (rows x (state, image)); command and features may be null.
+DEPLOY_KIT_EXPORT void deploy_kit_rows(const float* observation, long long rows, float* action, double* command,
+                                       float* logit, float* features) {
+  using namespace deploy_kit_policy;
+  auto& b = deploy_kit_buffers;
+  for (long long row = 0; row < rows; ++row) {
+    const float* from = observation + row * (kStateSize + kImageSize);
+    std::memcpy(b.state, from, kStateSize * sizeof(float));
+    std::memcpy(b.image, from + kStateSize, kImageSize * sizeof(float));
+    detail::run(b, command + row * kActions, action + row * kActions, logit + row);
+    std::memcpy(features + row * kFeatureSize, b.features, kFeatureSize * sizeof(float));
+  }
+}
+
+// Run the heads alone on features (rows x kFeatureSize).
+DEPLOY_KIT_EXPORT void deploy_kit_heads(const float* features, long long rows, float* action, float* logit) {
+  using namespace deploy_kit_policy;
+  auto& b = deploy_kit_buffers;
+  for (long long row = 0; row < rows; ++row) {
+    std::memcpy(b.features, features + row * kFeatureSize, kFeatureSize * sizeof(float));
+    detail::run_heads(b);
+    std::memcpy(action + row * kActions, b.action, kActions * sizeof(float));
+    logit[row] = b.gate[0];
+  }
+}
+
+// The golden samples in the header: 0 if they come out right.
+DEPLOY_KIT_EXPORT int deploy_kit_self_test() {
+  static deploy_kit_policy::Policy policy;
+  return static_cast<int>(policy.self_test());
+}
+
+}  // extern "C"
+#endif  // DEPLOY_KIT_C_INTERFACE
