@@ -41,16 +41,19 @@ class PolicyLibrary:
         self.state_size, rows, columns, self.feature_size, self.num_actions, gate = list(sizes)
         self.image_shape = (rows, columns)
         self.gate = bool(gate)
-        self._library.deploy_kit_state.restype = self._library.deploy_kit_image.restype = ctypes.c_void_p
-        self.state = self._buffer(self._library.deploy_kit_state(), (self.state_size,))
-        self.image = self._buffer(self._library.deploy_kit_image(), self.image_shape)
+        self._library.deploy_kit_buffer_bytes.restype = ctypes.c_longlong
+        # At a multiple of 64 within it.
+        self._memory = np.zeros(self._library.deploy_kit_buffer_bytes() + 64, np.uint8)
+        self._buffers = ctypes.c_void_p(self._memory.ctypes.data + -self._memory.ctypes.data % 64)
+        self.state = self._buffer(self._library.deploy_kit_state, (self.state_size,))
+        self.image = self._buffer(self._library.deploy_kit_image, self.image_shape)
         self._one = np.zeros(self.num_actions), np.zeros(self.num_actions, np.float32), np.zeros(1, np.float32)
         self._pointers = tuple(map(_pointer, self._one))
 
-    @staticmethod
-    def _buffer(address: int, shape: tuple[int, ...]) -> Float32:
-        count = math.prod(shape)
-        return np.ctypeslib.as_array((ctypes.c_float * count).from_address(address)).reshape(shape)
+    def _buffer(self, function: Any, shape: tuple[int, ...]) -> Float32:
+        function.restype = ctypes.c_void_p
+        numbers = (ctypes.c_float * math.prod(shape)).from_address(function(self._buffers))
+        return np.ctypeslib.as_array(numbers).reshape(shape)
 
     @property
     def observation_size(self) -> int:
@@ -66,7 +69,7 @@ class PolicyLibrary:
 
         The arrays are overwritten by the next call.
         """
-        self._library.deploy_kit_run(*self._pointers)
+        self._library.deploy_kit_run(self._buffers, *self._pointers)
         command, action, logit = self._one
         return command, action, float(logit[0])
 
@@ -80,7 +83,9 @@ class PolicyLibrary:
             "gate_logit": np.zeros((count, 1), np.float32),
             "features": np.zeros((count, self.feature_size), np.float32),
         }
-        self._library.deploy_kit_rows(_pointer(observation), ctypes.c_longlong(count), *map(_pointer, outputs.values()))
+        self._library.deploy_kit_rows(
+            self._buffers, _pointer(observation), ctypes.c_longlong(count), *map(_pointer, outputs.values())
+        )
         return self._with_gate(outputs)
 
     def heads(self, features: Float32) -> Outputs:
@@ -91,7 +96,9 @@ class PolicyLibrary:
             "action": np.zeros((count, self.num_actions), np.float32),
             "gate_logit": np.zeros((count, 1), np.float32),
         }
-        self._library.deploy_kit_heads(_pointer(features), ctypes.c_longlong(count), *map(_pointer, outputs.values()))
+        self._library.deploy_kit_heads(
+            self._buffers, _pointer(features), ctypes.c_longlong(count), *map(_pointer, outputs.values())
+        )
         return self._with_gate(outputs)
 
     def _with_gate(self, outputs: Outputs) -> Outputs:

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from .assembly import check_assembly, load_function
 from .bundle import load_bundle
 from .faults import OnboardFault
-from .options import OnboardOptions
+from .options import ENGINES, OnboardOptions
 from .runner import OnboardPolicy
 from .verification import Verification
 
@@ -55,6 +54,8 @@ def main(arguments: list[str] | None = None, clock: Callable[[], int] = time.per
     """
     parser = argparse.ArgumentParser(prog="python -m onboard", description="Check a bundle on this computer.")
     parser.add_argument("bundle", help="folder that deploy-kit export wrote")
+    parser.add_argument("--engine", choices=ENGINES, default=OnboardOptions.engine, help="what computes the network")
+    parser.add_argument("--cpp-cache", metavar="FOLDER", help="where builds of the C++ header are kept")
     parser.add_argument("--provider", default=OnboardOptions.provider, help="onnxruntime's execution provider")
     parser.add_argument("--threads", type=int, default=OnboardOptions.threads, help="threads of one inference")
     parser.add_argument("--level", default=OnboardOptions.level, help="graph optimisation of onnxruntime")
@@ -73,6 +74,8 @@ def main(arguments: list[str] | None = None, clock: Callable[[], int] = time.per
         parser.error(f"--steps {options.steps} is below {MIN_STEPS}")
     try:
         settings = OnboardOptions(
+            engine=options.engine,
+            cpp_cache=options.cpp_cache,
             provider=options.provider,
             threads=options.threads,
             level=options.level,
@@ -84,7 +87,7 @@ def main(arguments: list[str] | None = None, clock: Callable[[], int] = time.per
         policy = OnboardPolicy(options.bundle, settings)
         if options.assemble is not None:
             function = load_function(options.assemble)
-            golden = load_bundle(Path(options.bundle), settings.trusted).golden
+            golden = load_bundle(Path(options.bundle), settings.trusted, options.engine).golden
             count = check_assembly(policy.contract, golden, function)
             sys.stdout.write(f"{options.assemble}: right on {count} samples\n")
         fitness = measure(policy, options.steps, clock)
@@ -96,7 +99,7 @@ def main(arguments: list[str] | None = None, clock: Callable[[], int] = time.per
         f"golden samples: passed, worst at {policy.self_check:.2f} of the tolerance\n"
         f"one step: {fitness.p50_us:.0f} µs (p50), {fitness.p99_us:.0f} µs (p99 of {fitness.steps} steps), "
         f"{share:.1f} % of the policy period\n"
-        f"{options.provider}, threads: {options.threads}, onnxruntime {onnxruntime.__version__}, {platform.machine()}\n"
+        f"{policy.engine}, {platform.machine()}\n"
         f"report beside the bundle: {_known(policy.verification)}\n"
         f"signature: {'not checked (--trust)' if options.trust is None else f'of {options.trust}'}\n"
     )

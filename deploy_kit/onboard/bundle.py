@@ -23,7 +23,8 @@ CONTRACT_VERSION = 2
 MANIFEST_VERSION = 1
 CONTRACT_METADATA_KEY = "deploy_kit_contract"
 
-_NEEDED = ("policy.onnx", "contract.json", "golden.npz")
+_NEEDED = ("contract.json", "golden.npz")
+_MODELS = {"onnxruntime": "policy.onnx", "cpp": "policy.hpp"}
 _MAX_BYTES = 1 << 30
 
 MAX_LATENCY_STEPS = 100
@@ -98,7 +99,8 @@ class OnboardBundle:
 
     Attributes:
         contract: what the runner acts on.
-        model: the ONNX file.
+        model: the ONNX file; empty where the engine needs none and it was not copied.
+        header: the C++ header; None without one.
         golden: arrays of the golden samples.
         sha256: of each file that the manifest lists, by name.
         verification: what the report beside the bundle says of these very files.
@@ -106,12 +108,13 @@ class OnboardBundle:
 
     contract: OnboardContract
     model: bytes
+    header: bytes | None
     golden: dict[str, FloatArray]
     sha256: dict[str, str]
     verification: Verification
 
 
-def load_bundle(path: Path, trust: Path | None = None) -> OnboardBundle:
+def load_bundle(path: Path, trust: Path | None = None, engine: str = "onnxruntime") -> OnboardBundle:
     """Read a bundle's folder; a path to the ONNX file inside one means the folder.
 
     Files that the manifest lists and the drone does not need may be left out; those that are there must be whole.
@@ -119,15 +122,17 @@ def load_bundle(path: Path, trust: Path | None = None) -> OnboardBundle:
     Args:
         path: the folder, or the ONNX file inside.
         trust: public key whose signature the manifest must bear; None takes any bundle.
+        engine: what is to run: "onnxruntime" or "cpp".
 
     Raises:
         OnboardFault: a needed file is missing, a file was altered, the contract is of another version, or the bundle is
             not signed as it must be.
     """
-    content, hashes, verification = read_files(path, trust)
+    content, hashes, verification = read_files(path, trust, engine)
     contract = parse_contract(content["contract.json"].decode("utf-8", "replace"))
     golden = _read_golden(content["golden.npz"], contract)
-    return OnboardBundle(contract, content["policy.onnx"], golden, hashes, verification)
+    model, header = content.get("policy.onnx", b""), content.get("policy.hpp")
+    return OnboardBundle(contract, model, header, golden, hashes, verification)
 
 
 class BundleFiles(NamedTuple):
@@ -144,36 +149,37 @@ class BundleFiles(NamedTuple):
     verification: Verification
 
 
-def read_files(path: Path, trust: Path | None = None) -> BundleFiles:
+def read_files(path: Path, trust: Path | None = None, engine: str = "onnxruntime") -> BundleFiles:
     """Read the files of a bundle's folder; a path to the ONNX file inside one means the folder.
 
     Args:
         path: the folder, or the ONNX file inside.
         trust: public key whose signature the manifest must bear; None takes any bundle.
+        engine: what is to run: "onnxruntime" or "cpp".
 
     Raises:
         OnboardFault: a needed file is missing, one was altered, or the bundle is not signed as it must be.
     """
     folder = path.parent if path.suffix == ".onnx" else path
     try:
-        return _read_files(folder, trust)
+        return _read_files(folder, trust, (*_NEEDED, _MODELS[engine]))
     except OSError as error:
         raise OnboardFault(
             Fault.BUNDLE_INCOMPLETE, f"{error.filename or folder} cannot be read: {error.strerror or error}"
         ) from error
 
 
-def _read_files(folder: Path, trust: Path | None) -> BundleFiles:
+def _read_files(folder: Path, trust: Path | None, needed: tuple[str, ...]) -> BundleFiles:
     listed, manifest = _read_manifest(folder / "manifest.json")
     if trust is not None:
         require_signed(folder, manifest, listed, trust)
     content: dict[str, bytes] = {}
-    for name in sorted({*listed, *_NEEDED}):
+    for name in sorted({*listed, *needed}):
         if Path(name).name != name or name not in listed:
             raise OnboardFault(Fault.BUNDLE_INCOMPLETE, f"{folder}: {name!r} is not listed as it should be")
         file = folder / name
         if not file.is_file():
-            if name in _NEEDED:
+            if name in needed:
                 raise OnboardFault(Fault.BUNDLE_INCOMPLETE, f"{file} is missing: copy the bundle again")
             continue
         content[name] = _read_checked(file, listed[name])

@@ -6,11 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .bundle import FloatArray, OnboardContract
+from .engine import Engine
 from .faults import Fault, OnboardFault
-from .graph import Graph
 
 
-def replay(graph: Graph, contract: OnboardContract, golden: dict[str, FloatArray], tolerance: float) -> float:
+def replay(graph: Engine, contract: OnboardContract, golden: dict[str, FloatArray], tolerance: float) -> float:
     """Run every golden sample, one at a time as in flight; return the worst as a share of the tolerance.
 
     Raises:
@@ -49,7 +49,7 @@ def command_share(contract: OnboardContract, golden: dict[str, FloatArray], tole
 
 
 def _replay_sample(
-    graph: Graph, contract: OnboardContract, golden: dict[str, FloatArray], row: int, tolerance: float
+    graph: Engine, contract: OnboardContract, golden: dict[str, FloatArray], row: int, tolerance: float
 ) -> float:
     observation = golden["observation"][row]
     size = len(contract.state_low)

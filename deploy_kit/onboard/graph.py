@@ -38,6 +38,7 @@ class Graph:
         first: (4,) action or command of the last `run`.
         gate: (1,) gate output of the last `run`, None without one.
         providers: execution providers that onnxruntime really uses.
+        versions: onnxruntime's.
 
     Raises:
         OnboardFault: onnxruntime refuses the graph or would run it elsewhere, or it is not the contract's.
@@ -67,6 +68,7 @@ class Graph:
         self.gate: FloatArray | None = None if gate is None else gate[0]
         self._buffers = [*inputs, first, *([] if gate is None else [gate])]
         self.providers: tuple[str, ...] = tuple(session.get_providers())
+        self.versions: dict[str, Any] = {"onnxruntime": onnxruntime.__version__}
         self._session, self._binding = session, session.io_binding()
         try:
             for name, array in zip(contract.inputs, inputs, strict=True):

@@ -45,7 +45,12 @@ class StateGuard:
         contract: gives sizes and ranges.
         margin: share of its range by which a number may leave it.
         target: (16,) where the state goes.
+
+    Attributes:
+        bounds: (2, 16) smallest and largest numbers that pass, the margin included.
     """
+
+    bounds: npt.NDArray[np.float64]
 
     def __init__(self, contract: OnboardContract, margin: float, target: FloatArray) -> None:
         self._contract, self._target = contract, target
@@ -56,6 +61,7 @@ class StateGuard:
         largest = np.finfo(np.float64).max
         bounds = self._low.clip(-largest, largest).tolist(), self._high.clip(-largest, largest).tolist()
         self._bounds = tuple(zip(*bounds, strict=True))
+        self.bounds = np.array(bounds)
         self._size, self._acting = len(self._bounds), contract.last_action
         self._short = -1 if self._acting is None else self._size - (self._acting[1] - self._acting[0])
         self._plain = contract.state_clip is None and contract.state_scale is None
@@ -121,6 +127,9 @@ class DepthGuard:
         contract: gives shape, clip, divisor and the policy's period.
         options: what cameras give where nothing returned, and for how long the drone may be blind.
         target: (72, 96) where the image goes.
+
+    Attributes:
+        plain: whether images come as metres, +inf where nothing returned.
     """
 
     def __init__(self, contract: OnboardContract, options: OnboardOptions, target: FloatArray) -> None:
@@ -131,12 +140,13 @@ class DepthGuard:
         self._far = np.full(contract.image_shape, contract.clip_m, np.float32)
         self._clip, self._divisor = np.float32(contract.clip_m), np.float32(contract.divisor_m)
         self._rare = options.depth_in_millimetres or options.zero_is_no_return or options.nan_is_no_return
+        self.plain = not self._rare
         limit = options.max_blind_s
         self._max_blind_steps = None if limit is None else limit / contract.policy_period_s
         self.reset()
 
     def reset(self) -> None:
-        """Forget how long the drone has been blind."""
+        """Forget how long the drone has been blind, as after an image that showed something."""
         self._blind_steps = 0
 
     def fill(self, depth: npt.NDArray[Any]) -> None:

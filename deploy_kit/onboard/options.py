@@ -23,6 +23,8 @@ LEVELS = {
 }
 """Names of the graph optimisation levels in onnxruntime."""
 
+ENGINES = ("onnxruntime", "cpp")
+
 CUDA = "CUDAExecutionProvider"
 
 
@@ -31,6 +33,8 @@ class OnboardOptions:
     """How to run.
 
     Attributes:
+        engine: what computes the network: "onnxruntime", or "cpp" for the bundle's C++ header, built on this computer.
+        cpp_cache: folder of such builds; `~/.cache/deploy-kit/cpp` if None.
         provider: onnxruntime's execution provider; another one running instead is a fault.
         provider_options: options of that provider, as onnxruntime takes them.
         threads: threads of one inference.
@@ -57,6 +61,8 @@ class OnboardOptions:
         OnboardFault: an option makes no sense.
     """
 
+    engine: str = "onnxruntime"
+    cpp_cache: str | None = None
     provider: str = "CPUExecutionProvider"
     provider_options: dict[str, str] = field(default_factory=dict)
     threads: int = 1
@@ -86,6 +92,10 @@ class OnboardOptions:
             raise OnboardFault(Fault.OPTIONS, f"an option has the wrong type ({error})") from error
 
     def _check(self) -> None:
+        if self.engine not in ENGINES:
+            raise OnboardFault(Fault.OPTIONS, f"engine is {self.engine!r}, not one of {', '.join(ENGINES)}")
+        if self.cpp_cache is not None and not isinstance(self.cpp_cache, str):
+            raise OnboardFault(Fault.OPTIONS, "cpp_cache is the name of a folder")
         if not isinstance(self.provider, str) or not isinstance(self.provider_options, dict):
             raise OnboardFault(Fault.OPTIONS, "provider is a name, provider_options a dictionary")
         # Zero would leave the number to onnxruntime, and what runs would depend on the computer.

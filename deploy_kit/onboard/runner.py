@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from .bundle import OnboardBundle, OnboardContract, load_bundle
 from .detector import GateDetector
+from .engine import open_engine
 from .faults import Fault, OnboardFault
 from .golden import replay, sigmoid
-from .graph import Graph
 from .guards import Clock, DepthGuard, StateGuard, require_time
 from .log_writer import RecordingOptions
+from .native import NativeEngine
 from .options import OnboardOptions
 from .recorder import Recorder, StepResult
 from .verification import Verification
@@ -56,6 +56,7 @@ class OnboardPolicy:
     Attributes:
         contract: what the runner acts on.
         self_check: worst golden sample as a share of the tolerance.
+        engine: what computes the network, in words.
         recorder: writes the log; None without one.
         verification: what the report beside the bundle says of these very files.
 
@@ -67,6 +68,7 @@ class OnboardPolicy:
 
     contract: OnboardContract
     self_check: float
+    engine: str
     recorder: Recorder | None
     verification: Verification
 
@@ -78,17 +80,27 @@ class OnboardPolicy:
         recording: RecordingOptions | None = None,
     ) -> None:
         self.options = options = options or OnboardOptions()
-        loaded = load_bundle(Path(bundle), self.options.trusted)
+        loaded = load_bundle(Path(bundle), options.trusted, options.engine)
         self.contract = contract = loaded.contract
         self.verification = loaded.verification
         if not options.allow_unverified:
-            self.verification.require(options.runtime)
-        self._graph = Graph(loaded.model, contract, options)
+            if options.engine == "cpp":
+                self.verification.require_cpp()
+            else:
+                self.verification.require(options.runtime)
+        self._graph = open_engine(loaded, options)
         self.self_check = replay(self._graph, contract, loaded.golden, options.tolerance)
         self._state = StateGuard(contract, options.range_margin, self._graph.state)
         self._depth = DepthGuard(contract, options, self._graph.image)
         self._clock = Clock(contract, options)
         self._detector = None if contract.detector is None else GateDetector(contract.detector)
+        native = self._graph if isinstance(self._graph, NativeEngine) else None
+        # Images of other forms go through the guards here, as with every engine.
+        self._native = native if native is not None and self._depth.plain else None
+        if self._native is not None:
+            self._native.bound(*self._state.bounds)
+        versions = (f"{name} {value}" for name, value in self._graph.versions.items())
+        self.engine = ", ".join((self._graph.providers[0], f"threads: {options.threads}", *versions))
         self._transform = contract.scale.tolist(), contract.offset.tolist()
         self.recorder = None
         self._idle = threading.Lock()
@@ -105,7 +117,8 @@ class OnboardPolicy:
             "files": bundle.sha256,
             "providers": self._graph.providers,
             "options": asdict(self.options),
-            "onnxruntime": onnxruntime.__version__,
+            "engine": self.options.engine,
+            **self._graph.versions,
             "numpy": np.__version__,
             "python": platform.python_version(),
             "machine": platform.machine(),
@@ -245,16 +258,22 @@ class OnboardPolicy:
         state_time: float | None,
         depth_time: float | None,
     ) -> OnboardOutput:
-        graph, contract = self._graph, self.contract
+        graph, contract, native = self._graph, self.contract, self._native
         if now is not None or state_time is not None or depth_time is not None:
             self._clock.check(now, state_time, depth_time)
-        self._state.fill(state, self._acting[0])
-        self._depth.fill(depth)
-        graph.run()
-        sent, gate = graph.first.tolist(), None if graph.gate is None else graph.gate.item()
-        if not contract.physical:
-            sent = self._commands(sent)
-        if not math.isfinite(sum(sent)) or (gate is not None and not math.isfinite(gate)):
+        if native is not None and native.step(state, depth, self._acting[0]) == 0:
+            self._depth.reset()
+            sent = native.command()
+        else:
+            # What a native step does not take is named, or taken, here.
+            self._state.fill(state, self._acting[0])
+            self._depth.fill(depth)
+            graph.run()
+            sent = graph.first.tolist()
+            if not contract.physical:
+                sent = self._commands(sent)
+        gate = None if graph.gate is None else graph.gate.item()
+        if not math.isfinite(sum(sent) + sum(graph.first.tolist())) or (gate is not None and not math.isfinite(gate)):
             raise OnboardFault(Fault.OUTPUT_NOT_FINITE, f"the graph gave {graph.first.tolist()} and {gate}")
         command = np.array(sent)
         self._acting.popleft()

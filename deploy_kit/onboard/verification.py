@@ -36,6 +36,10 @@ EXPORTED = (Runtime("CPUExecutionProvider", "all", 1, tf32=False),)
 """What export verifies before it publishes a bundle."""
 
 
+_CPP_CHECKS = {"cpp/text", "cpp/run", "replay/golden/cpp"}
+"""What is asked of a report before the C++ header is built."""
+
+
 @dataclass(frozen=True)
 class Verification:
     """What is known of a bundle's verification.
@@ -44,11 +48,13 @@ class Verification:
         state: "verified", "failed", "of another bundle", "unreadable" or "absent".
         runtimes: ways to run the graph that may fly.
         complete: whether everything was run.
+        cpp: whether the C++ header was compared, built and run.
     """
 
     state: str
     runtimes: tuple[Runtime, ...] = EXPORTED
     complete: bool = False
+    cpp: bool = False
 
     def require(self, runtime: Runtime) -> None:
         """Check that a way to run the graph was verified.
@@ -67,6 +73,19 @@ class Verification:
                 Fault.NOT_VERIFIED,
                 f"{runtime} was not verified, only {known} (the report beside the bundle is {self.state}): run "
                 "deploy-kit verify with that provider, level and number of threads, and copy its report.json too",
+            )
+
+    def require_cpp(self) -> None:
+        """Check that the C++ header was verified: it is code, which export and manifest alone do not vouch for.
+
+        Raises:
+            OnboardFault: no report of these very files says so.
+        """
+        if not self.cpp:
+            raise OnboardFault(
+                Fault.NOT_VERIFIED,
+                f"no report says that policy.hpp was verified (the report beside the bundle is {self.state}): run "
+                "deploy-kit verify where a C++ compiler is, and copy its report.json too",
             )
 
 
@@ -99,4 +118,5 @@ def _verification(data: dict[str, Any], manifest_sha256: str) -> Verification:
         Runtime(str(item["provider"]), str(item["level"]), int(item["threads"]), bool(item["tf32"]))
         for item in data["runtimes"]
     )
-    return Verification("verified", runtimes, data["complete"] is True)
+    passed = {item["name"] for item in data["verdicts"] if item["status"] == "passed"}
+    return Verification("verified", runtimes, data["complete"] is True, passed >= _CPP_CHECKS)

@@ -10,8 +10,8 @@
 #endif
 extern "C" {
 
-// The policy's buffers belong to the library: one thread, one policy.
-static deploy_kit_policy::detail::Buffers deploy_kit_buffers{};
+// The caller gives the buffers: so many bytes, zeros, at a multiple of 64; one for each thread.
+DEPLOY_KIT_EXPORT long long deploy_kit_buffer_bytes() { return sizeof(deploy_kit_policy::detail::Buffers); }
 
 // Sizes, so that a caller can see that it fits: state, rows, columns, features, actions, gate.
 DEPLOY_KIT_EXPORT void deploy_kit_sizes(int* sizes) {
@@ -21,32 +21,37 @@ DEPLOY_KIT_EXPORT void deploy_kit_sizes(int* sizes) {
 }
 
 // Where the network's normalised inputs lie: write them before deploy_kit_run.
-DEPLOY_KIT_EXPORT float* deploy_kit_state() { return deploy_kit_buffers.state; }
-DEPLOY_KIT_EXPORT float* deploy_kit_image() { return deploy_kit_buffers.image; }
+DEPLOY_KIT_EXPORT float* deploy_kit_state(void* buffers) {
+  return static_cast<deploy_kit_policy::detail::Buffers*>(buffers)->state;
+}
+DEPLOY_KIT_EXPORT float* deploy_kit_image(void* buffers) {
+  return static_cast<deploy_kit_policy::detail::Buffers*>(buffers)->image;
+}
 
 // Run the network on what stands in the buffers; returns 0, or a Fault.
-DEPLOY_KIT_EXPORT int deploy_kit_run(double* command, float* action, float* logit) {
-  return static_cast<int>(deploy_kit_policy::detail::run(deploy_kit_buffers, command, action, logit));
+DEPLOY_KIT_EXPORT int deploy_kit_run(void* buffers, double* command, float* action, float* logit) {
+  using namespace deploy_kit_policy;
+  return static_cast<int>(detail::run(*static_cast<detail::Buffers*>(buffers), command, action, logit));
 }
 
 // Guards, network and action transform in one call: returns 0 if all is well, 1 for a state that is refused, 2 for an
 // image that is refused or shows nothing (nothing is computed then, and who calls says why), 3 for an output that is
 // not finite.
-DEPLOY_KIT_EXPORT int deploy_kit_step(const double* state, int count, const double* acting, const double* low,
-                                      const double* high, const float* depth, double* command, float* action,
-                                      float* logit) {
+DEPLOY_KIT_EXPORT int deploy_kit_step(void* buffers, const double* state, int count, const double* acting,
+                                      const double* low, const double* high, const float* depth, double* command,
+                                      float* action, float* logit) {
   using namespace deploy_kit_policy;
-  auto& b = deploy_kit_buffers;
+  auto& b = *static_cast<detail::Buffers*>(buffers);
   if (detail::fill_state(state, count, acting, low, high, b.state) != Fault::kNone) return 1;
   if (detail::fill_depth(depth, b.image) != detail::Sight::kSeen) return 2;
   return detail::run(b, command, action, logit) == Fault::kNone ? 0 : 3;
 }
 
 // Run normalised observations (rows x (state, image)); command and features may be null.
-DEPLOY_KIT_EXPORT void deploy_kit_rows(const float* observation, long long rows, float* action, double* command,
-                                       float* logit, float* features) {
+DEPLOY_KIT_EXPORT void deploy_kit_rows(void* buffers, const float* observation, long long rows, float* action,
+                                       double* command, float* logit, float* features) {
   using namespace deploy_kit_policy;
-  auto& b = deploy_kit_buffers;
+  auto& b = *static_cast<detail::Buffers*>(buffers);
   for (long long row = 0; row < rows; ++row) {
     const float* from = observation + row * (kStateSize + kImageSize);
     std::memcpy(b.state, from, kStateSize * sizeof(float));
@@ -57,9 +62,10 @@ DEPLOY_KIT_EXPORT void deploy_kit_rows(const float* observation, long long rows,
 }
 
 // Run the heads alone on features (rows x kFeatureSize).
-DEPLOY_KIT_EXPORT void deploy_kit_heads(const float* features, long long rows, float* action, float* logit) {
+DEPLOY_KIT_EXPORT void deploy_kit_heads(void* buffers, const float* features, long long rows, float* action,
+                                        float* logit) {
   using namespace deploy_kit_policy;
-  auto& b = deploy_kit_buffers;
+  auto& b = *static_cast<detail::Buffers*>(buffers);
   for (long long row = 0; row < rows; ++row) {
     std::memcpy(b.features, features + row * kFeatureSize, kFeatureSize * sizeof(float));
     detail::run_heads(b);
