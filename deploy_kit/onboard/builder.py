@@ -95,7 +95,7 @@ def _is_whole(library: Path, record: Path) -> bool:
     """Return whether a build is there as it was made: a disk that lost power may hold anything."""
     try:
         wanted = json.loads(record.read_text(encoding="utf-8"))["sha256"]
-        return hashlib.sha256(library.read_bytes()).hexdigest() == wanted
+        return bool(hashlib.sha256(library.read_bytes()).hexdigest() == wanted)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

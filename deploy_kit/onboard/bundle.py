@@ -174,6 +174,8 @@ def _read_files(folder: Path, trust: Path | None, needed: tuple[str, ...]) -> Bu
     if trust is not None:
         require_signed(folder, manifest, listed, trust)
     content: dict[str, bytes] = {}
+    if "policy.hpp" in needed and "policy.hpp" not in listed:
+        raise OnboardFault(Fault.BUNDLE_INCOMPLETE, f"{folder} has no policy.hpp: export it with --format cpp")
     for name in sorted({*listed, *needed}):
         if Path(name).name != name or name not in listed:
             raise OnboardFault(Fault.BUNDLE_INCOMPLETE, f"{folder}: {name!r} is not listed as it should be")

@@ -76,10 +76,9 @@ class NativeEngine:
         self._low, self._high = np.zeros(size), np.zeros(size)
         acting = contract.last_action
         self._sizes = {size} if acting is None else {size, size - (acting[1] - acting[0])}
-        outputs = self._command, self.first, self._logit
-        self._outputs = tuple(map(_pointer, outputs))
-        inputs = (*map(_pointer, (self._acting, self._low, self._high, self._depth)), *self._outputs)
-        given = _pointer(self._given)
+        self._outputs = _pointers(self._command, self.first, self._logit)
+        inputs = (*_pointers(self._acting, self._low, self._high, self._depth), *self._outputs)
+        (given,) = _pointers(self._given)
         self._calls = {count: (self._buffers, given, ctypes.c_int(count), *inputs) for count in self._sizes}
         # The graph gives what the contract says; the header always action and logit.
         self._converted = contract.physical or bool(contract.gate_probability)
@@ -155,5 +154,5 @@ class NativeEngine:
                 self.gate[0] = sigmoid(float(self._logit[0]))
 
 
-def _pointer(array: npt.NDArray[Any]) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
+def _pointers(*arrays: npt.NDArray[Any]) -> tuple[ctypes.c_void_p, ...]:
+    return tuple(ctypes.c_void_p(array.ctypes.data) for array in arrays)

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .engine import Engine
 from .faults import Fault, OnboardFault
 from .log_format import ELEMENT_TYPES, TIMES, Kind, hold_struct, step_struct
 from .log_writer import SLOTS, LogWriter, RecordingOptions, Slot, finish

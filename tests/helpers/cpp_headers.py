@@ -14,6 +14,7 @@ from deploy_kit.cpp.library import PolicyLibrary
 from deploy_kit.cpp.literals import float_literal
 from deploy_kit.export.samples import make_golden
 from deploy_kit.policy.network import VisionActorCritic
+from deploy_kit.task.interface import ActionTransform
 from helpers.bundles import Run, copy_bundle
 from helpers.networks import make_observations
 
@@ -33,7 +34,8 @@ def header_of(network: VisionActorCritic, contract: Contract) -> str:
 def golden_of(network: VisionActorCritic, rows: int = 3) -> GoldenSamples:
     """Make golden samples of drawn observations."""
     observation = make_observations(network, rows)
-    return make_golden(network, observation, ["drawn"] * rows, "synthetic", gate=network.config.gate_head)
+    transform = ActionTransform.from_limits(3.0, 6.0)
+    return make_golden(network, observation, ["drawn"] * rows, "synthetic", transform, gate=network.config.gate_head)
 
 
 def build(text: str, folder: Path, flags: Sequence[str] = QUICK) -> PolicyLibrary:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,10 +77,15 @@ def bundle_check(log: FlightLog, bundle: Bundle) -> FactCheck:
         return FactCheck(f"{NAME}/bundle", _FILES, len(header["files"]), tuple(problems), note)
     providers = header.get("providers") or ["unknown"]
     note = (
-        f"onnxruntime {header.get('onnxruntime')} on {header.get('machine')}, {providers[0]}, golden samples at "
+        f"{_engine(header)} on {header.get('machine')}, {providers[0]}, golden samples at "
         f"{header.get('self_check', float('nan')):.2f} of the tolerance"
     )
     return FactCheck(f"{NAME}/bundle", _FILES, len(header["files"]), tuple(problems), note)
+
+
+def _engine(header: dict[str, Any]) -> str:
+    """Return what ran the network, in words."""
+    return "the C++ header" if header.get("engine") == "cpp" else f"onnxruntime {header.get('onnxruntime')}"
 
 
 def not_logged(name: str, what: str) -> NotRun:

@@ -1,0 +1,223 @@
+"""The C++ engine: the same commands, faults, events and log as with onnxruntime, built once, safely."""
+
+import json
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from deploy_kit.bundle.reader import CPP_NAME, open_bundle
+from deploy_kit.cpp.header import header_text
+from deploy_kit.files import file_sha256
+from deploy_kit.flightlog.reader import open_flight_log
+from deploy_kit.onboard import Fault, OnboardFault, OnboardOptions, OnboardPolicy, builder
+from deploy_kit.onboard.__main__ import main
+from helpers.bundles import copy_bundle, rewrite_manifest
+
+REPORT = {
+    "schema_version": 3,
+    "passed": True,
+    "complete": True,
+    "runtimes": [],
+    "verdicts": [{"name": name, "status": "passed"} for name in ("cpp/text", "cpp/run", "replay/golden/cpp")],
+}
+
+
+def write_report(folder, **changes):
+    subject = {"manifest_sha256": file_sha256(folder / "manifest.json")}
+    (folder / "report.json").write_text(json.dumps(REPORT | {"subject": subject} | changes))
+
+
+@pytest.fixture(scope="session")
+def native(bundles, policy_network, tmp_path_factory):
+    """The bundles of the room with a verified C++ header, and a folder of builds."""
+    folder = tmp_path_factory.mktemp("native")
+    found = {}
+    for name in ("plain", "ready"):
+        bundle = copy_bundle(getattr(bundles, name), folder / name)
+        opened = open_bundle(bundle)
+        (bundle / CPP_NAME).write_text(header_text(policy_network, opened.contract, opened.golden))
+        rewrite_manifest(bundle)
+        write_report(bundle)
+        found[name] = bundle
+    cache = folder / "builds"
+    return SimpleNamespace(**found, cache=cache, options={"engine": "cpp", "cpp_cache": str(cache)})
+
+
+def both(native, kind="plain", log=None, **options):
+    """The two engines on one bundle."""
+    bundle, shared = getattr(native, kind), {"allow_unverified": True, **options}
+    return (
+        OnboardPolicy(bundle, OnboardOptions(**native.options, **options), log=log),
+        OnboardPolicy(bundle, OnboardOptions(**shared)),
+    )
+
+
+def sample(seed):
+    rng = np.random.default_rng(seed)
+    state = np.concatenate([rng.normal(size=3), [0.0, 0.0, 1.0], rng.normal(size=6)])
+    return state, rng.uniform(0.2, 14.0, (72, 96))
+
+
+def same(ours, theirs):
+    np.testing.assert_allclose(ours.command, theirs.command, rtol=1e-5, atol=1e-4)
+    assert ours.gate_probability == pytest.approx(theirs.gate_probability, abs=1e-5)
+    assert ours[2:] == theirs[2:]
+
+
+@pytest.mark.parametrize("kind", ["plain", "ready"])
+def test_a_flight_is_the_same_with_both_engines(native, kind):
+    ours, theirs = both(native, kind)
+    assert 0 < ours.self_check < 1
+    assert ours.engine.startswith("C++, ")
+    for step in range(40):
+        state, depth = sample(step)
+        form = (np.float32, np.float64, np.float16)[step % 3]
+        if step % 7 == 3:
+            # Strides, and a state that is whole.
+            depth = np.asfortranarray(depth)
+            state = np.concatenate([state, [12.0, 1.0, -2.0, 3.0]])
+        now = 0.03 * step
+        inputs = state.astype(form), depth.astype(form), now, now - 0.01, now - 0.02
+        same(ours.step(*inputs), theirs.step(*inputs))
+        if step % 11 == 5:
+            ours.hold(now=now + 0.001)
+            theirs.hold(now=now + 0.001)
+        if step == 25:
+            ours.reset()
+            theirs.reset()
+
+
+NAN, INF = np.nan, np.inf
+
+
+def spoilt(place, value):
+    def make(state, depth):
+        (state if place[0] == "state" else depth)[place[1]] = value
+        return state, depth
+
+    return make
+
+
+FAULTS = {
+    "state-nan": spoilt(("state", 3), NAN),
+    "state-inf": spoilt(("state", 0), INF),
+    "state-high": spoilt(("state", 0), 16.6),
+    "state-at-the-margin": spoilt(("state", 0), 16.5),
+    "state-low": spoilt(("state", 5), -1.11),
+    "depth-nan": spoilt(("depth", (3, 4)), NAN),
+    "depth-last-nan": spoilt(("depth", (71, 95)), NAN),
+    "depth-negative": spoilt(("depth", (0, 0)), -1e-3),
+    "depth-minus-infinity": spoilt(("depth", (0, 0)), -INF),
+    "depth-minus-zero": spoilt(("depth", (0, 0)), -0.0),
+    "depth-zero": spoilt(("depth", (0, 0)), 0.0),
+    "depth-far": spoilt(("depth", slice(None)), INF),
+    "depth-at-the-clip": spoilt(("depth", slice(None)), 10.0),
+    "depth-millimetres": spoilt(("depth", slice(None)), 2500.0),
+    "depth-zeros": spoilt(("depth", slice(None)), 0.0),
+    "state-shape": lambda state, depth: (state[:11], depth),
+    "state-list": lambda state, depth: (state.tolist(), depth),
+    "state-whole-numbers": lambda state, depth: (state.astype(int), depth),
+    "depth-shape": lambda state, depth: (state, depth[:71]),
+    "depth-type": lambda state, depth: (state, depth.astype(np.uint16)),
+    "depth-masked": lambda state, depth: (state, np.ma.masked_array(depth)),
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"zero_is_no_return": True}, {"nan_is_no_return": True}], ids=str)
+def test_faults_are_the_same_with_both_engines(native, options):
+    ours, theirs = both(native, **options)
+    for name, spoil in FAULTS.items():
+        answers = []
+        for policy in (ours, theirs):
+            try:
+                answers.append(policy.step(*spoil(*sample(1))))
+            except OnboardFault as fault:
+                answers.append(str(fault))
+        if isinstance(answers[0], str) or isinstance(answers[1], str):
+            assert answers[0] == answers[1], name
+        else:
+            same(*answers)
+
+
+def test_blindness_is_counted_by_both_alike(native):
+    ours, theirs = both(native, max_blind_s=0.1)
+    state, depth = sample(0)
+    for image in (*[np.full_like(depth, INF)] * 3, depth, *[np.full_like(depth, INF)] * 3):
+        same(ours.step(state, image), theirs.step(state, image))
+    for policy in (ours, theirs):
+        with pytest.raises(OnboardFault) as raised:
+            policy.step(state, np.full_like(depth, INF))
+        assert raised.value.fault is Fault.DEPTH_BLIND
+
+
+def test_two_policies_in_one_process_do_not_share_buffers(native):
+    first, second = (OnboardPolicy(native.plain, OnboardOptions(**native.options)) for _ in range(2))
+    assert not np.shares_memory(first._graph.image, second._graph.image)
+
+
+def test_the_log_says_what_flew(native, tmp_path):
+    policy, _ = both(native, log=tmp_path / "flight.dklog")
+    outputs = [policy.step(*sample(step)) for step in range(3)]
+    policy.close()
+    with open_flight_log(tmp_path / "flight.dklog") as log:
+        assert log.header["engine"] == "cpp"
+        assert log.header["providers"] == ["C++"]
+        np.testing.assert_array_equal([step.command for step in log.steps], [output.command for output in outputs])
+        assert log.inputs(log.steps[2]).network_image.max() > 0.5
+
+
+def test_a_header_that_no_report_names_does_not_fly(native, bundles, tmp_path):
+    bundle = copy_bundle(native.plain, tmp_path / "bundle")
+    (bundle / "report.json").unlink(missing_ok=True)
+    options = OnboardOptions(**native.options)
+    for verdicts in (None, [], [{**item, "status": "not run"} for item in REPORT["verdicts"]]):
+        if verdicts is not None:
+            write_report(bundle, verdicts=verdicts)
+        with pytest.raises(OnboardFault, match=r"no report says that policy\.hpp was verified") as raised:
+            OnboardPolicy(bundle, options)
+        assert raised.value.fault is Fault.NOT_VERIFIED
+    with pytest.raises(OnboardFault, match=r"has no policy\.hpp: export it with --format cpp"):
+        OnboardPolicy(bundles.plain, options)
+
+
+def test_it_is_built_once_and_again_where_the_build_is_torn(native, monkeypatch):
+    header = (native.plain / CPP_NAME).read_bytes()
+    first = builder.built_library(header, native.cache)
+    whole = first.read_bytes()
+    monkeypatch.setattr(builder, "_build", lambda *_: pytest.fail("built again"))
+    assert builder.built_library(header, native.cache) == first
+    monkeypatch.undo()
+    torn = native.cache / "torn"
+    torn.mkdir(mode=0o700)
+    for name in (first.name, f"{first.stem}.json"):
+        (torn / name).write_bytes((native.cache / name).read_bytes())
+    (torn / first.name).write_bytes(whole[: len(whole) // 2])
+    assert len(builder.built_library(header, torn).read_bytes()) > len(whole) // 2
+
+
+def test_a_folder_that_others_can_write_is_refused(native, tmp_path):
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    os.chmod(folder, 0o777)
+    with pytest.raises(OnboardFault, match="can be written by others"):
+        OnboardPolicy(native.plain, OnboardOptions(engine="cpp", cpp_cache=str(folder)))
+
+
+def test_a_missing_compiler_is_said(native, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(OnboardFault, match=r"no C\+\+ compiler was found \(no-such-compiler\)"):
+        OnboardPolicy(native.plain, OnboardOptions(**native.options))
+
+
+def test_options_of_the_engine_are_checked():
+    with pytest.raises(OnboardFault, match="engine is 'tensorflow', not one of onnxruntime, cpp"):
+        OnboardOptions(engine="tensorflow")
+    with pytest.raises(OnboardFault, match="cpp_cache is the name of a folder"):
+        OnboardOptions(cpp_cache=3)
+
+
+def test_the_command_takes_the_engine(native, capsys):
+    assert main([str(native.plain), "--engine", "cpp", "--cpp-cache", str(native.cache), "--steps", "100"]) == 0
+    assert "C++, threads: 1" in capsys.readouterr().out
