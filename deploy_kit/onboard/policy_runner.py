@@ -85,6 +85,10 @@ class TermPolicy:
         recording: RecordingOptions | None = None,
     ) -> None:
         self.options = options = options or OnboardOptions()
+        if options.engine != "onnxruntime":
+            raise OnboardFault(
+                Fault.OPTIONS, f"engine {options.engine!r} runs bundles of the racing policy alone so far"
+            )
         files = read_files(Path(bundle), options.trusted)
         self.contract = contract = parse_policy_contract(files.content["contract.json"].decode("utf-8", "replace"))
         self.verification = files.verification
