@@ -64,6 +64,11 @@ class Forecast:
         self._steps = self._positive = 0
         self._told = options.only_video
 
+    @property
+    def wants_more(self) -> bool:
+        """Whether it has not told yet: labels may lie on a GPU, and fetching them holds up the flight."""
+        return not self._told
+
     def add(self, label: npt.NDArray[np.integer]) -> None:
         """Count one step of all environments.
 

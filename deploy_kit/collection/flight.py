@@ -225,7 +225,8 @@ class CollectionFlight:
                 if record.broken is not None:
                     self._drop_broken(record)
                 feed.add(record)
-                self._forecast.add(record.label.cpu().numpy())
+                if self._forecast.wants_more:
+                    self._forecast.add(record.label.cpu().numpy())
                 shards.env_steps += env.num_envs
                 if meter.due():
                     self._show_training(feed, meter)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deploy_kit.errors import TaskError
+from deploy_kit.flight.finite import FiniteCheck
 from deploy_kit.flight.policy_driver import flat_observation, require_groups
 from deploy_kit.policy.any_policy import AnyCheckpoint
 from deploy_kit.policy.network import PolicyOutput
@@ -153,22 +154,6 @@ def _threads_for(env: "VecEnv") -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _broken(observation: Tensor, step: int, go_on: bool) -> Tensor | None:
-    """Return where an observation (N, …) is not finite, None if it is everywhere."""
-    # A sum is finite only if its terms are, and takes one pass without a copy.
-    broken = ~torch.isfinite(observation.sum(dim=1))
-    if not broken.any():
-        return None
-    broken &= ~torch.isfinite(observation).all(dim=1)
-    if broken.any() and (broken.all() or not go_on):
-        env = int(broken.nonzero()[0])
-        raise TaskError(
-            f"the simulator's observation is not finite in environment {env} at step {step}; the task's physics or "
-            "sensors fail there"
-        )
-    return broken if broken.any() else None
-
-
 def _label(observations: Mapping[str, Tensor], like: Tensor) -> Tensor:
     """Return the labels of a step; a task without labels, which may fly but not be collected from, has none."""
     if "auxiliary" not in observations:
@@ -184,21 +169,16 @@ def _steps(env: "VecEnv", driver: Driver, max_steps: int | None, go_on_broken: b
         # Environments may reuse their buffers, and a record is read after the step that consumed its observation: copy.
         return (observations["policy"] if groups is None else flat_observation(observations, groups)).clone()
 
-    observation = seen(env.get_observations())
+    observation, check = seen(env.get_observations()), FiniteCheck(go_on_broken)
     step = 0
     while max_steps is None or step < max_steps:
-        broken = _broken(observation, step, go_on_broken)
-        if broken is not None:
-            observation[broken] = 0.0
+        check.take(observation, step)
         with torch.inference_mode():
             with _float32(observation.device):
                 output = driver(observation)
-            if not torch.isfinite(output.action).all():
-                row = int((~torch.isfinite(output.action)).any(dim=1).nonzero()[0])
-                raise TaskError(
-                    f"the policy's action is not finite in environment {row} at step {step}; check the checkpoint"
-                )
+            check.take_action(output.action, step)
             following, _, dones, extras = env.step(output.action)
+        broken = check.verdict(step)
         # A bool tensor is its own .bool(), and environments may reuse it.
         done = dones.bool().clone()
         if forget is not None:

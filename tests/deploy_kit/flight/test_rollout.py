@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from deploy_kit.errors import TaskError
+from deploy_kit.flight import finite
 from deploy_kit.flight.rollout import policy_period, require_checkpoint, rollout
 from deploy_kit.policy.network import PolicyOutput
-from helpers import scripted_racing
+from deploy_kit.sim.options import EnvOptions
+from helpers import failing_racing, scripted_racing
 
 
 def test_a_record_pairs_what_the_policy_saw_with_what_its_step_led_to(network):
@@ -38,6 +40,45 @@ def test_an_action_that_is_not_finite_stops_the_flight():
     with pytest.raises(TaskError, match="not finite in environment 1 at step 0"):
         next(rollout(env, driver))
     assert env.log == []
+
+
+def test_where_the_answer_comes_late_it_comes_after_the_step_and_says_the_same(monkeypatch):
+    """As on a GPU, where asking whether numbers are finite would hold up the host."""
+    monkeypatch.setattr(finite, "LATE_DEVICES", ("cpu",))
+
+    def driver(observation):
+        action = torch.zeros(len(observation), 4)
+        action[1, 2] = math.nan if len(env.log) == 1 else 0.0
+        return PolicyOutput(action, None, torch.empty(len(observation), 0))
+
+    env = scripted_racing.ScriptedEnv(2, seed=0, device="cpu")
+    flight = rollout(env, driver)
+    assert next(flight).broken is None
+    with pytest.raises(TaskError, match="action is not finite in environment 1 at step 1"):
+        next(flight)
+    assert len(env.log) == 2
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_observation_that_is_not_finite_is_seen_as_zeros_or_ends_the_flight(monkeypatch, late):
+    monkeypatch.setattr(finite, "LATE_DEVICES", ("cpu",) if late else ("cuda",))
+    seen = []
+
+    def driver(observation):
+        seen.append(observation.clone())
+        return PolicyOutput(torch.zeros(len(observation), 4), None, torch.empty(len(observation), 0))
+
+    def flight(**changes):
+        env = failing_racing.make_not_finite(EnvOptions(num_envs=3, seed=0))
+        return rollout(env, driver, 60, **changes)
+
+    records = list(flight(go_on_broken=True))
+    broken = [record for record in records if record.broken is not None]
+    assert [record.broken.tolist() for record in broken] == [[False, True, False]]
+    assert (seen[broken[0].step][1] == 0).all()
+    assert all(torch.isfinite(observation).all() for observation in seen)
+    with pytest.raises(TaskError, match=f"not finite in environment 1 at step {broken[0].step}"):
+        list(flight())
 
 
 def test_a_checkpoint_needs_an_environment_that_takes_its_actions(network):

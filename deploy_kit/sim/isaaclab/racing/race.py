@@ -311,10 +311,12 @@ class Race(CommandTerm):  # type: ignore[misc]  # Isaac Lab is not there when ty
         """Move targets on where a gate was passed and the episode goes on."""
         if self.outcome is None:
             return
-        moved = (self.outcome.passed & (self.episode_step > 0)).nonzero().flatten()
+        # For all, and kept where a gate was passed: to ask which ones would hold up the host until the GPU is done.
+        moved = self.outcome.passed & (self.episode_step > 0)
         self._counted = self.gates_passed.clone()
-        self.gate[moved] = (self.gate[moved] + 1) % NUM_GATES
-        self._draw_noise(moved)
+        self.gate = torch.where(moved, (self.gate + 1) % NUM_GATES, self.gate)
+        draw = self.gate_noise[:, None, None] * uniform((self.num_envs, 2, 3), -1, 1, self.generator)
+        self.target_noise = torch.where(moved[:, None, None], draw, self.target_noise)
 
     def _update_metrics(self) -> None:
         """Do nothing: the environment reports its figures in `extras`."""
