@@ -74,6 +74,8 @@ def require_checkpoint(env: "VecEnv", checkpoint: AnyCheckpoint, task: str) -> N
     if isinstance(checkpoint, PolicyCheckpoint):
         spec = checkpoint.network.spec
         require_groups(env, spec.groups, spec.num_actions, task)
+        if hasattr(env, "require_run"):
+            env.require_run(checkpoint.params, checkpoint.path)
         if callable(describe := getattr(env, "interface", None)):
             require_same_interface(checkpoint.params, describe(), task)
     else:

@@ -5,6 +5,7 @@ import logging
 import textwrap
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from deploy_kit.errors import CheckpointError, DeployKitError, TaskError
 from deploy_kit.policy.checkpoint import Checkpoint, CheckpointFormat
 from deploy_kit.policy.network import NetworkConfig
 from deploy_kit.policy.rsl_rl_models import VisionActor
+from deploy_kit.policy.run.params import RunParams
 from deploy_kit.sim.isaaclab.host.registration import AGENT_KEY, entry_point, registers_agent
 from deploy_kit.sim.isaaclab.host.stdout import to_log
 
@@ -113,7 +115,7 @@ class RegisteredAgent:
             CheckpointError: rsl_rl cannot restore the checkpoint into the agent.
         """
         sample = _Sample(env)
-        self._require_same_run(sample.observations, checkpoint)
+        self.require_run(sample.observations, checkpoint.params, checkpoint.path)
         if self._config is None or checkpoint.format is not CheckpointFormat.RSL_RL_SPLIT:
             return
         # What follows must fly as if nothing had been checked: new layers draw their weights.
@@ -129,8 +131,17 @@ class RegisteredAgent:
                 "says; register the one that the run was trained with (activation, image shape, normaliser)"
             )
 
-    def _require_same_run(self, observations: TensorDict, checkpoint: Checkpoint) -> None:
-        run = checkpoint.params
+    def require_run(self, observations: TensorDict, run: RunParams, path: Path) -> None:
+        """Check that the task flies with the groups and the limit of the actions that a run was trained with.
+
+        Args:
+            observations: as the task offers them.
+            run: the run's parameters.
+            path: the checkpoint, for messages.
+
+        Raises:
+            TaskError: the run was trained with others.
+        """
         # In rsl_rl 3 the actor's set of groups was called "policy".
         trained = run.lookup("agent", "obs_groups", "actor") or run.lookup("agent", "obs_groups", "policy")
         here: list[tuple[str, Any, Any]] = []
@@ -141,7 +152,7 @@ class RegisteredAgent:
         for name, recorded, registered in here:
             if recorded != registered:
                 raise TaskError(
-                    f"task {self.task!r} flies with {name} {registered}, but {checkpoint.path} was trained with "
+                    f"task {self.task!r} flies with {name} {registered}, but {path} was trained with "
                     f"{recorded} (params/agent.yaml); register that under {AGENT_KEY!r}"
                 )
 

@@ -1,5 +1,6 @@
 """Tasks of the user's own, with the observation groups that the pipeline reads."""
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -9,6 +10,7 @@ from tensordict import TensorDict
 
 from deploy_kit.errors import TaskError
 from deploy_kit.policy.checkpoint import Checkpoint
+from deploy_kit.policy.run.params import RunParams
 from deploy_kit.sim.isaaclab.host.env import IsaacLabEnv
 from deploy_kit.sim.isaaclab.host.interface import task_interface
 from deploy_kit.sim.isaaclab.host.registered_agent import RegisteredAgent
@@ -37,6 +39,10 @@ class IsaacLabUserEnv(IsaacLabEnv):
     def require_policy(self, checkpoint: Checkpoint) -> None:
         """Check that the task's agent flies a policy as deploy-kit does; see `RegisteredAgent.require_policy`."""
         self.agent.require_policy(self, checkpoint)
+
+    def require_run(self, run: RunParams, path: Path) -> None:
+        """Check that the task's agent flies as a run was trained; see `RegisteredAgent.require_run`."""
+        self.agent.require_run(super().get_observations(), run, path)
 
     def interface(self) -> dict[str, Any]:
         """Return what the task's managers say of observations and actions; see `task_interface`."""
