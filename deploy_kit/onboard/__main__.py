@@ -6,17 +6,22 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .assembly import check_assembly, load_function
-from .bundle import load_bundle
-from .faults import OnboardFault
+from .bundle import load_bundle, read_files
+from .faults import Fault, OnboardFault
 from .options import ENGINES, OnboardOptions
+from .policy_contract import is_policy_contract, parse_policy_contract
 from .runner import OnboardPolicy
 from .verification import Verification
+
+if TYPE_CHECKING:
+    from .policy_runner import TermPolicy
 
 WARM_UP_STEPS = 100
 MIN_STEPS = 100
@@ -84,13 +89,18 @@ def main(arguments: list[str] | None = None, clock: Callable[[], int] = time.per
             trust=options.trust,
             allow_unverified=options.allow_unverified,
         )
-        policy = OnboardPolicy(options.bundle, settings)
+        policy = open_any(Path(options.bundle), settings)
         if options.assemble is not None:
+            if not isinstance(policy, OnboardPolicy):
+                raise OnboardFault(Fault.OPTIONS, "--assemble tests the racing policy's inputs; leave it out")
             function = load_function(options.assemble)
             golden = load_bundle(Path(options.bundle), settings.trusted, options.engine).golden
             count = check_assembly(policy.contract, golden, function)
             sys.stdout.write(f"{options.assemble}: right on {count} samples\n")
-        fitness = measure(policy, options.steps, clock)
+        if isinstance(policy, OnboardPolicy):
+            fitness = measure(policy, options.steps, clock)
+        else:
+            fitness = measure_terms(policy, options.steps, clock)
     except OnboardFault as fault:
         sys.stderr.write(f"refused, {fault}\n")
         return 1
@@ -103,13 +113,19 @@ def main(arguments: list[str] | None = None, clock: Callable[[], int] = time.per
         f"report beside the bundle: {_known(policy.verification)}\n"
         f"signature: {'not checked (--trust)' if options.trust is None else f'of {options.trust}'}\n"
     )
+    if not isinstance(policy, OnboardPolicy):
+        sys.stdout.write(f"terms: {', '.join(policy.terms)}\njoints: {', '.join(policy.contract.joints) or 'none'}\n")
     if not fitness.fit:
         sys.stderr.write(
-            f"not fit to fly: a step takes {fitness.p99_us:.0f} µs (p99), the policy period is {fitness.period_us:.0f} "
-            "µs; use a faster computer or execution provider\n"
+            f"not fit to fly: a step takes {fitness.p99_us:.0f} µs (p99), the policy period is {_period(fitness)}; "
+            "use a faster computer or execution provider\n"
         )
         return 1
     return 0
+
+
+def _period(fitness: Fitness) -> str:
+    return "unknown" if math.isnan(fitness.period_us) else f"{fitness.period_us:.0f} µs"
 
 
 def _known(verification: Verification) -> str:
@@ -117,6 +133,46 @@ def _known(verification: Verification) -> str:
     if verification.state != "verified":
         return verification.state
     return f"these very files were verified{'' if verification.complete else ', but for what was switched off'}"
+
+
+def open_any(bundle: Path, options: OnboardOptions) -> "OnboardPolicy | TermPolicy":
+    """Return a bundle's policy, whichever kind it is; one that names joints takes its own order of them.
+
+    Raises:
+        OnboardFault: the bundle is refused.
+    """
+    text = read_files(bundle, options.trusted, options.engine).content["contract.json"].decode("utf-8", "replace")
+    if not is_policy_contract(text):
+        return OnboardPolicy(bundle, options)
+    from .policy_runner import TermPolicy  # needs onnxruntime, without which the C++ engine flies
+
+    joints = parse_policy_contract(text).joints
+    return TermPolicy(bundle, replace(options, joint_order=joints) if joints else options)
+
+
+def measure_terms(policy: "TermPolicy", steps: int, clock: Callable[[], int] = time.perf_counter_ns) -> Fitness:
+    """Return how long a step of any other policy takes, guards and terms included, after a short warm-up.
+
+    Args:
+        policy: it is reset afterwards.
+        steps: how many to measure.
+        clock: gives ns.
+    """
+    contract = policy.contract
+    values = {name: np.zeros(shape) for name, shape in contract.groups.items() if name in policy.terms}
+    for term in contract.terms:
+        ends = np.stack([term.low, term.high])
+        values[term.name] = np.where(np.isfinite(ends).all(axis=0), np.nan_to_num(ends).mean(axis=0), 0.0)
+    given = {name: values[name] for name in policy.terms}
+    durations = []
+    for _ in range(steps + WARM_UP_STEPS):
+        start = clock()
+        policy.step(given)
+        durations.append((clock() - start) / 1e3)
+    policy.reset()
+    p50, p99 = np.percentile(durations[WARM_UP_STEPS:], [50, 99])
+    period = contract.policy_period_s
+    return Fitness(steps, float(p50), float(p99), math.nan if period is None else period * 1e6)
 
 
 def measure(policy: OnboardPolicy, steps: int, clock: Callable[[], int] = time.perf_counter_ns) -> Fitness:

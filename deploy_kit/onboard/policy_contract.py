@@ -120,6 +120,15 @@ class PolicyOnboardContract:
 _UNUSABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, MemoryError)
 
 
+def is_policy_contract(text: str) -> bool:
+    """Return whether a contract says that it is of kind "policy"; false for what cannot be read."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and data.get("kind") == "policy"
+
+
 def parse_policy_contract(text: str) -> PolicyOnboardContract:
     """Return the runner's part of a contract of kind "policy".
 

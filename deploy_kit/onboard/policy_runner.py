@@ -61,6 +61,7 @@ class TermPolicy:
     Attributes:
         contract: what the runner acts on.
         terms: keys that `step` takes.
+        engine: what computes the network, in words.
         self_check: worst golden step as a share of the tolerance.
         recorder: writes the log; None without one.
         verification: what the report beside the bundle says of these very files.
@@ -73,6 +74,7 @@ class TermPolicy:
 
     contract: PolicyOnboardContract
     terms: tuple[str, ...]
+    engine: str
     self_check: float
     recorder: Recorder | None
     verification: Verification
@@ -100,6 +102,8 @@ class TermPolicy:
         order = _joint_order(contract, options)
         self._assembler = TermAssembler(contract, order, options.range_margin, self._graph.groups)
         self.terms = self._assembler.names
+        versions = f"onnxruntime {onnxruntime.__version__}"
+        self.engine = ", ".join((self._graph.providers[0], f"threads: {options.threads}", versions))
         self._to_robot = _to_robot(contract, order)
         period = contract.policy_period_s
         # There is no camera: a group that is an image has no time of its own.

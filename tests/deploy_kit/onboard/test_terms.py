@@ -9,6 +9,7 @@ import torch
 
 from deploy_kit.flightlog.reader import open_flight_log
 from deploy_kit.onboard import Fault, OnboardFault, OnboardOptions, OnboardPolicy, TermPolicy
+from deploy_kit.onboard.__main__ import main
 from helpers.term_bundles import INTERFACE, LIMIT, golden_arrays, write_bundle, write_manifest
 
 ORDER = ["a", "spare", "c", "b"]
@@ -267,6 +268,18 @@ def test_joints_in_another_order_in_contract_json_than_in_the_graph_are_refused(
 def test_each_runner_refuses_the_others_bundle(folder):
     with pytest.raises(OnboardFault, match="run it with TermPolicy"):
         OnboardPolicy(folder)
+
+
+def test_the_check_on_this_computer_knows_both_kinds(folder, capsys):
+    clock = iter(range(0, 10**9, 5000)).__next__
+    assert main([str(folder), "--steps", "100"], clock=clock) == 0
+    out = capsys.readouterr().out
+    assert "one step: 5 µs (p50), 5 µs (p99 of 100 steps), 0.0 % of the policy period" in out
+    assert "terms: gravity, joint_pos, gyro\njoints: a, b, c\n" in out
+    slow = iter(range(0, 10**12, 30_000_000)).__next__
+    assert main([str(folder), "--steps", "100"], clock=slow) == 1
+    assert "30000 µs (p99), the policy period is 20000 µs" in capsys.readouterr().err
+    assert main([str(folder), "--steps", "100", "--assemble", "a:b"]) == 1
 
 
 def test_two_threads_do_not_share_a_step(folder):
