@@ -12,10 +12,12 @@ from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.contract_fields import GateOutput, InputLayout
 from deploy_kit.bundle.graph_options import GraphOptions, input_specs, output_specs
 from deploy_kit.bundle.implied import describe
+from deploy_kit.bundle.leapp import leapp_text
 from deploy_kit.bundle.reader import (
     CONTRACT_NAME,
     CPP_NAME,
     GOLDEN_NAME,
+    LEAPP_NAME,
     MANIFEST_NAME,
     ONNX_NAME,
     SAFETENSORS_NAME,
@@ -27,6 +29,7 @@ from deploy_kit.bundle.reader import (
 from deploy_kit.bundle.runners import import_onnxruntime
 from deploy_kit.bundle.signature import read_signing_keys
 from deploy_kit.bundle.thresholds import Thresholds
+from deploy_kit.bundle.variants import VARIANTS
 from deploy_kit.cpp.header import header_text
 from deploy_kit.data.reader import FeatureFile, open_feature_file
 from deploy_kit.errors import CheckFailedError, CheckpointError, OptionError
@@ -37,6 +40,7 @@ from deploy_kit.export.policy_exporter import export_policy
 from deploy_kit.export.samples import choose_recorded, draw_synthetic, make_golden, write_golden
 from deploy_kit.export.staging import NEW, publish, require_free, staging_folder
 from deploy_kit.export.torchscript import write_torchscript
+from deploy_kit.export.variants import make_variant
 from deploy_kit.files import file_sha256
 from deploy_kit.policy.checkpoint import Checkpoint, save_safetensors
 from deploy_kit.policy.policy_checkpoint import load_other_policy
@@ -88,8 +92,9 @@ def export_bundle(options: ExportOptions, progress: Callable[[Progress], None] =
     keys = read_signing_keys(options.sign)
     report("reading the checkpoint")
     if (other := load_other_policy(options.checkpoint, options.hints)) is not None:
-        if options.formats:
-            raise OptionError(f"--format {options.formats[0]}: written for policies of VisionActorCritic alone so far")
+        if options.formats or options.variants:
+            named = f"--format {options.formats[0]}" if options.formats else f"--variant {options.variants[0]}"
+            raise OptionError(f"{named}: written for policies of VisionActorCritic alone so far")
         return export_policy(options, other, progress)
     options.check_vision_names()
     source = _read(options)
@@ -189,6 +194,13 @@ def _write(
         report("writing C++")
         header = header_text(checkpoint.network, contract, golden)
         (folder / CPP_NAME).write_text(header, encoding="utf-8", newline="\n")
+    if "leapp" in options.formats:
+        report("writing LEAPP's description")
+        text = leapp_text(contract, (folder / ONNX_NAME).read_bytes())
+        (folder / LEAPP_NAME).write_text(text, encoding="utf-8", newline="\n")
+    for kind in dict.fromkeys(options.variants):
+        report(f"writing the variant {kind}")
+        onnx.save_model(make_variant(kind, model, contract, samples), folder / VARIANTS[kind])
     (folder / MANIFEST_NAME).write_text(manifest_text(folder), encoding="utf-8")
 
 

@@ -11,8 +11,11 @@ from deploy_kit.policy.network_hints import NetworkHints
 NATIVE_OPSET = 18
 """Opset that torch's exporter implements natively."""
 
-FORMATS = ("cpp",)
+FORMATS = ("cpp", "leapp")
 """What a bundle may hold besides ONNX, TorchScript and safetensors."""
+
+VARIANTS = ("fp16", "int8")
+"""Narrower arithmetic that a bundle may hold a graph in."""
 
 MIN_OPSET = 11
 MAX_OPSET = 24
@@ -38,6 +41,7 @@ class ExportOptions:
         task: task id, where it tells the vehicle's numbers.
         hints: what the checkpoint's weights do not tell.
         formats: what to add to the bundle, of `FORMATS`.
+        variants: graphs in narrower arithmetic to add, "fp16" or "int8".
         overwrite: replace a bundle that exists.
         num_golden: how many golden samples.
         seed: seed of the synthetic samples.
@@ -59,6 +63,7 @@ class ExportOptions:
     task: str | None = None
     hints: NetworkHints = field(default_factory=NetworkHints)
     formats: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
     overwrite: bool = False
     num_golden: int = 64
     seed: int = 0
@@ -90,6 +95,13 @@ class ExportOptions:
             raise OptionError(f"--num-golden {self.num_golden}: at least one sample is needed")
         if unknown := [name for name in self.formats if name not in FORMATS]:
             raise OptionError(f"--format {unknown[0]}: not known; give {', '.join(FORMATS)}")
+        if unknown := [name for name in self.variants if name not in VARIANTS]:
+            raise OptionError(f"--variant {unknown[0]}: not known; give {', '.join(VARIANTS)}")
+        if "int8" in self.variants and self.feature_file is None:
+            raise OptionError(
+                "--variant int8 is calibrated on recorded observations: give --feature-file with observations "
+                "(collect --keep-observations)"
+            )
         for option, names in (("--input-names", self.input_names), ("--output-names", self.output_names)):
             if names is not None:
                 # How many the graph has depends on the policy.

@@ -2,16 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from deploy_kit.bundle.contract import FEATURES_TENSOR
+from deploy_kit.bundle.leapp import leapp_description
 from deploy_kit.bundle.reader import (
     BUNDLE_FILES,
     CPP_NAME,
+    LEAPP_NAME,
     MANIFEST_NAME,
     ONNX_NAME,
     OPTIONAL_FILES,
     SAFETENSORS_NAME,
     TORCHSCRIPT_NAME,
+    Bundle,
     BundleFolder,
 )
 from deploy_kit.bundle.runners import (
@@ -26,7 +30,8 @@ from deploy_kit.bundle.runners import (
 from deploy_kit.bundle.runtime import Runtime
 from deploy_kit.bundle.signature import SIGNATURE_NAMES
 from deploy_kit.bundle.subgraph import cut_encoder, cut_head
-from deploy_kit.errors import InputError
+from deploy_kit.bundle.variants import VARIANTS
+from deploy_kit.errors import BundleError, InputError
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.text import one_line
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
@@ -43,6 +48,8 @@ from deploy_kit.verify.structure.proof import prove
 from deploy_kit.verify.structure.safetensors_file import tensors_check
 from deploy_kit.verify.structure.sandbox import SandboxedModule
 from deploy_kit.verify.structure.torchscript_file import read_torchscript
+from deploy_kit.verify.variant_artifact import open_variant
+from deploy_kit.yaml_file import read_yaml
 
 BESIDE = ("report",)
 """Beginnings of the names of files that may lie beside a bundle's own."""
@@ -51,7 +58,7 @@ BESIDE = ("report",)
 ARTIFACTS = ("onnx", "torchscript", "safetensors")
 """What of every bundle is replayed."""
 
-OPTIONAL_ARTIFACTS = {"cpp": CPP_NAME}
+OPTIONAL_ARTIFACTS = {"cpp": CPP_NAME, **VARIANTS}
 """What is replayed where a bundle has it, and its file."""
 
 
@@ -60,14 +67,16 @@ class Artifact:
     """Something that can be run on observations.
 
     Attributes:
-        name: "onnx", "torchscript", "safetensors" or "cpp".
+        name: "onnx", "torchscript", "safetensors", "cpp", "fp16" or "int8".
         runner: how to run it.
         roles: outputs to compare.
+        profile: whose limits judge it; None for the report's.
     """
 
     name: str
     runner: Runner
     roles: tuple[str, ...]
+    profile: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,7 @@ class Artifacts:
         heads: parts features → outputs by artifact, None for one that cannot be cut or loaded.
         providers: execution providers that onnxruntime really uses.
         switched_off: option by which the user switched an artifact off, by the artifact's name.
+        variants: the graph in narrower arithmetic, by its kind.
     """
 
     observed: tuple[Artifact, ...]
@@ -89,6 +99,7 @@ class Artifacts:
     heads: Mapping[str, Runner | None]
     providers: tuple[str, ...]
     switched_off: dict[str, str] = field(default_factory=dict)
+    variants: Mapping[str, OnnxRunner] = field(default_factory=dict)
 
 
 def open_artifacts(
@@ -138,6 +149,19 @@ def open_artifacts(
         heads["cpp"] = None if built is None else built.heads
         if built is not None:
             observed.append(Artifact("cpp", built.rows, _all_roles(subject)))
+    proven = onnx is not None and not any(
+        check.problems for check in checks if isinstance(check, FactCheck) and check.name.startswith("onnx/")
+    )
+    variants: dict[str, OnnxRunner] = {}
+    for kind in (kind for kind in VARIANTS if kind in optional):
+        narrow, problem = attempt(partial(open_variant, subject, kind, checks, runtime, proven))
+        if problem is not None:
+            checks.append(FactCheck(f"{kind}/read", "read as data", 1, (problem,)))
+        if narrow is not None:
+            variants[kind] = narrow
+            observed.append(Artifact(kind, narrow, subject.roles, kind))
+    if LEAPP_NAME in subject.bundle.files:
+        checks += guarded("leapp/read", "read as data", (_leapp_check(part) for part in [subject.bundle]))
     wanted = {"torchscript": (torchscript, "--no-torchscript"), "cpp": (cpp, "--no-cpp")}
     return Artifacts(
         tuple(observed),
@@ -146,7 +170,21 @@ def open_artifacts(
         heads,
         () if onnx is None else onnx.providers,
         {name: option for name, (run, option) in wanted.items() if not run},
+        variants,
     ), checks
+
+
+def _leapp_check(bundle: Bundle) -> FactCheck:
+    """Return the check that LEAPP's description is the one that contract and graph imply."""
+    compared = "each field against what contract and graph imply"
+    wanted = leapp_description(bundle.contract, bundle.read(ONNX_NAME))
+    bundle.read(LEAPP_NAME)
+    found = read_yaml(bundle.path / LEAPP_NAME, BundleError)
+    problems = tuple(
+        f"{name} is not what contract and graph imply" for name in wanted if found.get(name) != wanted[name]
+    )
+    problems += tuple(f"{name!r} is in no description" for name in found if name not in wanted)
+    return FactCheck("leapp/description", compared, len(wanted), problems)
 
 
 def _all_roles(subject: BundleAndCheckpoint) -> tuple[str, ...]:

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -193,16 +194,23 @@ def _replay_set(
         if name not in opened and name not in leave_out:
             reason, switch = "not opened: a check above says why", artifacts.switched_off.get(name)
             yield NotRun(f"replay/{samples.name}/{name}", switch or reason, switch)
-    described = f"{samples.described}{', one by one and in batches' if samples.recorded else ''}"
+    everything = samples, reference
     for artifact in artifacts.observed:
         if artifact.name in leave_out:
             continue
+        samples, reference = everything
+        if artifact.profile is not None and samples.name == "extreme":
+            # Narrow arithmetic ends where the ranges do, and the onboard runner refuses what lies beyond.
+            samples = samples.within_ranges(subject.contract)
+            reference = reference_outputs(subject.reference, samples.observation)
+        described = f"{samples.described}{', one by one and in batches' if samples.recorded else ''}"
         comparison = ParityComparison(
             f"replay/{samples.name}/{artifact.name}", described, artifact.roles, subject.semantics
         )
         total = len(samples.observation) * (2 if samples.recorded else 1)
         advance = counter(progress, f"replay {samples.name}, {artifact.name}", total)
         check = replay(samples, reference, artifact.runner, comparison, advance)
+        check = check if artifact.profile is None else replace(check, profile=artifact.profile)
         subject.evidence.add_replay(samples, reference, check)
         yield check
 

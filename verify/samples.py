@@ -1,7 +1,7 @@
 """Inputs that artifacts are replayed on: golden, random, extreme."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,23 @@ class SampleSet:
     where: Callable[[int], str]
     row_scale: npt.NDArray[np.floating] | None = None
     recorded: bool = False
+
+    def within_ranges(self, contract: Contract) -> "SampleSet":
+        """Return the rows in which every number is one that the contract's ranges allow."""
+        low, high = state_range(contract)
+        nearest, farthest = pixel_range(contract.observation.depth)
+        state, image = np.split(self.observation, [contract.observation.state_size], axis=1)
+        # Ranges are stored as float64; their float32 forms may lie just outside.
+        inside = (state >= low.astype(np.float32)) & (state <= high.astype(np.float32))
+        rows = np.flatnonzero(inside.all(axis=1) & (image >= nearest).all(axis=1) & (image <= farthest).all(axis=1))
+        where = self.where
+        return replace(
+            self,
+            described=f"{self.described}; those within the contract's ranges",
+            observation=self.observation[rows],
+            row_scale=None if self.row_scale is None else self.row_scale[rows],
+            where=lambda row: where(int(rows[row])),
+        )
 
 
 def golden_samples(bundle: Bundle) -> SampleSet:

@@ -36,8 +36,9 @@ from deploy_kit.verify.outputs.page_file import PageFile
 from deploy_kit.verify.policy.verifier import verify_policy
 from deploy_kit.verify.processes import live_options, other_processes, with_device
 from deploy_kit.verify.recording import environment_of, plain, subject_of, verified_runtimes
-from deploy_kit.verify.report import Certificate, Check, FactCheck, VerifyReport
+from deploy_kit.verify.report import Certificate, Check, FactCheck, NotRun, VerifyReport
 from deploy_kit.verify.report_file import REPORT_NAME, UNFINISHED, ReportFile
+from deploy_kit.verify.variant_artifact import variant_flights
 
 __all__ = ["REPORT_NAME", "VerifyOptions", "verify_bundle"]
 
@@ -112,6 +113,11 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
                 vehicle = find_vehicle(checkpoint, options.task, options.vehicle_file, bundle.contract)
             subject = pair_bundle(bundle, checkpoint, vehicle)
             checks, artifacts = run_checks(subject, dataset, live, options.replayed, progress)
+            for kind, variant in artifacts.variants.items():
+                if flown is None:
+                    checks.append(NotRun(f"live/driving@{kind}", "--no-live", "--no-live"))
+                else:
+                    checks += variant_flights(kind, variant, subject, checkpoint, flown, progress)
             checks = checks if signature is None else [signature, *checks]
             if log is not None:
                 picture = place.path.with_name(f"{place.path.stem}-flight.png")

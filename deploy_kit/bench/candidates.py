@@ -16,6 +16,7 @@ from deploy_kit.bench.report import Start
 from deploy_kit.bundle.reader import MAX_FILE_BYTES, ONNX_NAME, SAFETENSORS_NAME, TORCHSCRIPT_NAME, Bundle
 from deploy_kit.bundle.runners import ArtifactError, Float32, import_onnxruntime, onnxruntime_errors, split_inputs
 from deploy_kit.bundle.runtime import Runtime, session_options
+from deploy_kit.bundle.variants import VARIANTS
 from deploy_kit.errors import OptionError
 from deploy_kit.onboard import OnboardFault, OnboardOptions, OnboardPolicy
 from deploy_kit.policy.network import VisionActorCritic
@@ -127,6 +128,10 @@ class Bench:
             if self._is_there(runtime, "onnx"):
                 yield from self._graph("onnx", data, runtime)
                 yield from self._onboard(runtime)
+        for kind, file in VARIANTS.items():
+            for runtime in self._options.runtimes if file in self._bundle.files else ():
+                if self._is_there(runtime, kind):
+                    yield from self._graph(f"onnx {kind}", self._bundle.read(file), runtime)
         if torchscript is None:
             yield self._torchscript()
         else:

@@ -30,8 +30,10 @@ BUNDLE_FILES = (ONNX_NAME, TORCHSCRIPT_NAME, SAFETENSORS_NAME, CONTRACT_NAME, GO
 """Files that every bundle holds and its manifest lists."""
 
 CPP_NAME = "policy.hpp"
+LEAPP_NAME = "leapp.yaml"
+FP16_NAME, INT8_NAME = "policy.fp16.onnx", "policy.int8.onnx"
 
-OPTIONAL_FILES = (CPP_NAME,)
+OPTIONAL_FILES = (CPP_NAME, LEAPP_NAME, FP16_NAME, INT8_NAME)
 """Files that a bundle holds where export was asked for them; its manifest then lists them too."""
 
 MANIFEST_VERSION = 1

@@ -18,7 +18,7 @@ from deploy_kit.cli.options import (
     vehicle_option,
 )
 from deploy_kit.cli.progress import progress_bars
-from deploy_kit.export.options import FORMATS, ExportOptions
+from deploy_kit.export.options import FORMATS, VARIANTS, ExportOptions
 from deploy_kit.policy import shipped
 from deploy_kit.task.racing import TASK_ID
 
@@ -119,7 +119,16 @@ _graph, _samples, _output = under("Graph"), under("Golden samples"), under("Outp
     "formats",
     type=click.Choice(FORMATS),
     multiple=True,
-    help="Add to the bundle: cpp, one C++17 header without a runtime (policy.hpp). May be repeated.",
+    help="Add to the bundle: cpp, one C++17 header without a runtime (policy.hpp); leapp, a description for LEAPP "
+    "(leapp.yaml). May be repeated.",
+)
+@_output(
+    "--variant",
+    "variants",
+    type=click.Choice(VARIANTS),
+    multiple=True,
+    help="Add the graph in narrower arithmetic, judged by that profile; int8 is calibrated on --feature-file. May be "
+    "repeated.",
 )
 @_output(
     "--output",

@@ -138,6 +138,10 @@ def _without_observations(run: Run, folder: Path) -> Run:
     return replace(copied(run, folder), dataset=dataset)
 
 
+def _exported_all(run: Run, folder: Path) -> Run:
+    return make_run(folder, variants=("fp16", "int8"), formats=("leapp",))
+
+
 HARMLESS = [
     Harmless("nothing but written again", lambda run, folder: mutate_graph(run, folder, lambda model: None)),
     *(Harmless(what, _equivalent(change)) for change, what in EQUIVALENT.items()),
@@ -160,5 +164,6 @@ HARMLESS = [
     Harmless("the user's own vehicle, with other thrust and clock", _own_vehicle, {"vehicle_file": "vehicle.yaml"}),
     Harmless("with a C++ header", _exported(formats=("cpp",))),
     Harmless("with a C++ header that is not built", lambda run, folder: with_header(run, folder), {"cpp": False}),
+    Harmless("variants in narrower arithmetic and LEAPP's description", _exported_all),
     Harmless("a feature file without whole observations", _without_observations, {"observations": False}),
 ]

@@ -22,7 +22,7 @@ from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
 from helpers import contract_traps as contracts
 from helpers import graph_traps as graphs
 from helpers import network_traps as networks
-from helpers.bundles import Run, edit_golden
+from helpers.bundles import Run, edit_golden, rewrite_manifest
 from helpers.cpp_headers import first_number, replaced, with_header
 from helpers.mutations import (
     add_constants,
@@ -39,6 +39,7 @@ from helpers.mutations import (
     trace_in_training_mode,
 )
 from helpers.two_archives import rezipped, two_archives, without_weights
+from helpers.variants import described, narrowed, shift_number
 from helpers.vehicles import VEHICLE
 
 
@@ -640,4 +641,67 @@ CPP = [
     Trap("cpp", "C++: another policy's header", _other_header, ("cpp/text",), ""),
 ]
 
-TRAPS = [*GRAPHS, *EXPORTS, *FILES, *CONTRACTS, *OTHERS, *CPP]
+
+def _narrow(kind: str, what: str, change: Callable[[onnx.ModelProto], object]) -> Trap:
+    return Trap(
+        kind, f"{kind}: {what}", lambda kit: narrowed(kit.run, kit.folder, kind, change), (f"{kind}/graph",), ""
+    )
+
+
+def _drop_quantiser(model: onnx.ModelProto) -> None:
+    node = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
+    node.input[0] = model.graph.node[0].output[0]
+
+
+def _append_identity(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Identity", [model.graph.node[0].output[0]], ["more"]))
+
+
+def _narrow_range(model: onnx.ModelProto) -> None:
+    scale = next(node for node in model.graph.node if node.op_type == "QuantizeLinear").input[1]
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == scale)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / np.float32(50), scale))
+
+
+def _other_variant(kit: Kit) -> Run:
+    other, run = narrowed(kit.other, kit.folder / "other"), narrowed(kit.run, kit.folder)
+    shutil.copy(other.bundle / "policy.int8.onnx", run.bundle / "policy.int8.onnx")
+    rewrite_manifest(run.bundle)
+    return run
+
+
+NARROW = [
+    _narrow("int8", "one weight by one step", shift_number("weight.int8", 1)),
+    _narrow("int8", "the scale of one output", shift_number("weight.scale", 1e-4)),
+    _narrow("int8", "one bias by one step", shift_number("bias.int32", 1)),
+    _narrow("int8", "a weight of a layer that is not quantised", shift_number("actor.0.weight", 1e-3)),
+    _narrow("int8", "a range of another width", _narrow_range),
+    _narrow("int8", "another tensor is quantised", _drop_quantiser),
+    _narrow("int8", "one more operator", _append_identity),
+    _narrow("fp16", "one weight to another float16", shift_number("actor.0.weight", 1e-2)),
+    _narrow("fp16", "one more operator", _append_identity),
+    Trap("int8", "int8: another policy's", _other_variant, ("int8/graph",), ""),
+]
+
+
+def _leapp(what: str, change: Callable[[dict], object]) -> Trap:
+    return Trap(
+        "leapp", f"LEAPP: {what}", lambda kit: described(kit.run, kit.folder, change), ("leapp/description",), ""
+    )
+
+
+def _swap_outputs(data: dict) -> None:
+    data["models"]["policy"]["outputs"].reverse()
+    data["pipeline"]["outputs"]["policy"].reverse()
+
+
+LEAPP = [
+    _leapp("another sha256", lambda data: data["models"]["policy"]["parameters"].update(sha256sum="0" * 64)),
+    _leapp("outputs in another order", _swap_outputs),
+    _leapp("another threshold", lambda data: data["models"]["policy"]["outputs"][1].update(threshold=9.0)),
+    _leapp("another frequency", lambda data: data["pipeline"]["configs"].update(frequency=50.0)),
+    _leapp("another file", lambda data: data["models"]["policy"]["parameters"].update(model_path="/tmp/policy.onnx")),
+    _leapp("one more field", lambda data: data.update(more=1)),
+]
+
+TRAPS = [*GRAPHS, *EXPORTS, *FILES, *CONTRACTS, *OTHERS, *CPP, *NARROW, *LEAPP]

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from deploy_kit.bundle.reader import open_bundle
 from deploy_kit.errors import BundleError, OptionError
 from deploy_kit.verify.leapp.description import read_leapp
 from deploy_kit.verify.leapp.run import verify_leapp
@@ -17,6 +18,7 @@ from deploy_kit.verify.options import VerifyOptions
 from deploy_kit.verify.report import Status
 from helpers.bundles import shift_initializer
 from helpers.leapp_export import run_leapp
+from helpers.variants import described
 
 
 @pytest.fixture(scope="module")
@@ -233,3 +235,39 @@ def test_leapps_own_manager_gives_what_was_judged(run, export, tmp_path):
     with np.load(tmp_path / "out.npz") as found:
         assert np.allclose(found["action"], wanted.action.numpy(), rtol=1e-5, atol=1e-5)
         assert np.allclose(found["gate"], wanted.gate_logit.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_bundles_description_is_read_by_leapps_own_manager(run, tmp_path):
+    bundle = described(run, tmp_path).bundle
+    golden = np.load(bundle / "golden.npz")
+    state, depth = golden["observation"][:4, :16], golden["observation"][:4, 16:].reshape(4, 1, 24, 32)
+    np.savez(tmp_path / "in.npz", state=state, depth=depth)
+    run_leapp("run", bundle / "leapp.yaml", tmp_path / "in.npz", tmp_path / "out.npz")
+    with np.load(tmp_path / "out.npz") as found:
+        assert np.allclose(found["action"], golden["action"][:4], rtol=1e-5, atol=1e-5)
+        assert np.allclose(found["gate_logit"], golden["gate_logit"][:4], rtol=1e-5, atol=1e-5)
+
+
+def test_a_bundles_description_can_be_judged_like_leapps_own(run, tmp_path):
+    # The graph's batch is free, LEAPP's is 1.
+    report = verify_leapp(options(run, described(run, tmp_path).bundle / "leapp.yaml"))
+    assert failed(report) == {}
+    assert report.passed
+
+
+def test_a_bundles_description_says_what_the_numbers_are(run, tmp_path):
+    data = yaml.safe_load((described(run, tmp_path).bundle / "leapp.yaml").read_text())
+    state, depth = data["models"]["policy"]["inputs"]
+    action, gate = data["models"]["policy"]["outputs"]
+    assert state["shape"] == [1, 16]
+    assert len(state["element_names"][0]) == 16
+    assert [term["name"] for term in state["terms"]][:2] == ["base_lin_vel", "base_orientation"]
+    assert depth["image"]["divisor_m"] == 10.0
+    assert action["element_names"] == [["thrust", "body_rate_x", "body_rate_y", "body_rate_z"]]
+    assert action["to_command"]["units"][0] == "m/s²"
+    assert gate["threshold"] == pytest.approx(run_threshold(run))
+    assert data["pipeline"]["configs"]["frequency"] == pytest.approx(1 / 0.03)
+
+
+def run_threshold(run):
+    return open_bundle(run.bundle).contract.gate.threshold_logit
