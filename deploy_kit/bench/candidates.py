@@ -13,12 +13,14 @@ from deploy_kit.bench.fresh import peak_mib, start_fresh
 from deploy_kit.bench.masterracing_graph import masterracing_graph
 from deploy_kit.bench.options import BenchOptions
 from deploy_kit.bench.report import Start
-from deploy_kit.bundle.reader import MAX_FILE_BYTES, ONNX_NAME, SAFETENSORS_NAME, TORCHSCRIPT_NAME, Bundle
+from deploy_kit.bundle.reader import CPP_NAME, MAX_FILE_BYTES, ONNX_NAME, SAFETENSORS_NAME, TORCHSCRIPT_NAME, Bundle
 from deploy_kit.bundle.runners import ArtifactError, Float32, import_onnxruntime, onnxruntime_errors, split_inputs
 from deploy_kit.bundle.runtime import Runtime, session_options
 from deploy_kit.bundle.variants import VARIANTS
 from deploy_kit.errors import OptionError
 from deploy_kit.onboard import OnboardFault, OnboardOptions, OnboardPolicy
+from deploy_kit.onboard.bundle import load_bundle
+from deploy_kit.onboard.native import NativeEngine
 from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.text import one_line
 from deploy_kit.timing import Timer, timer
@@ -132,6 +134,8 @@ class Bench:
             for runtime in self._options.runtimes if file in self._bundle.files else ():
                 if self._is_there(runtime, kind):
                     yield from self._graph(f"onnx {kind}", self._bundle.read(file), runtime)
+        if CPP_NAME in self._bundle.files:
+            yield from self._cpp()
         if torchscript is None:
             yield self._torchscript()
         else:
@@ -194,11 +198,6 @@ class Bench:
         yield Candidate(artifact, "io binding", str(runtime), timer(lambda: run(binding)), start, len(data))
 
     def _onboard(self, runtime: Runtime) -> Iterator[Candidate]:
-        name = f"onnx, onboard step, {runtime}"
-        state, depth = self._input.state, self._input.depth
-        if state is None or depth is None:
-            self.left_out[name] = "the contract does not tell the depth that the image is divided by"
-            return
         options: dict[str, Any] = {
             "provider": runtime.execution_provider,
             "threads": runtime.threads,
@@ -207,6 +206,32 @@ class Bench:
             "allow_unverified": True,
             **({"tolerance": TF32_TOLERANCE} if runtime.tf32 else {}),
         }
+        yield from self._onboard_step("onnx", ONNX_NAME, str(runtime), options)
+
+    def _cpp(self) -> Iterator[Candidate]:
+        """Yield the C++ header, built for this computer: one call of the network, and the runner's step with it."""
+        options: dict[str, Any] = {"engine": "cpp", "cpp_cache": str(self._folder), "allow_unverified": True}
+        try:
+            engine = NativeEngine(load_bundle(self._bundle.path), OnboardOptions(**options))
+        except OnboardFault as fault:
+            self.left_out["cpp"] = f"the runner refuses it: {one_line(fault)}"
+            return
+        size = self._bundle.contract.observation.state_size
+        engine.state[:] = self._input.observation[0, :size]
+        engine.image[:] = self._input.observation[0, size:].reshape(engine.image.shape)
+        job = {"kind": "native", "bundle": str(self._bundle.path), "options": options}
+        data = self._bundle.read(CPP_NAME)
+        yield Candidate("cpp", "native run", None, timer(engine.run), lambda: start_fresh(job), len(data))
+        yield from self._onboard_step("cpp", CPP_NAME, None, options)
+
+    def _onboard_step(
+        self, artifact: str, file: str, runtime: str | None, options: dict[str, Any]
+    ) -> Iterator[Candidate]:
+        name = ", ".join(filter(None, (artifact, "onboard step", runtime)))
+        state, depth = self._input.state, self._input.depth
+        if state is None or depth is None:
+            self.left_out[name] = "the contract does not tell the depth that the image is divided by"
+            return
         try:
             policy = OnboardPolicy(self._bundle.path, OnboardOptions(**options))
             if (acting := policy.contract.last_action) is not None:
@@ -219,14 +244,9 @@ class Bench:
         arrays = self._folder / "onboard.npz"
         np.savez(arrays, state=given, depth=image)
         job = {"kind": "onboard", "bundle": str(self._bundle.path), "options": options, "inputs": str(arrays)}
-        yield Candidate(
-            "onnx",
-            "onboard step",
-            str(runtime),
-            timer(lambda: policy.step(given, image)),
-            lambda: start_fresh(job),
-            len(self._bundle.read(ONNX_NAME)),
-        )
+        size = len(self._bundle.read(file))
+        step = timer(lambda: policy.step(given, image))
+        yield Candidate(artifact, "onboard step", runtime, step, lambda: start_fresh(job), size)
 
     def _torchscript(self) -> Candidate:
         data = self._bundle.read(TORCHSCRIPT_NAME)

@@ -22,7 +22,7 @@ def start_fresh(job: dict[str, Any]) -> Start:
     """Start a candidate in a fresh process.
 
     Args:
-        job: `kind`, one of "onnx", "onboard" and "pytorch", and what that takes, as JSON values.
+        job: `kind`, one of "onnx", "onboard", "native" and "pytorch", and what that takes, as JSON values.
 
     Raises:
         CheckFailedError: it does not start, or takes longer than `SECONDS`.
@@ -98,6 +98,16 @@ def _onboard(job: dict[str, Any]) -> Callable[[], object]:
     return lambda: policy.step(state, depth)
 
 
+def _native(job: dict[str, Any]) -> Callable[[], object]:
+    from pathlib import Path
+
+    from deploy_kit.onboard import OnboardOptions
+    from deploy_kit.onboard.bundle import load_bundle
+    from deploy_kit.onboard.native import NativeEngine
+
+    return NativeEngine(load_bundle(Path(job["bundle"])), OnboardOptions(**job["options"])).run
+
+
 def _pytorch(job: dict[str, Any]) -> Callable[[], object]:
     from pathlib import Path
 
@@ -118,4 +128,4 @@ def _pytorch(job: dict[str, Any]) -> Callable[[], object]:
     return step
 
 
-_KINDS = {"onnx": _onnx, "onboard": _onboard, "pytorch": _pytorch}
+_KINDS = {"onnx": _onnx, "onboard": _onboard, "native": _native, "pytorch": _pytorch}

@@ -97,7 +97,7 @@ def _require_proven(bundle: Bundle, checkpoint: Checkpoint, options: BenchOption
         CheckFailedError: one failed.
     """
     subject = pair_bundle(bundle, checkpoint, NamedVehicle(None, wanted=False))
-    _, checks = open_artifacts(subject, options.torchscript)
+    _, checks = open_artifacts(subject, options.torchscript, cpp=False)
     reason = None if options.torchscript else "--no-torchscript"
     for check in checks:
         verdict = judge(check, Thresholds())

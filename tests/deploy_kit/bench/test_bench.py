@@ -19,6 +19,8 @@ from deploy_kit.bundle.reader import open_bundle
 from deploy_kit.errors import BundleError, CheckFailedError, OptionError
 from deploy_kit.verify.structure.confinement import unavailable
 from helpers.bundles import edit_onnx, put_a_weight_off, shift_initializer
+from helpers.cpp_headers import with_header
+from helpers.variants import narrowed
 
 QUICK = {"steps": 50, "paced_steps": 2, "rate_hz": 1000.0, "start": False}
 
@@ -144,6 +146,19 @@ def test_a_provider_that_is_not_there_is_left_out_and_named(run):
     assert "onnxruntime has no CUDAExecutionProvider" in report.left_out["onnx, cuda-all-1"]
     assert report.left_out["torchscript"] == "--no-torchscript"
     assert [row.runtime for row in report.rows] == ["cpu-all-1"] * 3 + [None]
+
+
+def test_the_header_runs_alone_and_on_board(run, tmp_path):
+    bundle = with_header(run, tmp_path).bundle
+    report = bench_bundle(BenchOptions(bundle, torchscript=False, **QUICK))
+    assert "cpp" not in report.left_out, report.left_out
+    assert [row.name for row in report.rows if row.artifact == "cpp"] == ["cpp, native run", "cpp, onboard step"]
+
+
+def test_variants_run_too(run, tmp_path):
+    report = bench_bundle(BenchOptions(narrowed(run, tmp_path).bundle, torchscript=False, **QUICK))
+    names = [row.name for row in report.rows if row.artifact == "onnx int8"]
+    assert names == ["onnx int8, session.run, cpu-all-1", "onnx int8, io binding, cpu-all-1"]
 
 
 def test_without_paced_steps_there_is_no_rate(run):
