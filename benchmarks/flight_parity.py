@@ -5,11 +5,12 @@ One process a back end, since they may live on different machines:
     python benchmarks/flight_parity.py fly --backend mujoco   --checkpoint FILE --num-envs 1024 --output embedded.json
     python benchmarks/flight_parity.py fly --backend isaaclab --checkpoint FILE --num-envs 1024 --output isaaclab.json
     python benchmarks/flight_parity.py compare embedded.json isaaclab.json
+    python benchmarks/flight_parity.py table embedded.json isaaclab.json
 
 `fly` flies the first episode of every environment, for each kind of track with obstacles, randomisation off and on.
 `compare` prints the difference of the means with its 95 % interval (root of the summed squared half widths), and for
 gates and crashes also the interval of the differences by track: both simulators fly the same tracks, so that what the
-tracks differ in cancels.
+tracks differ in cancels. `table` prints the rows of the table in docs/benchmarks.md, the second less the first.
 """
 
 import argparse
@@ -96,6 +97,27 @@ def compare(arguments: argparse.Namespace) -> None:
                     )
 
 
+def table(arguments: argparse.Namespace) -> None:
+    """Print the rows of the table in the documentation."""
+    first, second = (json.loads(path.read_text()) for path in (arguments.first, arguments.second))
+    flown = {(flight["tracks"], flight["randomisation"]): flight for flight in first}
+    print("| tracks | vehicle | gates, second | first | difference | crashed %, second | first | difference | ", end="")
+    print("speed, m/s | gate AUROC |\n|" + "---|" * 10)
+    for b in second:
+        if (a := flown.get((b["tracks"], b["randomisation"]))) is None:
+            continue
+        cells = [b["tracks"], "randomised" if b["randomisation"] else "nominal"]
+        for figure, scale, digits in (("gates_per_episode", 1, 2), ("crash_rate", 100, 1)):
+            means = [scale * flight[figure]["mean"] for flight in (b, a)]
+            half = scale * math.hypot(*((f[figure]["ci95"][1] - f[figure]["ci95"][0]) / 2 for f in (a, b)))
+            difference = means[0] - means[1]
+            interval = f"{difference - half:+.{digits}f} to {difference + half:+.{digits}f}"
+            cells += [*(f"{mean:.{digits}f}" for mean in means), f"{difference:+.{digits}f} ({interval})"]
+        for figure, digits in (("mean_speed", 2), ("gate_auroc", 3)):
+            cells.append(" / ".join("–" if f[figure] is None else f"{f[figure]['mean']:.{digits}f}" for f in (b, a)))
+        print("| " + " | ".join(cells) + " |")
+
+
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -111,10 +133,11 @@ def main() -> None:
     flying.add_argument("--tracks", nargs="+", choices=KINDS, default=KINDS)
     flying.add_argument("--output", type=Path, required=True)
     flying.set_defaults(run=fly_all)
-    comparing = commands.add_parser("compare")
-    comparing.add_argument("first", type=Path)
-    comparing.add_argument("second", type=Path)
-    comparing.set_defaults(run=compare)
+    for name, run in (("compare", compare), ("table", table)):
+        comparing = commands.add_parser(name)
+        comparing.add_argument("first", type=Path)
+        comparing.add_argument("second", type=Path)
+        comparing.set_defaults(run=run)
     arguments = parser.parse_args()
     arguments.run(arguments)
 
