@@ -151,7 +151,7 @@ _threshold, _machine = under(_THRESHOLD), under("Machine")
     "--num-gpus",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Share the training among N GPUs of this machine, with torchrun: --solver lbfgs, and batches of 65,536 rows "
+    help="Share the training among N GPUs of this machine, with torchrun: --solver lbfgs, and batches of 262,144 rows "
     "or more. Adam's smaller batches are trained on one, which is faster.",
 )
 @_machine("--log-all-ranks", is_flag=True, help="Show what every process prints, not only the first one's output.")
