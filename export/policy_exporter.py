@@ -38,6 +38,7 @@ from deploy_kit.policy.policy_checkpoint import PolicyCheckpoint, save_policy_sa
 from deploy_kit.progress import Progress
 from deploy_kit.verify.options import ReplayOptions
 from deploy_kit.verify.policy.checks import run_policy_checks
+from deploy_kit.verify.policy.recorded import recorded_episodes
 from deploy_kit.verify.policy.subject import pair_policy
 from deploy_kit.verify.policy.verifier import require_file_of
 from deploy_kit.verify.report import Status, judge
@@ -126,9 +127,14 @@ def _write(
     embed_contract(model, contract)
     onnx.save_model(model, folder / ONNX_NAME)
     (folder / CONTRACT_NAME).write_text(contract.to_json() + "\n", encoding="utf-8")
-    progress(Progress("drawing golden sequences", 0))
-    observation, reset = draw_sequences(spec, network.usual_numbers(), options.num_golden, options.seed)
-    golden = run_sequences(network, observation, reset, "synthetic", head=graph.head)
+    progress(Progress("choosing golden sequences", 0))
+    recorded = None if samples is None else recorded_episodes(samples, spec, options.num_golden)
+    if recorded is None:
+        observation, reset = draw_sequences(spec, network.usual_numbers(), options.num_golden, options.seed)
+    else:
+        observation, reset = recorded.episodes.groups, recorded.episodes.reset
+    source = "synthetic" if recorded is None else "recorded"
+    golden = run_sequences(network, observation, reset, source, head=graph.head)
     write_sequences(folder / GOLDEN_NAME, golden)
     (folder / MANIFEST_NAME).write_text(manifest_text(folder), encoding="utf-8")
 

@@ -254,8 +254,16 @@ def verify_command(bundle: Path | None, **options: Any) -> None:
     also.write(report, page_path(path))
     _show(report, path)
     if accepted and not is_leapp:
-        stdout.print(next_command("fly", bundle))
+        _show_next(bundle)
     raise click.exceptions.Exit(0 if accepted else 1)
+
+
+def _show_next(bundle: Path) -> None:
+    from deploy_kit.bundle.policy_reader import is_policy_bundle
+
+    # Flights with figures of gates are the racing policy's.
+    if not is_policy_bundle(bundle):
+        stdout.print(next_command("fly", bundle))
 
 
 @dataclass(frozen=True)

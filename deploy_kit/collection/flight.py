@@ -17,7 +17,7 @@ import torch
 from deploy_kit.collection.estimate import Forecast
 from deploy_kit.collection.feed import TrainingFeed
 from deploy_kit.collection.options import CollectOptions
-from deploy_kit.collection.rows import ObservationSample, RowMaker
+from deploy_kit.collection.rows import EpisodeSample, ObservationSample, RowMaker
 from deploy_kit.data.shard_writer import ShardWriter
 from deploy_kit.errors import InputError
 from deploy_kit.flight.cpu_driver import fast_driver
@@ -170,7 +170,9 @@ class CollectionFlight:
         broken = np.zeros(num_envs, np.bool_)
         maker = self._row_maker(num_envs, 0)
         seed = (options.env.seed, self._segment, self._rank.index)
-        sample = ObservationSample(options.keep_observations, seed)
+        sample: ObservationSample | EpisodeSample = ObservationSample(options.keep_observations, seed)
+        if isinstance(self._checkpoint, PolicyCheckpoint) and self._checkpoint.network.is_recurrent:
+            sample = EpisodeSample(options.keep_observations)
         meter = Meter(num_envs)
         with ExitStack() as stack:
             stack.callback(close, env)

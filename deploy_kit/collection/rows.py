@@ -117,3 +117,46 @@ class ObservationSample:
         chosen = envs[kept]
         observation = rows.observation[chosen.tolist()].cpu().numpy()
         return {**rows.columns(chosen), "observation": observation, "reason": rows.reason[chosen], "keys": keys[kept]}
+
+
+class EpisodeSample:
+    """Keeps whole episodes, from their first step on, for policies whose memory needs what came before.
+
+    Episodes are taken as they begin, as many as are expected to fit; the last ones may be cut at their end.
+
+    Args:
+        capacity: observations wanted.
+    """
+
+    AT_FIRST = 4
+    """Episodes that are begun before it is known how long they are."""
+
+    def __init__(self, capacity: int) -> None:
+        self._left, self._count = capacity, 0
+        self._guess = -(-capacity // self.AT_FIRST)
+        self._open: dict[int, int] = {}
+        self._longest: int | None = None
+
+    def offer(self, rows: StepRows, envs: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]] | None:
+        """Take in one step of the given environments; return what `keep_observations` takes, None if nothing stays."""
+        begins = envs[rows.step[envs] == 0].tolist()
+        for env in {*begins, *(self._open.keys() - set(envs.tolist()))} & self._open.keys():
+            self._longest = max(self._longest or 0, self._open.pop(env))
+        for env in begins:
+            expected = self._longest or self._guess
+            promised = sum(max(0, expected - steps) for steps in self._open.values())
+            if promised + expected <= self._left or not (self._open or self._count):
+                self._open[env] = 0
+        kept = np.array([env for env in envs.tolist() if env in self._open][: self._left], np.int64)
+        if not kept.size:
+            return None
+        for env in kept.tolist():
+            self._open[env] += 1
+        self._left -= kept.size
+        # Every reason has a share of the file's observations: by turns, the earliest first.
+        number = self._count + np.arange(kept.size)
+        self._count += kept.size
+        keys = np.full((kept.size, len(ObservationSample.REASONS)), np.inf)
+        keys[np.arange(kept.size), number % keys.shape[1]] = number
+        observation = rows.observation[kept.tolist()].cpu().numpy()
+        return {**rows.columns(kept), "observation": observation, "reason": rows.reason[kept], "keys": keys}

@@ -1,29 +1,36 @@
-"""A vector environment for policies of one flat observation group: numbers that actions push."""
+"""Vector environments of no task in particular, for policies of any observation groups: numbers that actions push."""
 
 import torch
 from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 
+from helpers.rsl_rl_files import GROUPS
+
 
 class PolicyEnv(VecEnv):
-    """Eleven numbers drift and are pushed by three actions; episodes end at times of their own."""
+    """Numbers drift and are pushed by the actions; episodes end at times of their own."""
 
-    def __init__(self, num_envs: int, seed: int, num_actions: int = 3) -> None:
+    labels_before_resets = True
+    """An episode's end changes none of the numbers, so that a label reads what it was."""
+
+    def __init__(self, num_envs: int, seed: int, num_actions: int = 3, shapes=None) -> None:
         self.num_envs, self.num_actions, self.device, self.cfg = num_envs, num_actions, "cpu", {}
         self.max_episode_length = 30
         self.generator = torch.Generator().manual_seed(seed)
         self.episode_length_buf = torch.zeros(num_envs, dtype=torch.long)
-        self.numbers = torch.randn(num_envs, 11, generator=self.generator)
+        shapes = shapes or {"policy": (11,)}
+        self.groups = {name: torch.randn(num_envs, *shape, generator=self.generator) for name, shape in shapes.items()}
 
     def reset(self):
         return self.get_observations(), {}
 
     def get_observations(self):
-        return TensorDict({"policy": self.numbers}, batch_size=[self.num_envs])
+        return TensorDict(self.groups, batch_size=[self.num_envs])
 
     def step(self, actions):
-        self.numbers = 0.9 * self.numbers + 0.3 * torch.randn(self.numbers.shape, generator=self.generator)
-        self.numbers[:, : self.num_actions] += 0.2 * torch.tanh(actions)
+        for name, numbers in self.groups.items():
+            self.groups[name] = 0.9 * numbers + 0.3 * torch.randn(numbers.shape, generator=self.generator)
+        next(iter(self.groups.values()))[:, : self.num_actions] += 0.2 * torch.tanh(actions)
         self.episode_length_buf += 1
         lengths = 8 + 3 * (torch.arange(self.num_envs) % 4)
         done = self.episode_length_buf >= lengths
@@ -37,3 +44,12 @@ def make(options):
 
 def make_other(options):
     return PolicyEnv(options.num_envs, options.seed, num_actions=5)
+
+
+def make_seeing(options):
+    return PolicyEnv(options.num_envs, options.seed, shapes=GROUPS)
+
+
+def high(env):
+    """Label: the first number is large."""
+    return next(iter(env.groups.values()))[:, 0] > 0.3

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deploy_kit.bundle.parity import ParityCheck, ParityComparison
+from deploy_kit.bundle.parity import Limit, ParityCheck, ParityComparison
 from deploy_kit.bundle.policy_reader import GoldenSequences
 from deploy_kit.bundle.policy_runners import PolicyOnnxRunner, row_matrix
 from deploy_kit.bundle.policy_tensors import ACTIONS, LOGIT
@@ -27,6 +27,7 @@ from deploy_kit.verify.policy.artifacts import (
     open_policy_artifacts,
     policy_provider_check,
 )
+from deploy_kit.verify.policy.recorded import RecordedEpisodes, recorded_episodes
 from deploy_kit.verify.policy.sequences import (
     Episodes,
     Steps,
@@ -92,12 +93,24 @@ def _replayed(
         yield NotRun("replay/golden", "golden.npz cannot be read")
     else:
         yield stored_golden(subject, golden)
+    recorded: RecordedEpisodes | None = None
     if samples is None:
         yield NotRun("replay/heldout/onnx-head", "--no-replay: no feature file was given", "--no-replay")
     else:
         yield _heldout(subject, artifacts, samples, options.max_rows)
+        recorded = recorded_episodes(samples, spec, options.max_observations)
+        if recorded is not None:
+            yield _stored_features(subject, samples, recorded)
     drawn = drawn_episodes(spec, usual, SEQUENCE_STEPS, SEQUENCES, seed)
     episodes = [drawn] if golden is None else [golden_episodes(golden), drawn]
+    if recorded is None:
+        reason = "--no-replay: no feature file was given"
+        if samples is not None:
+            reason = f"{samples.path.name} holds no whole observations; collect with --keep-observations"
+        switch = "--no-replay" if samples is None else None if options.observations else "--no-observations"
+        yield from (NotRun(f"replay/{name}", reason, switch) for name in ("kept", "stored-features"))
+    else:
+        episodes.append(recorded.episodes)
     steps = [random_steps(spec, usual, options.random_rows, seed), extreme_steps(spec, usual, seed)]
     for item in episodes:
         progress(Progress(f"replay {item.name}", 0))
@@ -192,6 +205,23 @@ def _steps(subject: PolicySubject, artifact: PolicyArtifact, steps: Steps) -> Pa
     except ArtifactError as error:
         comparison.fail(str(error))
     return comparison.result(steps.where, subject.note)
+
+
+def _stored_features(subject: PolicySubject, samples: FeatureFile, recorded: RecordedEpisodes) -> ParityCheck:
+    """Compare the stored features with what the checkpoint makes of the same episodes."""
+    episodes, names = recorded.episodes, state_outputs_of(subject.contract)
+    described = f"features in {samples.path.name} against the checkpoint"
+    comparison = ParityComparison(
+        "replay/stored-features", described, (FEATURES_TENSOR,), subject.semantics, Limit.STORED_FEATURES
+    )
+    where: list[int] = []
+    start = subject.reference.initial_state(episodes.reset.shape[1])
+    for step, outputs in enumerate(run_episodes(subject.reference, episodes, names, start)):
+        valid = recorded.valid[step]
+        where += (step * valid.size + np.flatnonzero(valid)).tolist()
+        stored = {FEATURES_TENSOR: recorded.features[step][valid]}
+        comparison.add({FEATURES_TENSOR: outputs[FEATURES_TENSOR][valid]}, stored)
+    return comparison.result(lambda row: episodes.where(where[row]))
 
 
 def _rows(outputs: Mapping[str, Any], state_outputs: tuple[str, ...]) -> Outputs:
