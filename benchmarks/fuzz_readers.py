@@ -5,7 +5,7 @@ Usage: python benchmarks/fuzz_readers.py [--files 10000] [--kinds "feature file"
 Each file gets one to four faults at random places: flipped bits, random, zero or 0xFF bytes, a cut, bytes missing,
 doubled or exchanged, large numbers. Reading it must raise deploy-kit's own error in one printable line, or give what
 was written; files without a hash or checksum may also give other finite data. Anything else is WRONG: another
-exception, a crash, more than 30 s, more than 2 GB. Files are read in processes of their own, 2500 at a time, so that a
+exception, a crash, more than 30 s, more than 2 GB. Files are read in processes of their own, 1000 at a time, so that a
 crash is seen.
 """
 
@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from helpers.bundles import Run, make_run  # noqa: E402
 from helpers.corruption import NAMES, corrupt, judge, kinds, one_thread, place  # noqa: E402
 
-BATCH = 2500
+BATCH = 1000
 
 
 def child(run_folder: Path, name: str, seed: int, start: int, count: int) -> None:
@@ -76,8 +76,8 @@ def main() -> None:
             started, found = time.monotonic(), Counter[str]()
             for start in range(0, arguments.files, BATCH):
                 found += batch(Path(folder), name, arguments.seed, start, min(BATCH, arguments.files - start))
+                print(json.dumps({"kind": name, **found, "seconds": round(time.monotonic() - started)}), flush=True)
             wrong += sum(count for verdict, count in found.items() if verdict.startswith("WRONG"))
-            print(json.dumps({"kind": name, **found, "seconds": round(time.monotonic() - started)}), flush=True)
     sys.exit(1 if wrong else 0)
 
 

@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("--num-threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("long_run"))
     arguments = parser.parse_args()
+    # A script that was begun with `nohup … &` ignores it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "features.h5"

@@ -24,6 +24,7 @@ from deploy_kit.data.shard_listing import (
     Span,
     listed_columns,
 )
+from deploy_kit.data.stored_rows import StoredRows
 from deploy_kit.errors import DatasetError
 from deploy_kit.files import file_sha256
 from deploy_kit.strict_json import strict_json
@@ -63,8 +64,9 @@ class JoinedDataset:
             if span.start >= stop:
                 break
             first, last = max(start, span.start), min(stop, span.stop)
-            part = self._shards.dataset(span.shard, self._group, self._column)
-            with damage_reported(self._shards.path_of(span.shard)):
+            path = self._shards.path_of(span.shard)
+            part = StoredRows(path, self._shards.dataset(span.shard, self._group, self._column))
+            with damage_reported(path):
                 values[first - start : last - start] = part[first - span.start : last - span.start]
         return values
 

@@ -9,6 +9,7 @@ import h5py
 from deploy_kit.data.layout import LAYOUT_ATTRIBUTE
 from deploy_kit.data.shard_folder import CollectionPlan
 from deploy_kit.data.shard_listing import LISTING, ShardListing
+from deploy_kit.data.stored_rows import require_sound_heaps
 
 
 def older_file_stands(target: Path, plan: CollectionPlan) -> bool:
@@ -21,6 +22,7 @@ def older_file_stands(target: Path, plan: CollectionPlan) -> bool:
     if not target.exists():
         return False
     try:
+        require_sound_heaps(target)
         with h5py.File(target, "r") as file:
             return not plan.made or file.attrs[LAYOUT_ATTRIBUTE] != plan.made
     except Exception:  # noqa: BLE001  # whatever cannot be read is somebody's file, and is kept
@@ -30,6 +32,7 @@ def older_file_stands(target: Path, plan: CollectionPlan) -> bool:
 def listed_folder(target: Path) -> str | None:
     """Return the folder in which a feature file keeps its shards, None where it keeps none or cannot be read."""
     try:
+        require_sound_heaps(target)
         with h5py.File(target, "r") as file:
             text: Any = file[LISTING][...].tobytes()
             return ShardListing.from_json(json.loads(text)).folder

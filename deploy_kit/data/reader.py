@@ -23,7 +23,7 @@ from deploy_kit.data.layout import (
 )
 from deploy_kit.data.listed_shards import JoinedDataset, ListedShards, lists_shards
 from deploy_kit.data.memory import require_memory
-from deploy_kit.data.rows import BLOCK_ROWS, KeptObservations, Matrix, Rows, read_rows
+from deploy_kit.data.rows import BLOCK_ROWS, KeptObservations, Matrix, RowDataset, Rows, read_rows
 from deploy_kit.data.schema import (
     HELDOUT,
     ID_COLUMNS,
@@ -37,6 +37,7 @@ from deploy_kit.data.schema import (
     FeatureFileInfo,
     features_column,
 )
+from deploy_kit.data.stored_rows import StoredRows, require_sound_heaps
 from deploy_kit.errors import DatasetError
 from deploy_kit.files import file_sha256
 from deploy_kit.policy.any_policy import AnyNetwork, feature_size_of, features_sha256
@@ -228,16 +229,16 @@ class FeatureFile:
         columns = [self._column(self._dataset(group, column, count), count) for column in (SUPERVISION, *ID_COLUMNS)]
         return Rows(Matrix(self.path, features, np.arange(count)), *columns)
 
-    def _dataset(self, group: h5py.Group, column: Column, rows: int | None) -> h5py.Dataset | JoinedDataset:
+    def _dataset(self, group: h5py.Group, column: Column, rows: int | None) -> StoredRows | JoinedDataset:
         """Return a dataset whose rows are there: in this file, or in its shards."""
         name = group.name.strip("/")
         if self._shards is not None and name != OBSERVATIONS:
             return self._shards.column(name, column)
         dataset = stored_dataset(self.path, group, column, rows)
         require_stored(self.path, dataset)
-        return dataset
+        return StoredRows(self.path, dataset)
 
-    def _column(self, dataset: h5py.Dataset | JoinedDataset, rows: int) -> Array:
+    def _column(self, dataset: RowDataset, rows: int) -> Array:
         require_memory(rows * dataset.dtype.itemsize, f"{self.path}: reading {dataset.name}")
         values = read_rows(self.path, dataset, 0, rows)
         if dataset.name.rsplit("/", 1)[-1] == SUPERVISION.name:
@@ -262,6 +263,7 @@ def _open(path: Path) -> h5py.File:
     try:
         if not h5py.is_hdf5(path):
             raise DatasetError(f"{path} is not an HDF5 file, or its beginning is damaged")
+        require_sound_heaps(path)
         return h5py.File(path, "r")
     except PermissionError as error:
         raise DatasetError(f"{path} cannot be read: no permission") from error

@@ -21,6 +21,7 @@ from deploy_kit.data.schema import (
     features_column,
     training_columns,
 )
+from deploy_kit.data.stored_rows import StoredRows, require_sound_heaps
 from deploy_kit.data.table import new_hdf5_file, write_errors
 from deploy_kit.errors import DatasetError
 
@@ -192,6 +193,7 @@ class Shard:
     def __init__(self, path: Path, feature_size: int) -> None:
         self.path, self._feature_size = path, feature_size
         with damage_reported(path):
+            require_sound_heaps(path)
             self._file = h5py.File(path, "r")
             try:
                 self.state = ShardState.from_json(self._file.attrs["state"])
@@ -237,7 +239,7 @@ class Shard:
     def _values(self, group: h5py.Group, column: Column, rows: int | None) -> Array:
         dataset = stored_dataset(self.path, group, column, rows)
         require_stored(self.path, dataset)
-        values: Array = dataset[...]
+        values = StoredRows(self.path, dataset)[:]
         if values.dtype.kind == "f" and column.name not in (_KEY.name, _KEYS.name) and not np.isfinite(values).all():
             raise DatasetError(f"{self.path}: {column.name} holds NaN or Inf; remove the shard and go on without it")
         return values

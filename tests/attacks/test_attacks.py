@@ -1,6 +1,7 @@
 """Files that are made to deceive, beside those that tests of each reader build."""
 
 import json
+import struct
 
 import h5py
 import numpy as np
@@ -140,6 +141,52 @@ def test_a_changed_attribute_is_noticed(tmp_path):
         file.attrs["prevalence"] = 0.5
     with pytest.raises(DatasetError, match="attributes or shapes are not those that were written"):
         open_feature_file(path)
+
+
+def changed_bytes(path, at, content):
+    data = bytearray(path.read_bytes())
+    data[at : at + len(content)] = content
+    path.write_bytes(data)
+
+
+def test_texts_on_which_hdf5_loops_for_ever_are_refused(tmp_path):
+    path = write_numbered_file(tmp_path / "x.h5")
+    data = path.read_bytes()
+    heap = data.index(b"GCOL\x01\0\0\0")
+    (length,) = struct.unpack_from("<Q", data, heap + 24)
+    second = heap + 32 + (length + 7) // 8 * 8
+    # An object that is free space and has no size, or one so large that the place of the next one comes round.
+    for at, entry in ((second, bytes(16)), (heap + 16, struct.pack("<HHIQ", 1, 1, 0, 2**64 - 16))):
+        changed_bytes(path, at, entry)
+        with pytest.raises(DatasetError, match=f"is damaged .its texts, at byte {heap}"):
+            open_feature_file(path)
+        path.write_bytes(data)
+    open_feature_file(path).close()
+    shard = tmp_path / "shard.h5"
+    with h5py.File(shard, "w") as file:
+        file.attrs["state"] = ShardState().to_json()
+    changed_bytes(shard, shard.read_bytes().index(b"GCOL") + 16, bytes(16))
+    with pytest.raises(DatasetError, match="its texts"):
+        Shard(shard, 8)
+
+
+@pytest.mark.parametrize("name", ["features", "heldout/supervision", "step", "observations/observation"])
+def test_rows_that_hdf5_does_not_find_are_missed(tmp_path, name):
+    """It gives zeros where the index names another place for a chunk."""
+    path = write_numbered_file(tmp_path / "x.h5")
+    with h5py.File(path) as file:
+        dataset = file[name]
+        place = dataset.id.get_chunk_info(0).byte_offset
+        # An index node ends its first key, offsets in all dimensions and one more, before the chunk's address.
+        node = path.read_bytes().index(struct.pack("<Q", 0) + struct.pack("<Q", place))
+    changed_bytes(path, node + 6, b"\x40")
+    with h5py.File(path) as file:
+        assert not file[name][:].any()
+    with (
+        pytest.raises(DatasetError, match=f"{name} has no rows from 0 on, which were written"),
+        open_feature_file(path) as file,
+    ):
+        _ = file.train.features, file.observations.observation
 
 
 def test_a_changed_number_is_noticed(tmp_path):

@@ -2,7 +2,9 @@
 
 import contextlib
 import resource
+import shutil
 import signal
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,19 +16,26 @@ import torch
 
 from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.reader import read_golden
+from deploy_kit.data.cadence import CheckpointEvery
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.data.shard import HELDOUT, OBSERVATIONS, TRAINING, Shard
 from deploy_kit.data.writer import FeatureFileWriter
-from deploy_kit.errors import CheckpointError, DeployKitError
+from deploy_kit.errors import BundleError, CheckpointError, DeployKitError
 from deploy_kit.files import read_json_object
 from deploy_kit.policy.checkpoint import load_checkpoint
+from deploy_kit.verify.structure.graph import StructureError
+from deploy_kit.verify.structure.onnx_file import file_checks, load_graph
+from deploy_kit.verify.structure.torchscript_file import read_torchscript
 from deploy_kit.yaml_file import read_yaml
 from helpers.bundles import Run
 from helpers.checkpoints import joint_entries
 from helpers.feature_files import add_episode, feed, keep, make_info, write_numbered_file
 from helpers.networks import tiny_network
 
-NAMES = ("checkpoint", "safetensors", "feature file", "shard", "contract", "JSON", "golden samples", "YAML")
+NAMES = (
+    *("checkpoint", "safetensors", "feature file", "file over shards", "shard", "contract", "JSON", "golden samples"),
+    *("YAML", "ONNX", "TorchScript"),
+)
 """Names of the kinds."""
 
 SECONDS = 30
@@ -46,6 +55,7 @@ class Kind:
         suffix: of its name.
         read: reads a file and returns arrays and values that can be compared.
         checked: whether a hash or checksum covers the content, so that what is read must be right.
+        beside: folders that must lie beside the file.
     """
 
     name: str
@@ -53,6 +63,7 @@ class Kind:
     suffix: str
     read: Callable[[Path], Any]
     checked: bool
+    beside: tuple[Path, ...] = ()
 
 
 def read_network(path: Path) -> dict[str, np.ndarray]:
@@ -84,6 +95,21 @@ def read_shard(path: Path) -> dict[str, Any]:
         return {f"{name}/{key}": value for name, rows in groups.items() for key, value in (rows or {}).items()}
 
 
+def read_graph(path: Path) -> str:
+    """Read an ONNX file and say what is wrong with it."""
+    model = load_graph(path.read_bytes(), path.name)
+    return str(file_checks(model))
+
+
+def read_module(path: Path) -> str:
+    """Read a TorchScript file as data, and return its code."""
+    try:
+        return str(read_torchscript(path.read_bytes()))
+    except StructureError as error:
+        # Which verify turns into a failed check.
+        raise BundleError(str(error)) from error
+
+
 AGENT_YAML = b"""
 policy: {class_name: VisionActorCritic, activation: elu, actor_hidden_dims: [256, 128], init_noise_std: 1.0}
 algorithm: &algorithm {gamma: 0.99, learning_rate: 1.0e-3}
@@ -105,6 +131,13 @@ def kinds(run: Run, folder: Path) -> Iterator[Kind]:
     yield Kind("checkpoint", (folder / "model.pt").read_bytes(), ".pt", read_network, True)
     yield Kind("safetensors", run.checkpoint.read_bytes(), ".safetensors", read_network, True)
     yield Kind("feature file", write_numbered_file(folder / "x.h5").read_bytes(), ".h5", read_rows, True)
+    over = folder / "over.h5"
+    with FeatureFileWriter(over, make_info(), 40, 40, 1, every=CheckpointEvery(rows=150), keep_shards=True) as writer:
+        add_episode(writer, 1000, 100)
+        keep(writer)
+        feed(writer, 400)
+    beside = tuple(folder.glob("over.h5.shards-*"))
+    yield Kind("file over shards", over.read_bytes(), ".h5", read_rows, True, beside)
     with FeatureFileWriter(folder / "y.h5", make_info(), 40, 40, seed=1) as writer:
         add_episode(writer, 1000, 100)
         keep(writer)
@@ -117,6 +150,8 @@ def kinds(run: Run, folder: Path) -> Iterator[Kind]:
     golden = (run.bundle / "golden.npz").read_bytes()
     yield Kind("golden samples", golden, ".npz", lambda p: vars(read_golden(p, parsed)), False)
     yield Kind("YAML", AGENT_YAML, ".yaml", lambda p: read_yaml(p, CheckpointError), False)
+    yield Kind("ONNX", (run.bundle / "policy.onnx").read_bytes(), ".onnx", read_graph, False)
+    yield Kind("TorchScript", (run.bundle / "policy.pt").read_bytes(), ".bin", read_module, False)
 
 
 def place(kind: Kind, folder: Path) -> Path:
@@ -126,6 +161,8 @@ def place(kind: Kind, folder: Path) -> Path:
         # A run's parameters tell the activation and the image shape.
         (folder / "params").mkdir()
         (folder / "params" / "agent.yaml").write_bytes(b"policy: {activation: elu, image_shape: [9, 12]}")
+    for other in kind.beside:
+        shutil.copytree(other, folder / other.name)
     path = folder / f"file{kind.suffix}"
     path.write_bytes(kind.content)
     return path
@@ -210,10 +247,14 @@ def limits() -> Iterator[None]:
     handler = signal.signal(signal.SIGALRM, _hangs)
     signal.alarm(SECONDS)
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, before[1]))
+    # A loop in a library's own code hears no alarm: the system ends the process then.
+    spent, processor = int(time.process_time()), resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (spent + SECONDS, processor[1]))
     try:
         yield
     finally:
         signal.alarm(0)
+        resource.setrlimit(resource.RLIMIT_CPU, processor)
         resource.setrlimit(resource.RLIMIT_AS, before)
         signal.signal(signal.SIGALRM, handler)
 
