@@ -34,6 +34,10 @@ def statistics(path: Path) -> dict[str, float]:
                 values = features[rows] @ direction
                 found[f"{name}: feature mean {number}"] = float(values.mean())
                 found[f"{name}: feature spread {number}"] = float(values.std())
+        for number in range(PROJECTIONS):
+            # How long a collection took moves both classes alike; what moves one alone is seen here.
+            means = [found[f"{name}: feature mean {number}"] for name in ("negative", "positive")]
+            found[f"between classes: feature mean {number}"] = means[0] - means[1]
         if file.num_heldout:
             heldout = file.heldout()
             found["held-out: rows"] = float(len(heldout))
