@@ -74,11 +74,13 @@ DEPLOY_KIT_EXPORT void deploy_kit_heads(void* buffers, const float* features, lo
   }
 }
 
+#if !defined(DEPLOY_KIT_NO_SELF_TEST)
 // The golden samples in the header: 0 if they come out right.
 DEPLOY_KIT_EXPORT int deploy_kit_self_test() {
   static deploy_kit_policy::Policy policy;
   return static_cast<int>(policy.self_test());
 }
+#endif
 
 }  // extern "C"
 #endif  // DEPLOY_KIT_C_INTERFACE

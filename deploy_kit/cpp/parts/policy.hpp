@@ -213,9 +213,11 @@ class Policy {
 #endif
 
  private:
+#if !defined(DEPLOY_KIT_NO_SELF_TEST)
   static bool near(double found, double expected, double scale) {
     return std::fabs(found - expected) <= kGoldenTolerance * (scale + std::fabs(expected));
   }
+#endif
 
   static void set_command(double* to, const double* from) {
     for (int i = 0; i < kActions; ++i) to[i] = from[i];
