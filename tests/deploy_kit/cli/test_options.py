@@ -79,7 +79,11 @@ def test_norms_are_the_attacks():
     assert tuple(Norm) == NORMS
 
 
-@pytest.mark.parametrize("name", ["demo", "collect", "finetune", "judge", "export", "verify", "fly", "inspect"])
+NAMED = ["demo", "collect", "finetune", "judge", "export", "verify", "bench", "fly", "inspect"]
+"""Commands that name a policy."""
+
+
+@pytest.mark.parametrize("name", NAMED)
 def test_every_command_names_a_policy_as_isaac_lab_does(name):
     given = options_of(name)
     assert {"checkpoint", "experiment_name", "load_run", "log_root"} <= set(given)
@@ -90,7 +94,7 @@ def test_every_command_names_a_policy_as_isaac_lab_does(name):
         assert [spelling(word.removeprefix("--")) for word in option.opts] == [option.opts[0].removeprefix("--")]
 
 
-@pytest.mark.parametrize("name", ["demo", "collect", "finetune", "judge", "export", "verify", "fly", "inspect"])
+@pytest.mark.parametrize("name", NAMED)
 def test_options_stand_under_headings_and_examples_follow(cli, name):
     for option in options_of(name).values():
         assert isinstance(option, HeadedOption), option.name
@@ -100,11 +104,11 @@ def test_options_stand_under_headings_and_examples_follow(cli, name):
     assert headings[0] == "Policy:"
     assert headings[-1] == "Examples:"
     examples = shown[shown.index("Examples:") :].splitlines()[1:]
-    assert len(examples) in (4, 6, 8, 10)
+    assert len(examples) in (4, 6, 8, 10, 12)
     assert all(line.startswith(f"  deploy-kit {name}") for line in examples[1::2])
 
 
-@pytest.mark.parametrize("name", ["demo", "collect", "finetune", "judge", "export", "verify", "fly", "inspect"])
+@pytest.mark.parametrize("name", NAMED)
 def test_examples_can_be_parsed(name):
     import shlex
 
