@@ -28,7 +28,7 @@ from deploy_kit.policy.policy_layout import (
     holds_safetensors,
     locate_policy,
 )
-from deploy_kit.policy.policy_settings import ModelSettings, resolve_settings
+from deploy_kit.policy.policy_settings import ModelSettings, checked_record, resolve_settings
 from deploy_kit.policy.protocol import ObservationGroup, PolicyNetwork, PolicySpec
 from deploy_kit.policy.rsl_rl_policy import RslRlPolicy, build_model, feature_layer_of, flies, state_tensors
 from deploy_kit.policy.run.params import PARAMS_FOLDER, RunParams, load_run_params
@@ -111,7 +111,8 @@ def load_other_policy(path: Path, hints: NetworkHints = NO_HINTS) -> PolicyCheck
         network, form = builder.build(NetworkSource(path, entries, params, hints)), PolicyFormat.EXTENSION
     else:
         layout = detect_layout(entries, path)
-        network, form = _rsl_rl_policy(entries, layout, params, record.get("policy") or {}, hints, path), layout.format
+        recorded = checked_record(record.get("policy"), path)
+        network, form = _rsl_rl_policy(entries, layout, params, recorded, hints, path), layout.format
     network.eval().requires_grad_(False)
     if HEAD_KEY in entries:
         _require_feature_layer(record, network.spec, path)
@@ -207,7 +208,9 @@ def _load(
             "run's own --params"
         )
     weights = {name: tensor.detach().to(expected[name].dtype, copy=True) for name, tensor in tensors.items()}
-    model.load_state_dict({**expected, **weights}, strict=True)
+    # What takes no part in the action, and is not in the file, is never read.
+    absent = {name: torch.zeros_like(t, device="cpu") for name, t in expected.items() if name not in tensors}
+    model.load_state_dict({**absent, **weights}, strict=True, assign=True)
     if found.normalizer_eps is not None:
         normalizer: Any = model.get_submodule("obs_normalizer")
         normalizer.eps = found.normalizer_eps

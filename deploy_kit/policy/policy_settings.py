@@ -1,5 +1,6 @@
 """What builds a model of rsl_rl again: read off weights and run, asked for where neither says it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,44 @@ class ModelSettings:
     settings: dict[str, Any]
     groups: dict[str, tuple[int, ...]]
     normalizer_eps: float | None
+
+
+def checked_record(record: Any, path: Path) -> dict[str, Any]:
+    """Return what deploy-kit recorded of a policy in its file, an empty mapping where it recorded nothing.
+
+    Args:
+        record: the entry as read.
+        path: the file, for messages.
+
+    Raises:
+        CheckpointError: it is no such record.
+    """
+    if record is None:
+        return {}
+    groups = record.get("groups", []) if isinstance(record, dict) else None
+    eps = record.get("normalizer_eps") if isinstance(record, dict) else None
+    fits = (
+        isinstance(record, dict)
+        and isinstance(record.get("settings", {}), dict)
+        and isinstance(record.get("feature_layer", ""), str)
+        and (eps is None or (isinstance(eps, (int, float)) and not isinstance(eps, bool) and 0 <= eps < math.inf))
+        and isinstance(groups, list)
+        and all(map(_is_group, groups))
+    )
+    if not fits:
+        raise CheckpointError(
+            f"{path}: its entry deploy_kit has no usable record of the policy; take the file as it was"
+        )
+    return dict(record)
+
+
+def _is_group(group: Any) -> bool:
+    if not isinstance(group, list) or len(group) != 2:
+        return False
+    name, shape = group
+    if not isinstance(name, str) or not isinstance(shape, list) or len(shape) not in (1, 3):
+        return False
+    return all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in shape)
 
 
 def resolve_settings(

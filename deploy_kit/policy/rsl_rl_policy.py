@@ -170,7 +170,7 @@ def state_tensors(kind: str, layers: int, hidden: int) -> tuple[StateTensor, ...
 
 
 def build_model(settings: Mapping[str, Any], groups: Mapping[str, tuple[int, ...]]) -> nn.Module:
-    """Build a model of rsl_rl with fresh weights; the generators of random numbers are left as they were.
+    """Build a model of rsl_rl without weights: its tensors are on torch's meta device and take no memory.
 
     Args:
         settings: ``class_name``, ``output_dim`` and the class's own arguments.
@@ -184,13 +184,13 @@ def build_model(settings: Mapping[str, Any], groups: Mapping[str, tuple[int, ...
     from tensordict import TensorDict
 
     arguments = {key: value for key, value in settings.items() if key not in ("class_name", "output_dim")}
-    example = TensorDict({name: torch.zeros(1, *shape) for name, shape in groups.items()}, batch_size=[1])
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.device("meta"):
+            example = TensorDict({name: torch.zeros(1, *shape) for name, shape in groups.items()}, batch_size=[1])
             model: nn.Module = getattr(models, settings["class_name"])(
                 example, {"policy": list(groups)}, "policy", settings["output_dim"], **arguments
             )
-    except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"rsl_rl's {settings['class_name']} cannot be built: {error}") from error
     return model
 

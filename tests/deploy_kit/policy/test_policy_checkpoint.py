@@ -1,10 +1,14 @@
 """Checkpoints of any policy: rsl_rl's models of all versions give what rsl_rl gives, and refuse what does not fit."""
 
+import json
+
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from deploy_kit.bundle.policy_tensors import policy_inputs, policy_outputs
 from deploy_kit.errors import CheckpointError, MissingParametersError, OptionError
@@ -23,7 +27,7 @@ from deploy_kit.policy.protocol import reset_state
 from deploy_kit.policy.vision_policy import VisionPolicy
 from helpers.checkpoints import write_racing_run
 from helpers.networks import small_network
-from helpers.rsl_rl_files import KINDS, make_model, make_policy, shape_hints, write_run
+from helpers.rsl_rl_files import CNN, KINDS, make_model, make_policy, shape_hints, write_run
 
 FILES = [("mlp", 5), ("cnn", 5), ("lstm", 5), ("gru", 5), ("mlp", 3), ("lstm", 3), ("cnn", 3), ("mlp", 2), ("gru", 2)]
 
@@ -276,3 +280,49 @@ def test_racing_commands_name_what_another_file_holds(tmp_path):
     made = make_policy(tmp_path / "run", "mlp")
     with pytest.raises(CheckpointError, match=r"holds another network .*actor.0.weight \(16, 11\)"):
         load_checkpoint(made.path)
+
+
+def forged(path, **changes) -> None:
+    """Write a safetensors file of a CNN whose record of the policy says something else."""
+    with safe_open(path, "pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    record = json.loads(metadata["deploy_kit"])
+    record["policy"].update(changes)
+    save_file(tensors, path, {**metadata, "deploy_kit": json.dumps(record)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"settings": []}, "no usable record"),
+        ({"groups": [["policy", [0]]]}, "no usable record"),
+        ({"groups": "policy"}, "no usable record"),
+        ({"normalizer_eps": "1"}, "no usable record"),
+        (
+            {"groups": [["proprio", [9]], ["camera", [1, 10**9, 10**9]], ["command", [3]]]},
+            "should have shape|cannot be",
+        ),
+        (
+            {"settings": {"activation": "elu", "cnn_cfg": {**CNN, "output_channels": [10**9, 10**9]}}},
+            "should have shape",
+        ),
+        ({"settings": {"activation": "elu", "cnn_cfg": {**CNN, "stride": 0}}}, "CNNModel cannot be built"),
+        ({"settings": {"activation": "elu", "cnn_cfg": {"surprise": 1}}}, "CNNModel cannot be built"),
+    ],
+)
+def test_a_record_that_asks_for_too_much_is_refused_before_memory_is_taken(tmp_path, changes, words):
+    made = make_policy(tmp_path / "run", "cnn")
+    path = tmp_path / "policy.safetensors"
+    save_policy_safetensors(path, read(made, "cnn").network)
+    forged(path, **changes)
+    with pytest.raises(CheckpointError, match=words):
+        load_policy(path)
+
+
+def test_reading_a_policy_leaves_random_numbers_alone(tmp_path):
+    made = make_policy(tmp_path / "run", "lstm")
+    torch.manual_seed(4)
+    expected = torch.rand(3)
+    torch.manual_seed(4)
+    read(made, "lstm")
+    assert torch.equal(torch.rand(3), expected)
