@@ -5,8 +5,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from deploy_kit.bundle.differences import CommandComparison, DecisionComparison, OutputComparison
+from deploy_kit.bundle.parity import OutputSemantics, ParityComparison
+from deploy_kit.bundle.runners import FEATURE_TERMS
 from deploy_kit.bundle.thresholds import Tolerance
 from deploy_kit.flight.paired import PairedDifference
+from deploy_kit.task.interface import ActionTransform
 
 TOLERANCE = Tolerance(1e-5, 1e-5)
 
@@ -196,3 +199,20 @@ def test_equal_flights_are_within_any_margin():
 def test_higher_figure_fails_too():
     figure = PairedDifference.of("gates", "1", np.zeros(30), np.ones(30))
     assert not figure.within(0.5)
+
+
+def test_features_are_held_to_the_size_of_their_terms():
+    """Rounding errors of uniform images add up to 1.4e-6 of the terms; ten times that is no rounding."""
+    semantics = OutputSemantics(("a",), ("1",), ActionTransform((1.0,), (0.0,)), None)
+    reference = {"features": np.zeros((1, 3), np.float32), FEATURE_TERMS: np.float32([[15.0, 2.0, 1.0]])}
+    for error, passes in ((2.1e-5, True), (7.4e-5, True), (2.1e-4, False)):
+        comparison = ParityComparison("replay/kept/onnx", "", ("features",), semantics)
+        comparison.add(reference, {"features": np.float32([[0.0, error, 0.0]])})
+        (output,) = comparison.result(str).outputs
+        assert output.passes(TOLERANCE) is passes
+    # Small terms give no stricter limit than one unit.
+    comparison = ParityComparison("replay/kept/onnx", "", ("features",), semantics)
+    comparison.add(
+        {**reference, FEATURE_TERMS: np.float32([[0.1, 0.1, 0.1]])}, {"features": np.float32([[9e-6, 0, 0]])}
+    )
+    assert comparison.result(str).outputs[0].passes(TOLERANCE)
