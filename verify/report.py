@@ -14,6 +14,7 @@ from deploy_kit.bundle.parity import ParityCheck, share_of_tolerance, tolerance_
 from deploy_kit.bundle.thresholds import PROFILES, Thresholds
 from deploy_kit.errors import InputError
 from deploy_kit.files import replace_file
+from deploy_kit.verify.expected import held_to_options
 from deploy_kit.verify.findings import (
     KINDS,
     Certificate,
@@ -205,8 +206,10 @@ class VerifyReport:
     def from_json(cls, data: dict[str, Any]) -> "VerifyReport":
         """Return the report that `to_json` wrote; verdicts are made afresh.
 
+        A check that the report's options imply and that is missing counts as not run; so the report has not passed.
+
         Raises:
-            InputError: another schema version, or a field is missing or of another type.
+            InputError: another schema version, a field is missing or of another type, or a check is there twice.
         """
         if data.get("schema_version") != SCHEMA_VERSION:
             raise InputError(
@@ -219,10 +222,14 @@ class VerifyReport:
             if not isinstance(checks, list):
                 raise DecodeError("report.checks is no list")
             found = tuple(_check_from_json(check, f"report.checks[{i}]") for i, check in enumerate(checks))
+            names = [check.name for check in found]
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise DecodeError(f"report.checks lists {twice} twice")
             read = decode(_Stored, stored, "report")
         except DecodeError as error:
             raise InputError(f"not a whole report ({error}): run `deploy-kit verify` again") from error
-        return cls(checks=found, **{name: getattr(read, name) for name in _Stored.__dataclass_fields__})
+        fields = {name: getattr(read, name) for name in _Stored.__dataclass_fields__}
+        return cls(checks=held_to_options(found, read.options), **fields)
 
     def write(self, path: Path) -> None:
         """Write report.json; an interrupted write leaves the old file."""

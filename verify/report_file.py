@@ -24,8 +24,16 @@ UNFINISHED = FactCheck("run/finished", "the verification ran to its end", 1, ("i
 """The one check of a report whose run is not over."""
 
 
+def kept_path(path: Path) -> Path:
+    """Return where the complete report is kept that an incomplete one of the same bundle replaces."""
+    return path.with_name(f"{path.stem}-complete{path.suffix}")
+
+
 class ReportFile:
     """The file that a report goes to. Use it as a context manager around the run.
+
+    A complete report that had passed is not lost to an incomplete one of the same bundle: it stays beside it, as
+    `kept_path` says.
 
     Args:
         path: of the report.
@@ -51,6 +59,7 @@ class ReportFile:
             )
             raise OptionError(f"--report {path} is {own}; there, a report's name begins with 'report'")
         self._begun = False
+        self._kept = False
 
     def replaced(self, manifest_sha256: str | None) -> Replaced | None:
         """Return what lies there now.
@@ -77,13 +86,37 @@ class ReportFile:
         Raises:
             InputError: nothing can be written there.
         """
+        self._keep(unfinished)
         unfinished.write(self.path)
         self._begun = True
 
     def finish(self, report: VerifyReport) -> None:
         """Put the report of the finished run in place."""
+        if not self._begun:
+            self._keep(report)
         report.write(self.path)
         self._begun = False
+        if report.complete:
+            self._let_go()
+
+    def _keep(self, report: VerifyReport) -> None:
+        """Keep what lies here, if it is complete, has passed and is of the same bundle."""
+        before, earlier = self._before, self.replaced(report.subject.manifest_sha256)
+        if before is None or earlier is None or not (earlier.same_bundle and earlier.passed and earlier.complete):
+            return
+        kept = kept_path(self.path)
+        there = _read(kept)
+        if there is not None and _parse(there) is None:
+            raise OptionError(
+                f"{kept} is no report of deploy-kit, and {self.path.name} would be kept there; move it away"
+            )
+        replace_file(kept, lambda temporary: temporary.write_bytes(before))
+        self._kept = True
+
+    def _let_go(self) -> None:
+        if self._kept:
+            kept_path(self.path).unlink(missing_ok=True)
+            self._kept = False
 
     def __enter__(self) -> Self:
         return self
@@ -99,6 +132,7 @@ class ReportFile:
             self.path.unlink(missing_ok=True)
         else:
             replace_file(self.path, lambda temporary: temporary.write_bytes(before))
+        self._let_go()
 
 
 def _read(path: Path) -> bytes | None:

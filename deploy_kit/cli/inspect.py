@@ -36,10 +36,10 @@ _NETWORKS = (FileKind.CHECKPOINT, FileKind.RUN, FileKind.FINETUNING)
         "deploy-kit inspect --experiment_name racing": "the latest checkpoint of an experiment",
     },
 )
-@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.argument("file", required=False, type=click.Path())
 @run_options
 @under("Output")("--json", "as_json", is_flag=True, help="Print JSON.")
-def inspect_command(file: Path | None, as_json: bool, **options: Any) -> None:
+def inspect_command(file: str | None, as_json: bool, **options: Any) -> None:
     """Show what FILE is and holds; nothing in it is executed.
 
     FILE is a checkpoint, a feature file, a vehicle file, the JSON file of fly, a flight log, any file of a bundle
@@ -50,18 +50,18 @@ def inspect_command(file: Path | None, as_json: bool, **options: Any) -> None:
     from deploy_kit.policy.shipped import resolve_name
 
     if file is None:
-        file = checkpoint_path_from(options)
+        path = checkpoint_path_from(options)
     else:
         refuse_given("with FILE, which names the policy", *RUN_PARAMETERS)
-        file = resolve_name(file)
-    kind = kind_of(file)
+        path = resolve_name(file)
+    kind = kind_of(path)
     if kind not in _NETWORKS:
         refuse_given(f"on what is no checkpoint ({kind})", *NETWORK_PARAMETERS)
-    content = _describe(kind, file, hints_from(options))
+    content = _describe(kind, path, hints_from(options))
     if as_json:
         click.echo(json.dumps({"kind": kind, **content}, indent=2, allow_nan=True))
     else:
-        _show(kind, file, content)
+        _show(kind, path, content)
 
 
 def _describe(kind: FileKind, path: Path, hints: "NetworkHints") -> dict[str, Any]:

@@ -35,7 +35,7 @@ _rows, _detector = under(_ROWS), under(_DETECTOR)
         ),
     },
 )
-@click.argument("file", metavar="[CHECKPOINT]", required=False, type=click.Path(path_type=Path))
+@click.argument("file", metavar="[CHECKPOINT]", required=False, type=click.Path())
 @run_options
 @feature_files_option(_ROWS, "Feature file with held-out episodes of this policy")
 @_rows(
@@ -54,7 +54,7 @@ _rows, _detector = under(_ROWS), under(_DETECTOR)
     default=0,
     help="Seed of the resampled episodes behind the intervals.",
 )
-def judge_command(file: Path | None, **options: Any) -> None:
+def judge_command(file: str | None, **options: Any) -> None:
     """Judge the gate head that CHECKPOINT has, and give it a detector; nothing is trained.
 
     Threshold and detector are chosen on the validation episodes and stored in a copy of the checkpoint; the figures
@@ -66,13 +66,13 @@ def judge_command(file: Path | None, **options: Any) -> None:
     from deploy_kit.policy.shipped import resolve_name
 
     if file is None:
-        file = checkpoint_path_from(options)
+        path = checkpoint_path_from(options)
     else:
         refuse_given("with CHECKPOINT, which names the policy", *RUN_PARAMETERS)
         for name in RUN_PARAMETERS:
             del options[name]
-        file = resolve_name(file)
-    settings = JudgeOptions(file, hints=hints_from(options), **options)
+        path = resolve_name(file)
+    settings = JudgeOptions(path, hints=hints_from(options), **options)
     result = judge_head(settings)
     _show(result)
     features = feature_paths(settings.feature_files)[0]

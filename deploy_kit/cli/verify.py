@@ -304,6 +304,8 @@ def _judge_again(
     report = read_report(path)
     if profile is not None:
         report = report.judged(load_profile(profile))
+    elif (name := report.thresholds.profile) in PROFILES and report.thresholds != load_profile(name):
+        raise OptionError(f"{path}: its limits are not those of this deploy-kit's {name}; judge by --profile {name}")
     if target is not None:
         with PageFile(target) as page:
             ReportFile(target, path.parent).finish(report)
@@ -318,6 +320,7 @@ def _show(report: "VerifyReport", path: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from deploy_kit.verify.report_file import kept_path
     from deploy_kit.verify.table import table_rows
 
     rows = table_rows(report)
@@ -345,6 +348,10 @@ def _show(report: "VerifyReport", path: Path) -> None:
     if report.replaces is not None and report.replaces.passed and not report.passed:
         of = "these files" if report.replaces.same_bundle else "another bundle"
         stdout.print(f"It replaces a report of {of} that had passed ({report.replaces.created_utc})")
+    replaced = report.replaces
+    if replaced is not None and replaced.same_bundle and replaced.complete and replaced.passed and not report.complete:
+        kept = kept_path(path)
+        stdout.print(f"It is not complete; the complete report of {replaced.created_utc} is kept as {kept}")
     for check in report.left_out:
         stdout.print(Text(f"{check.name} was not run, and no option switched it off", style="bold red"))
     skipped = sum(row.verdict == "not run" for row in rows)

@@ -1,5 +1,6 @@
 """The policy that comes with deploy-kit, and the name that stands for it wherever a checkpoint is asked for."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,22 +12,27 @@ if TYPE_CHECKING:
     from deploy_kit.policy.checkpoint import Checkpoint
 
 DEMO_NAME = "demo"
-"""Means the shipped policy, unless a file or folder of this name lies there."""
+"""Means the shipped policy, whatever lies in the working folder: a file or folder of this name is ./demo."""
 
 DEMO_POLICY = Path(__file__).resolve().parents[1] / "assets" / "demo" / "policy.safetensors"
 
 
-def resolve_name(path: Path) -> Path:
-    """Return the shipped policy's file where a path is its name and leads nowhere, else the path as it is.
+_logger = logging.getLogger(__name__)
+
+
+def resolve_name(name: str) -> Path:
+    """Return the shipped policy's file where that is its name, else the path as it is.
 
     Args:
-        path: what the user gave for a checkpoint.
+        name: what the user gave for a checkpoint, as it was written.
 
     Raises:
         CheckpointError: the shipped policy is not installed.
     """
-    if path != Path(DEMO_NAME) or path.exists():
-        return path
+    if name != DEMO_NAME:
+        return Path(name)
+    if Path(name).exists():
+        _logger.warning("demo is the policy that comes with deploy-kit; what lies here under that name is ./demo")
     if not DEMO_POLICY.is_file():
         raise CheckpointError(
             f"deploy-kit's own policy is missing from this installation ({DEMO_POLICY}): install deploy-kit again, "

@@ -59,6 +59,57 @@ def test_failed_run_says_that_it_replaces_a_good_report_of_these_files(run, othe
     assert (replaced.sha256, replaced.passed, replaced.complete, replaced.same_bundle) == (before, True, False, True)
 
 
+def make_complete(path):
+    """Let a report say that it is complete: what was switched off is gone, as nothing else of it matters here."""
+    data = json.loads(path.read_text())
+    data["complete"] = True
+    path.write_text(json.dumps(data))
+    return path.read_bytes()
+
+
+def test_complete_report_is_kept_beside_an_incomplete_one_of_the_same_bundle(run, bundle):
+    before, kept = make_complete(bundle / "report.json"), bundle / "report-complete.json"
+    report = verify_bundle(run.verify(bundle=bundle, **BARE))
+    assert report.passed
+    assert not report.complete
+    assert kept.read_bytes() == before
+    # A bundle with both is one as it should be, and the kept report outlives further incomplete runs.
+    assert verify_bundle(run.verify(bundle=bundle, **BARE)).passed
+    assert kept.read_bytes() == before
+    # Another bundle's is not kept.
+    kept.unlink()
+    make_complete(bundle / "report.json")
+    put_a_weight_off(bundle)
+    verify_bundle(run.verify(bundle=bundle, **BARE))
+    assert not kept.exists()
+
+
+def test_kept_report_goes_where_the_run_ends_otherwise(run, bundle, monkeypatch):
+    before, kept = make_complete(bundle / "report.json"), bundle / "report-complete.json"
+
+    def run_checks(*arguments):
+        assert kept.read_bytes() == before
+        raise error
+
+    monkeypatch.setattr(deploy_kit.verify.verifier, "run_checks", run_checks)
+    error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        verify_bundle(run.verify(bundle=bundle, **BARE))
+    assert (bundle / "report.json").read_bytes() == before
+    assert not kept.exists()
+    error = MemoryError()
+    with pytest.raises(MemoryError):
+        verify_bundle(run.verify(bundle=bundle, **BARE))
+    assert kept.read_bytes() == before
+    # What is no report is not overwritten.
+    (bundle / "report.json").write_bytes(before)
+    kept.write_text("mine")
+    with pytest.raises(OptionError, match="report-complete"):
+        verify_bundle(run.verify(bundle=bundle, **BARE))
+    assert kept.read_text() == "mine"
+    assert (bundle / "report.json").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("error", "kept"),
     [(KeyboardInterrupt(), True), (InputError("the user's"), True), (MemoryError(), False), (SystemExit(9), False)],

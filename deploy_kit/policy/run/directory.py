@@ -46,7 +46,8 @@ class CheckpointQuery:
 
     Attributes:
         checkpoint: path of a file or run folder, or name or pattern of a file within the run; the latest if None.
-            ``demo``, where nothing of that name lies and no run is named, is the policy that comes with deploy-kit.
+            ``demo``, where no run is named, is the policy that comes with deploy-kit; a file or folder of that name is
+            ``./demo``.
         load_run: name or pattern of the run; the latest if None.
         experiment_name: folder under the log root; needed unless the other two tell the place.
         log_root: folder of experiments; ``logs/rsl_rl`` if None. ``checkpoints`` is searched after it.
@@ -77,7 +78,7 @@ def _resolve_path(query: CheckpointQuery) -> Path:
             "no checkpoint is named: give --checkpoint PATH (demo is the policy that comes with deploy-kit), or "
             "--experiment_name with or without --load_run"
         )
-    path = resolve_name(Path(query.checkpoint))
+    path = resolve_name(query.checkpoint)
     if path.is_file():
         return path
     if path.is_dir():

@@ -3,6 +3,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from deploy_kit.errors import InputError
+from deploy_kit.verify.summary import read_report
 from deploy_kit.verify.verifier import verify_bundle
 
 
@@ -80,3 +82,85 @@ def test_only_a_report_is_overwritten(cli, report, tmp_path):
     result = cli("verify", "--recheck", report, "--report", tmp_path / "notes.json")
     assert result.code == 2
     assert (tmp_path / "notes.json").read_text() == "{}"
+
+
+def changed(report, path, change):
+    data = json.loads(report.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    return path
+
+
+def keep_one(data):
+    del data["checks"][1:]
+
+
+def drop(name):
+    return lambda data: data.update(checks=[check for check in data["checks"] if check["name"] != name])
+
+
+def switch_off(name, switch):
+    def change(data):
+        data["checks"] = [
+            {"kind": "not run", "name": name, "reason": switch, "switch": switch} if check["name"] == name else check
+            for check in data["checks"]
+        ]
+
+    return change
+
+
+def test_report_is_held_to_the_checks_that_its_options_imply(cli, report, tmp_path):
+    path = tmp_path / "report.json"
+    result = cli("verify", "--recheck", changed(report, path, keep_one))
+    assert result.code == 1
+    assert "onnx/proof was not run, and no option switched it off" in result.stdout
+    for name in (check["name"] for check in json.loads(report.read_text())["checks"]):
+        assert not read_report(changed(report, path, drop(name))).passed, name
+    assert read_report(report).passed
+
+
+@pytest.mark.parametrize(
+    ("name", "switch"),
+    [
+        ("torchscript/run", "--no-torchscript"),
+        ("onnx/proof", "--no-replay"),
+        ("onnx/proof", "--no-proof"),
+        ("contract/action", "--no-vehicle"),
+        ("contract/network", "--no-live"),
+        ("replay/golden/onnx", "log import"),
+    ],
+)
+def test_only_an_option_that_was_given_switches_a_check_off(report, tmp_path, name, switch):
+    path = tmp_path / "report.json"
+    found = read_report(changed(report, path, switch_off(name, switch)))
+    assert not found.passed
+    assert [check.name for check in found.left_out] == [name]
+
+
+def test_further_runtimes_must_have_been_checked(report, tmp_path):
+    path = changed(report, tmp_path / "report.json", lambda data: data["options"].update(onnx_threads=[1, 2]))
+    missing = [check.name for check in read_report(path).left_out]
+    assert "onnx/provider@cpu-all-2" in missing
+    assert "replay/golden/onnx@cpu-all-2" in missing
+    for wrong in (3, [[1]], ["x"], {"a": 1}):
+        path = changed(report, tmp_path / "report.json", lambda data: data["options"].update(onnx_threads=wrong))  # noqa: B023
+        with pytest.raises(InputError, match="runtimes"):
+            read_report(path)
+
+
+def test_check_listed_twice_is_refused(cli, report, tmp_path):
+    path = changed(report, tmp_path / "report.json", lambda data: data["checks"].append(data["checks"][3]))
+    result = cli("verify", "--recheck", path)
+    assert result.code == 2
+    assert "twice" in result.stderr
+
+
+def test_limits_are_those_of_the_profile_that_is_named(cli, report, tmp_path):
+    def widen(data):
+        data["thresholds"]["parity"]["absolute"] = 1.0
+
+    path = changed(report, tmp_path / "report.json", widen)
+    result = cli("verify", "--recheck", path)
+    assert result.code == 2
+    assert "--profile fp32" in result.stderr
+    assert cli("verify", "--recheck", path, "--profile", "fp32").code == 0

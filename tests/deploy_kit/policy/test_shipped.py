@@ -21,28 +21,31 @@ def policy(tmp_path, monkeypatch) -> Path:
 
 
 def test_the_name_means_the_shipped_policy(policy):
-    assert resolve_name(Path("demo")) == policy
+    assert resolve_name("demo") == policy
     assert resolve_checkpoint(CheckpointQuery(checkpoint="demo")) == policy
 
 
 @pytest.mark.parametrize("name", ["Demo", "demo.pt", "runs/demo", "demo/model_1.pt"])
 def test_no_other_name_does(name):
-    assert resolve_name(Path(name)) == Path(name)
+    assert resolve_name(name) == Path(name)
     with pytest.raises(CheckpointError, match="does not exist"):
         resolve_checkpoint(CheckpointQuery(checkpoint=name))
 
 
-def test_a_file_of_that_name_wins():
-    Path("demo").write_text("")
-    assert resolve_name(Path("demo")) == Path("demo")
-    assert resolve_checkpoint(CheckpointQuery(checkpoint="demo")) == Path("demo")
-
-
-def test_a_run_folder_of_that_name_wins():
-    Path("demo").mkdir()
-    Path("demo/model_3.pt").write_text("")
-    assert resolve_name(Path("demo")) == Path("demo")
-    assert resolve_checkpoint(CheckpointQuery(checkpoint="demo")) == Path("demo/model_3.pt")
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_lies_here_under_that_name_is_named_as_a_path(policy, folder, caplog):
+    if folder:
+        Path("demo").mkdir()
+        Path("demo/model_3.pt").write_text("")
+    else:
+        Path("demo").write_text("")
+    own = Path("demo/model_3.pt") if folder else Path("demo")
+    assert resolve_checkpoint(CheckpointQuery(checkpoint="demo")) == policy
+    assert "what lies here under that name is ./demo" in caplog.text
+    caplog.clear()
+    for name in ("./demo", str(Path("demo").absolute()), *(["demo/"] if folder else [])):
+        assert resolve_checkpoint(CheckpointQuery(checkpoint=name)).samefile(own)
+    assert caplog.text == ""
 
 
 def test_within_a_named_run_it_is_a_name_like_any_other():
@@ -58,7 +61,7 @@ def test_within_a_named_run_it_is_a_name_like_any_other():
 def test_an_installation_without_it_says_so(policy):
     policy.unlink()
     with pytest.raises(CheckpointError, match=r"missing from this installation .*install deploy-kit again"):
-        resolve_name(Path("demo"))
+        resolve_name("demo")
 
 
 def test_naming_nothing_mentions_it():
