@@ -1,6 +1,8 @@
 """Fixtures that tests of several rooms share; what they build comes from helpers/."""
 
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from deploy_kit.bundle.reader import Bundle, open_bundle
 from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.policy.shipped import DEMO_POLICY
+from deploy_kit.verify.report import VerifyReport
 from helpers.bundles import Run, copy_bundle, make_racer, make_run
 from helpers.flight_logs import Moment, fly_in_millimetres
 from helpers.networks import make_network
@@ -64,6 +67,23 @@ def foreign_flight(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 def shared_bundle(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The small policy's bundle, without reports; not to be changed."""
     return open_bundle(copy_bundle(run.bundle, tmp_path_factory.mktemp("shared") / "bundle"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def reports_read_as_written() -> Iterator[None]:
+    """Hold every report that a run writes to its options: no check is missing, none was switched off by itself."""
+    write = VerifyReport.write
+
+    def checked(report: VerifyReport, path: Path) -> None:
+        write(report, path)
+        if report.passed:
+            again = VerifyReport.from_json(json.loads(path.read_bytes()))
+            assert [check.name for check in again.checks] == [check.name for check in report.checks]
+            assert again.left_out == ()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VerifyReport, "write", checked)
+        yield
 
 
 @pytest.fixture

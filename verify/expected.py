@@ -4,7 +4,7 @@ A report is a file, and a file can be cut: what is missing in it must not count 
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -14,28 +14,88 @@ from deploy_kit.verify.findings import Check, NotRun
 from deploy_kit.verify.options import LIVE_MODES
 
 _ARTIFACTS = ("onnx", "torchscript", "safetensors")
-_STATIC = (
-    "bundle/manifest",
-    *(f"contract/{part}" for part in ("schema_version", "inputs", "outputs", "observation", "action", "gate")),
-    *(f"contract/{part}" for part in ("timing", "camera", "vehicle", "network", "provenance", "checkpoint")),
-    *(f"onnx/{part}" for part in ("operators", "valid", "signature", "opset", "contract", "proof", "provider")),
-    *("onnx/features", "torchscript/proof", "torchscript/run", "safetensors/tensors", "golden/stored-outputs"),
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What is always checked of one kind of subject.
+
+    Attributes:
+        static: names of checks that replay nothing.
+        sets: inputs that every artifact is run on.
+        recorded: inputs of the feature file, which the user may do without.
+        elsewhere: those of `sets` and `recorded` that further runtimes run too.
+        artifacts: what is run.
+        live: live modes that the list holds in any case.
+        heldout: alternatives for the check of held-out rows; empty for none.
+    """
+
+    static: tuple[str, ...]
+    sets: tuple[str, ...]
+    recorded: tuple[str, ...]
+    elsewhere: tuple[str, ...]
+    artifacts: tuple[str, ...]
+    live: tuple[str, ...]
+    heldout: tuple[str, ...] = ("replay/heldout/onnx-head", "replay/training-rows/onnx-head")
+
+
+def _names(room: str, parts: str) -> tuple[str, ...]:
+    return tuple(f"{room}/{part}" for part in parts.split())
+
+
+_GRAPH = _names("onnx", "operators valid signature proof provider")
+_BUNDLE = (
+    *("bundle/manifest", *_GRAPH, "onnx/opset", "onnx/contract", "torchscript/proof", "torchscript/run"),
+    *("safetensors/tensors", "golden/stored-outputs"),
+    *_names("contract", "schema_version inputs outputs network provenance checkpoint"),
 )
 _DRAWN = ("near", "flight-like", "random", "extreme")
-_FLIGHT_LOG = ("file", "bundle", "faults", "timing", "observation", "outputs", "commands", "last-action", "gate")
+
+_RACING = _Kind(
+    static=(
+        *(*_BUNDLE, "onnx/features", "replay/stored-features"),
+        *_names("contract", "observation action gate timing camera vehicle"),
+    ),
+    sets=("golden", *_DRAWN, "search"),
+    recorded=("kept",),
+    elsewhere=("golden", "kept", *_DRAWN),
+    artifacts=_ARTIFACTS,
+    live=LIVE_MODES,
+)
+_LEAPP = _Kind(
+    static=("leapp/description", "leapp/model", *_GRAPH),
+    sets=(*_DRAWN, "search"),
+    recorded=("kept",),
+    elsewhere=("kept", *_DRAWN),
+    artifacts=("onnx",),
+    live=LIVE_MODES,
+    heldout=(),
+)
+_ANY_POLICY = _Kind(
+    static=(*_BUNDLE, *_names("contract", "kind groups run")),
+    sets=("golden", "golden-steps", "sequences", "sequences-steps", "random", "extreme"),
+    recorded=(),
+    elsewhere=("golden", "sequences", "random", "extreme"),
+    artifacts=_ARTIFACTS,
+    live=("shadow",),
+)
+
+_FLIGHT_LOG = _names(
+    "flight-log", "file bundle faults timing observation outputs commands last-action gate motion distribution"
+) + tuple(f"flight-log/replay/{artifact}" for artifact in _ARTIFACTS)
+
 _SWITCHES = {
-    "--no-replay": ("replay/heldout/onnx-head", "replay/kept", "replay/stored-features", "flight-log/distribution"),
+    "--no-replay": (*_RACING.heldout, "replay/kept", "replay/stored-features", "flight-log/distribution"),
     "--no-observations": ("replay/kept", "replay/stored-features", "flight-log/distribution"),
     "--no-torchscript": ("torchscript/run", "replay/*/torchscript", "flight-log/replay/torchscript"),
-    "--no-vehicle": ("contract/action", "contract/timing", "contract/vehicle", "contract/camera", "live/contract"),
+    "--no-vehicle": (*_names("contract", "action timing vehicle camera"), "live/contract"),
     "--no-live": ("live/*",),
     "--live-mode": ("live/*",),
-    "log import": ("flight-log/commands", "flight-log/last-action", "flight-log/gate", "flight-log/outputs"),
+    "LEAPP": ("live/contract",),
+    "no head exported": _RACING.heldout,
+    "log import": _names("flight-log", "observation commands gate"),
 }
-"""Which checks an option can switch off, or a log that was imported and lacks something."""
-
-_HELDOUT = ("replay/heldout/onnx-head", "replay/training-rows/onnx-head")
-"""The one where the feature file has held-out rows, the other where it has none."""
+"""Which checks an option can switch off, or what the subject lacks by its nature."""
 
 
 def held_to_options(checks: tuple[Check, ...], options: dict[str, Any]) -> tuple[Check, ...]:
@@ -55,19 +115,40 @@ def held_to_options(checks: tuple[Check, ...], options: dict[str, Any]) -> tuple
         replace(check, switch=None) if isinstance(check, NotRun) and not _switched_off(check, options) else check
         for check in checks
     )
-    present = {check.name for check in held}
-    # What could not be opened stands in the list as one check for all of its kind, and keeps the report from passing.
-    groups = {check.name for check in held if isinstance(check, NotRun) and check.switch is None}
-    # Without whole observations, one for all artifacts.
-    groups |= {check.name for check in held if isinstance(check, NotRun) and check.name == "replay/kept"}
-    lacking = [
-        name
-        for name in _expected(options)
-        if name not in present and not any(name.startswith(f"{group}/") for group in groups)
-    ]
-    if not present.intersection(_HELDOUT):
-        lacking.append(_HELDOUT[0])
+    # The list itself says of which kind the subject is: one that was cut lacks something of each.
+    lacking = min(([*_lacking(held, kind, options)] for kind in (_RACING, _LEAPP, _ANY_POLICY)), key=len)
     return (*held, *(NotRun(name, "missing in the report") for name in lacking))
+
+
+def _lacking(held: tuple[Check, ...], kind: _Kind, options: dict[str, Any]) -> Iterator[str]:
+    """Yield names of checks that a kind of subject has and the list lacks."""
+    present = {check.name for check in held}
+    # What could not be opened stands in the list as one check for all of its kind, and keeps the report from passing;
+    # so does, without doing that, what the feature file does not hold.
+    not_run = [check for check in held if isinstance(check, NotRun)]
+    groups = {check.name for check in not_run if check.switch is None}
+    groups |= {check.name for check in not_run if check.name.removeprefix("replay/") in kind.recorded}
+    for name in _expected(kind, options):
+        if name not in present and not any(name.startswith(f"{group}/") for group in groups):
+            yield name
+    if kind.heldout and not present.intersection(kind.heldout):
+        yield kind.heldout[0]
+
+
+def _expected(kind: _Kind, options: dict[str, Any]) -> Iterator[str]:
+    """Yield names of checks, also of those that a run lists as switched off."""
+    yield from kind.static
+    yield from (f"replay/{name}/{artifact}" for name in (*kind.sets, *kind.recorded) for artifact in kind.artifacts)
+    for runtime in _further_runtimes(options):
+        yield f"onnx/provider@{runtime}"
+        yield from (f"replay/{name}/onnx@{runtime}" for name in kind.elsewhere)
+    yield from (f"live/{mode}" for mode in kind.live)
+    if options.get("live") is not False:
+        yield "live/reference"
+        if "contract" in _live_modes(options) and options.get("vehicle") is not False:
+            yield from ("live/contract-commands", "live/contract-accepted")
+    if options.get("flight") is not None:
+        yield from _FLIGHT_LOG
 
 
 def _switched_off(check: NotRun, options: dict[str, Any]) -> bool:
@@ -79,26 +160,9 @@ def _switched_off(check: NotRun, options: dict[str, Any]) -> bool:
         return options.get("flight") is not None
     if switch == "--live-mode":
         return check.name.removeprefix("live/") not in _live_modes(options)
+    if not switch.startswith("--"):
+        return switch in _SWITCHES
     return switch.startswith("--no-") and options.get(switch[5:].replace("-", "_")) is False
-
-
-def _expected(options: dict[str, Any]) -> Iterator[str]:
-    """Yield names of checks, also of those that a run lists as switched off."""
-    yield from _STATIC
-    sets = ("golden", *_DRAWN)
-    yield from ("replay/stored-features", *(f"replay/kept/{artifact}" for artifact in _ARTIFACTS))
-    yield from (f"replay/{samples}/{artifact}" for samples in (*sets, "search") for artifact in _ARTIFACTS)
-    for runtime in _further_runtimes(options):
-        yield f"onnx/provider@{runtime}"
-        yield from (f"replay/{samples}/onnx@{runtime}" for samples in (*sets, "kept"))
-    yield from (f"live/{mode}" for mode in LIVE_MODES)
-    if options.get("live") is not False:
-        yield "live/reference"
-        if "contract" in _live_modes(options) and options.get("vehicle") is not False:
-            yield from ("live/contract-commands", "live/contract-accepted")
-    if options.get("flight") is not None:
-        yield from (f"flight-log/{part}" for part in (*_FLIGHT_LOG, "motion", "distribution"))
-        yield from (f"flight-log/replay/{artifact}" for artifact in _ARTIFACTS)
 
 
 def _live_modes(options: dict[str, Any]) -> list[Any]:
