@@ -27,6 +27,7 @@ class _Kind:
         elsewhere: those of `sets` and `recorded` that further runtimes run too.
         artifacts: what is run.
         live: live modes that the list holds in any case.
+        flights: what is judged of flights besides, where any are flown.
         heldout: alternatives for the check of held-out rows; empty for none.
     """
 
@@ -36,6 +37,7 @@ class _Kind:
     elsewhere: tuple[str, ...]
     artifacts: tuple[str, ...]
     live: tuple[str, ...]
+    flights: tuple[str, ...]
     heldout: tuple[str, ...] = ("replay/heldout/onnx-head", "replay/training-rows/onnx-head")
 
 
@@ -61,6 +63,7 @@ _RACING = _Kind(
     elsewhere=("golden", "kept", *_DRAWN),
     artifacts=_ARTIFACTS,
     live=LIVE_MODES,
+    flights=("live/reference",),
 )
 _LEAPP = _Kind(
     static=("leapp/description", "leapp/model", *_GRAPH),
@@ -69,6 +72,7 @@ _LEAPP = _Kind(
     elsewhere=("kept", *_DRAWN),
     artifacts=("onnx",),
     live=LIVE_MODES,
+    flights=("live/reference",),
     heldout=(),
 )
 _ANY_POLICY = _Kind(
@@ -77,7 +81,8 @@ _ANY_POLICY = _Kind(
     recorded=(),
     elsewhere=("golden", "sequences", "random", "extreme"),
     artifacts=_ARTIFACTS,
-    live=("shadow",),
+    live=("shadow", "driving"),
+    flights=(),
 )
 
 _FLIGHT_LOG = _names(
@@ -144,8 +149,8 @@ def _expected(kind: _Kind, options: dict[str, Any]) -> Iterator[str]:
         yield from (f"replay/{name}/onnx@{runtime}" for name in kind.elsewhere)
     yield from (f"live/{mode}" for mode in kind.live)
     if options.get("live") is not False:
-        yield "live/reference"
-        if "contract" in _live_modes(options) and options.get("vehicle") is not False:
+        yield from kind.flights
+        if kind is _RACING and "contract" in _live_modes(options) and options.get("vehicle") is not False:
             yield from ("live/contract-commands", "live/contract-accepted")
     if options.get("flight") is not None:
         yield from _FLIGHT_LOG
