@@ -3,11 +3,12 @@
 A report is a file, and a file can be cut: what is missing in it must not count as if it had gone well.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+from deploy_kit.bundle.reader import CPP_NAME
 from deploy_kit.bundle.runtime import runtimes
 from deploy_kit.errors import InputError
 from deploy_kit.verify.findings import Check, NotRun
@@ -28,6 +29,7 @@ class _Kind:
         artifacts: what is run.
         live: live modes that the list holds in any case.
         flights: what is judged of flights besides, where any are flown.
+        by_contract: the same of flights by the contract alone.
         heldout: alternatives for the check of held-out rows; empty for none.
     """
 
@@ -38,6 +40,7 @@ class _Kind:
     artifacts: tuple[str, ...]
     live: tuple[str, ...]
     flights: tuple[str, ...]
+    by_contract: tuple[str, ...] = ()
     heldout: tuple[str, ...] = ("replay/heldout/onnx-head", "replay/training-rows/onnx-head")
 
 
@@ -51,6 +54,7 @@ _BUNDLE = (
     *("safetensors/tensors", "golden/stored-outputs"),
     *_names("contract", "schema_version inputs outputs network provenance checkpoint"),
 )
+_CPP = ("cpp/text", "cpp/run")
 _DRAWN = ("near", "flight-like", "random", "extreme")
 
 _RACING = _Kind(
@@ -64,6 +68,7 @@ _RACING = _Kind(
     artifacts=_ARTIFACTS,
     live=LIVE_MODES,
     flights=("live/reference",),
+    by_contract=("live/contract-commands", "live/contract-accepted"),
 )
 _LEAPP = _Kind(
     static=("leapp/description", "leapp/model", *_GRAPH),
@@ -93,6 +98,7 @@ _SWITCHES = {
     "--no-replay": (*_RACING.heldout, "replay/kept", "replay/stored-features", "flight-log/distribution"),
     "--no-observations": ("replay/kept", "replay/stored-features", "flight-log/distribution"),
     "--no-torchscript": ("torchscript/run", "replay/*/torchscript", "flight-log/replay/torchscript"),
+    "--no-cpp": ("cpp/run", "replay/*/cpp", "replay/*/cpp-head", "flight-log/replay/cpp"),
     "--no-vehicle": (*_names("contract", "action timing vehicle camera"), "live/contract"),
     "--no-live": ("live/*",),
     "--live-mode": ("live/*",),
@@ -103,7 +109,7 @@ _SWITCHES = {
 """Which checks an option can switch off, or what the subject lacks by its nature."""
 
 
-def held_to_options(checks: tuple[Check, ...], options: dict[str, Any]) -> tuple[Check, ...]:
+def held_to_options(checks: tuple[Check, ...], options: dict[str, Any], files: Iterable[str] = ()) -> tuple[Check, ...]:
     """Return a report's checks, with one not run for each that its options imply and that is missing.
 
     A check that is said to have been switched off, by an option that was not given or that cannot do that, counts as
@@ -112,6 +118,7 @@ def held_to_options(checks: tuple[Check, ...], options: dict[str, Any]) -> tuple
     Args:
         checks: of the report.
         options: of the run, as the report holds them; one that it does not tell counts as not switched off.
+        files: of the bundle: a C++ header has checks of its own.
 
     Raises:
         InputError: the options name no runtimes.
@@ -120,8 +127,11 @@ def held_to_options(checks: tuple[Check, ...], options: dict[str, Any]) -> tuple
         replace(check, switch=None) if isinstance(check, NotRun) and not _switched_off(check, options) else check
         for check in checks
     )
+    racing = _RACING
+    if CPP_NAME in files:
+        racing = replace(racing, static=(*racing.static, *_CPP), artifacts=(*racing.artifacts, "cpp"))
     # The list itself says of which kind the subject is: one that was cut lacks something of each.
-    lacking = min(([*_lacking(held, kind, options)] for kind in (_RACING, _LEAPP, _ANY_POLICY)), key=len)
+    lacking = min(([*_lacking(held, kind, options)] for kind in (racing, _LEAPP, _ANY_POLICY)), key=len)
     return (*held, *(NotRun(name, "missing in the report") for name in lacking))
 
 
@@ -150,8 +160,8 @@ def _expected(kind: _Kind, options: dict[str, Any]) -> Iterator[str]:
     yield from (f"live/{mode}" for mode in kind.live)
     if options.get("live") is not False:
         yield from kind.flights
-        if kind is _RACING and "contract" in _live_modes(options) and options.get("vehicle") is not False:
-            yield from ("live/contract-commands", "live/contract-accepted")
+        if "contract" in _live_modes(options) and options.get("vehicle") is not False:
+            yield from kind.by_contract
     if options.get("flight") is not None:
         yield from _FLIGHT_LOG
 

@@ -229,7 +229,7 @@ class VerifyReport:
         except DecodeError as error:
             raise InputError(f"not a whole report ({error}): run `deploy-kit verify` again") from error
         fields = {name: getattr(read, name) for name in _Stored.__dataclass_fields__}
-        return cls(checks=held_to_options(found, read.options), **fields)
+        return cls(checks=held_to_options(found, read.options, read.subject.files), **fields)
 
     def write(self, path: Path) -> None:
         """Write report.json; an interrupted write leaves the old file."""
