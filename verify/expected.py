@@ -95,7 +95,7 @@ _FLIGHT_LOG = _names(
 ) + tuple(f"flight-log/replay/{artifact}" for artifact in _ARTIFACTS)
 
 _SWITCHES = {
-    "--no-replay": (*_RACING.heldout, "replay/kept", "replay/stored-features", "flight-log/distribution"),
+    "--no-replay": ("replay/heldout/*-head", "replay/kept", "replay/stored-features", "flight-log/distribution"),
     "--no-observations": ("replay/kept", "replay/stored-features", "flight-log/distribution"),
     "--no-torchscript": ("torchscript/run", "replay/*/torchscript", "flight-log/replay/torchscript"),
     "--no-cpp": ("cpp/run", "replay/*/cpp", "replay/*/cpp-head", "flight-log/replay/cpp"),
