@@ -59,7 +59,7 @@ _DRAWN = ("near", "flight-like", "random", "extreme")
 
 _RACING = _Kind(
     static=(
-        *(*_BUNDLE, "onnx/features", "replay/stored-features"),
+        *(*_BUNDLE, "onnx/features", "golden/stored-commands", "replay/stored-features"),
         *_names("contract", "observation action gate timing camera vehicle"),
     ),
     sets=("golden", *_DRAWN, "search"),
