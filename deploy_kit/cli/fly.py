@@ -22,6 +22,7 @@ from deploy_kit.cli.options import (
     vehicle_option,
 )
 from deploy_kit.cli.progress import progress_bars
+from deploy_kit.policy.shipped import DEMO_NAME
 
 if TYPE_CHECKING:
     from deploy_kit.flight.episodes import Estimate
@@ -45,7 +46,7 @@ _output = under("Output")
         "deploy-kit fly --experiment_name racing": "the latest run of an experiment",
     },
 )
-@click.argument("policies", nargs=-1, metavar="[POLICY [SECOND]]", type=click.Path(path_type=Path))
+@click.argument("policies", nargs=-1, metavar="[POLICY [SECOND]]", type=click.Path())
 @run_options
 @num_envs_option
 @task_options
@@ -86,7 +87,7 @@ _output = under("Output")
     help="Write the flights for Rerun's viewer; needs the extra rerun.",
 )
 @_output("--overwrite", is_flag=True, help="Replace existing pictures, statistics and recording.")
-def fly_command(policies: tuple[Path, ...], **options: Any) -> None:
+def fly_command(policies: tuple[str, ...], **options: Any) -> None:
     """Fly POLICY, a checkpoint or a bundle, and report statistics over the first episode of each environment.
 
     With SECOND, another checkpoint or bundle, both fly from the same starts, and the paired differences are reported:
@@ -131,17 +132,18 @@ def _watch(watched: "WatchedFlights", port: int) -> None:
         viewer.wait(lambda url: stdout.print(f"Open {url} in a browser; Ctrl-C ends it"))
 
 
-def _is_bundle(policy: Path) -> bool:
-    return (policy / "manifest.json").is_file() or policy.name == "manifest.json"
+def _is_bundle(policy: str) -> bool:
+    path = Path(policy)
+    return policy != DEMO_NAME and ((path / "manifest.json").is_file() or path.name == "manifest.json")
 
 
-def _resolve(policy: Path | None, options: dict[str, Any]) -> Path:
+def _resolve(policy: str | None, options: dict[str, Any]) -> Path:
     """Return a bundle's folder as it is, else the file of the checkpoint that is named."""
     if policy is not None and _is_bundle(policy):
-        return policy
+        return Path(policy)
     named = {name: options[name] for name in RUN_PARAMETERS}
     if policy is not None:
-        named["checkpoint"] = str(policy)
+        named["checkpoint"] = policy
     return checkpoint_path_from(named)
 
 

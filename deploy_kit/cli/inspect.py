@@ -115,7 +115,7 @@ def _folder(path: Path, hints: "NetworkHints") -> dict[str, Any]:
     from deploy_kit.policy.run.directory import CheckpointQuery, checkpoints_in, resolve_checkpoint
 
     training, finetuned = checkpoints_in(path)
-    taken = resolve_checkpoint(CheckpointQuery(checkpoint=str(path)))
+    taken = resolve_checkpoint(CheckpointQuery(checkpoint=str(path.absolute())))
     if training:
         described = {"path": str(path), "checkpoints": [file.name for file in training]}
     else:

@@ -45,13 +45,21 @@ def test_every_command_takes_it_by_its_name(cli, shipped_policy, vehicle, tmp_pa
     assert json.loads(cli("inspect", "demo", "--json").stdout)["sha256"] == shipped_policy.sha256
 
 
-def test_a_file_of_that_name_is_taken_instead(refused, tmp_path):
+def test_what_lies_here_under_that_name_is_named_as_a_path(cli, refused, shipped_policy, tmp_path):
     (tmp_path / "demo").write_text("not a checkpoint at all\n" * 100)
-    refused("inspect", "demo", words=("demo is a file of an unknown kind",))
-    for arguments in (("fly", "demo"), ("export", "--checkpoint", "demo")):
+    assert json.loads(cli("inspect", "demo", "--json").stdout)["sha256"] == shipped_policy.sha256
+    refused("inspect", "./demo", words=("demo is a file of an unknown kind",))
+    for arguments in (("fly", "./demo"), ("export", "--checkpoint", "./demo")):
         refused(*arguments, words=("demo is no checkpoint",))
     (tmp_path / "f.h5").write_text("")
-    refused("finetune", "--policy-path", "demo", "--h5-path", "f.h5", words=("demo is no checkpoint",))
+    refused("finetune", "--policy-path", "./demo", "--h5-path", "f.h5", words=("demo is no checkpoint",))
+
+
+def test_a_folder_of_that_name_is_no_bundle_to_fly(cli, vehicle, tmp_path):
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "manifest.json").write_text("{}")
+    assert cli("fly", "demo", *SCRIPTED, "--vehicle", vehicle, "--num-envs", 1).code == 0
+    assert cli("fly", "./demo", *SCRIPTED, "--num-envs", 1).code == 2
 
 
 def test_export_knows_the_task_of_the_shipped_policy_and_of_no_other(cli, refused, checkpoint, tmp_path):
