@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from deploy_kit.bundle.reader import Bundle
 from deploy_kit.bundle.runners import import_onnxruntime
 from deploy_kit.bundle.signature import read_trusted_key
+from deploy_kit.errors import OptionError
 from deploy_kit.flightlog.reader import open_flight_log
 from deploy_kit.policy.policy_checkpoint import PolicyCheckpoint, load_policy
 from deploy_kit.progress import Progress, silent
@@ -74,6 +75,11 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
         require_truth_outside(options.bundle, options.checkpoint)
         checkpoint = load_policy(options.checkpoint, options.hints)
         if isinstance(checkpoint, PolicyCheckpoint):
+            if others is not None:
+                raise OptionError(
+                    f"{options.checkpoint}: policies of other classes are verified in one process; leave out "
+                    "--num-processes, --num-gpus and torchrun"
+                )
             return verify_policy(options, checkpoint, progress)
         dataset = None
         if options.feature_file is not None:

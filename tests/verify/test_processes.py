@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from deploy_kit.bundle.parity import OutputSemantics, ParityComparison
 from deploy_kit.errors import InputError, OptionError, TaskError
 from deploy_kit.flight.episodes import FirstEpisodes
+from deploy_kit.policy.policy_checkpoint import PolicyCheckpoint
 from deploy_kit.ranks import Rank
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.task.interface import ACTION_NAMES, ACTION_UNITS, ActionTransform
-from deploy_kit.verify import links, processes
+from deploy_kit.verify import links, processes, verifier
 from deploy_kit.verify.crew import LostProcessError, own_shares
 from deploy_kit.verify.merging import merged_parity
 from deploy_kit.verify.messages import pack, pack_figures, pack_part, unpack, unpack_figures, unpack_part
@@ -308,3 +309,10 @@ def test_only_the_first_process_of_a_launcher_verifies(run, monkeypatch):
     monkeypatch.setattr(processes, "launched_rank", lambda: Rank(0, 2, 0, 2))
     with pytest.raises(OptionError, match="leave out --num-processes"):
         verify_bundle(run.verify(live=True, num_processes=2))
+
+
+def test_policies_of_other_classes_are_verified_in_one_process(run, tmp_path, first_of_two, monkeypatch):
+    monkeypatch.setattr(processes, "StoreProcesses", lambda rank: _Silent())
+    monkeypatch.setattr(verifier, "load_policy", lambda path, hints: object.__new__(PolicyCheckpoint))
+    with pytest.raises(OptionError, match="are verified in one process"):
+        verified(run, tmp_path)
