@@ -15,7 +15,6 @@ from deploy_kit.data.shard import ShardName, sync_folder
 from deploy_kit.data.shard_listing import (
     LISTING,
     LISTING_SHA256,
-    ROOT,
     ListedShard,
     ShardListing,
     listed_columns,
@@ -155,6 +154,3 @@ class KeptShards:
     def discard(self) -> None:
         """Remove what was not moved into place."""
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-__all__ = ["ROOT", "KeptShards", "OneFile", "RowTables", "Tables"]
