@@ -68,10 +68,9 @@ def bundle(collected, trained, tmp_path_factory):
     )
 
 
-def judged(bundle: Path, checkpoint: Path, features: Path):
-    report = verify_bundle(
-        VerifyOptions(bundle, checkpoint, feature_file=features, live=False, torchscript=False, random_rows=32)
-    )
+def judged(bundle: Path, checkpoint: Path, features: Path, **live):
+    settings = {"live": False, "torchscript": False, "random_rows": 32, **live}
+    report = verify_bundle(VerifyOptions(bundle, checkpoint, feature_file=features, **settings))
     return report, {verdict.name: verdict for verdict in report.verdicts if verdict.status == "failed"}
 
 
@@ -83,8 +82,9 @@ def test_the_head_foresees_falls(collected, trained):
 
 
 def test_the_bundle_is_verified_and_runs_by_its_terms(quadruped, collected, trained, bundle, tmp_path, capsys):
-    report, failed = judged(bundle, trained.checkpoint, collected[1].path)
-    assert (failed, report.passed) == ({}, True)
+    live = {"live": True, "torchscript": True, "task": "quadruped:make", "episodes": 16}
+    report, failed = judged(bundle, trained.checkpoint, collected[1].path, **live)
+    assert (failed, report.passed, report.complete) == ({}, True, True)
     contract = json.loads((bundle / "contract.json").read_text())
     assert contract["head"]["training"]["label"]["function"] == "quadruped:going_down"
     assert contract["task"]["actions"]["names"] == list(quadruped.JOINTS)
