@@ -38,7 +38,7 @@ INTERFACE = {
 }
 """What the 11 numbers of the group "policy" of "mlp", "lstm" and "gru", and their 3 actions, mean."""
 
-LIMIT = 1.5
+LIMIT = 0.2
 
 
 def write_bundle(folder: Path, kind: str, interface: dict | None = INTERFACE, **changes) -> PolicyNetwork:

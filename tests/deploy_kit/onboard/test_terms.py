@@ -12,7 +12,7 @@ from deploy_kit.onboard import Fault, OnboardFault, OnboardOptions, OnboardPolic
 from deploy_kit.onboard.__main__ import main
 from helpers.term_bundles import INTERFACE, LIMIT, golden_arrays, write_bundle, write_manifest
 
-ORDER = ["a", "spare", "c", "b"]
+ORDER = ["a", "spare", "b", "c"]
 """The robot's joints, of which the policy does not know one."""
 
 
@@ -63,7 +63,7 @@ class Expected:
         self.state = given.state
         self.action = np.clip(given.action[0].numpy(), -LIMIT, LIMIT)
         b, c, a = self.action * [0.1, 0.2, 0.3] + [1.0, 2.0, 3.0]
-        return np.array([a, min(c, 2.01), b]), float(torch.sigmoid(given.head_logit))
+        return np.array([a, b, min(c, 2.01)]), float(torch.sigmoid(given.head_logit))
 
 
 def test_a_flight_by_terms_is_that_of_the_network(made):
@@ -82,8 +82,9 @@ def test_a_flight_by_terms_is_that_of_the_network(made):
             np.testing.assert_allclose(output.command, command, rtol=1e-5, atol=1e-5)
             assert output.probability == pytest.approx(probability, abs=1e-5)
             assert output.positive == (output.probability >= 1 / (1 + np.exp(-0.1)))
-            limited += np.abs(expected.action).max() == LIMIT
-            clipped += command[1] == 2.01
+            limited += np.isclose(np.abs(expected.action).max(), LIMIT)
+            clipped += command[2] == 2.01
+    assert limited
     assert clipped
 
 
@@ -93,7 +94,7 @@ def test_joints_in_the_policys_own_order_are_left_as_they_are(folder):
     terms = terms_at(0)
     a, b = terms["joint_pos"]
     swapped = policy.step({**terms, "joint_pos": np.array([b, a])})
-    assert swapped.command.tolist() == other.step(terms).command[[2, 1, 0]].tolist()
+    assert swapped.command.tolist() == other.step(terms).command[[1, 2, 0]].tolist()
 
 
 @pytest.mark.parametrize(
