@@ -163,7 +163,7 @@ def _detector_fits(gate: GateSpec) -> bool:
         gate.threshold_logit is not None
         and detector.release_logit <= detector.threshold_logit
         and detector.release_probability <= detector.threshold_probability
-        and min(detector.refractory_steps, detector.tolerance_steps) >= 0
+        and min(detector.refractory_steps, detector.tolerance_steps, detector.slope_steps, detector.slope_gain) >= 0
     )
 
 

@@ -146,14 +146,18 @@ class DetectorSpec:
 
     Attributes:
         rule: what it does at each step, in words.
-        threshold_logit: at and above which it fires, armed.
+        threshold_logit: score at and above which it fires, armed.
         threshold_probability: the same as a probability.
-        release_logit: below which it is armed again.
+        release_logit: score below which it is armed again.
         release_probability: the same as a probability.
         refractory_steps: steps after a firing in which it does not fire.
         refractory_s: the same in seconds of the policy's period.
         tolerance_steps: how many steps from a passage a firing counted as its hit, in the event figures.
         tolerance_s: the same in seconds of the policy's period.
+        slope_gain: score = logit + slope_gain * (logit - logit slope_steps ago - slope_rise); 0 for the logit alone.
+        slope_steps: steps that the rise is taken over; in the first steps of an episode since its first one.
+        slope_s: the same in seconds of the policy's period.
+        slope_rise: rise at which the score is the logit.
     """
 
     rule: str
@@ -165,6 +169,10 @@ class DetectorSpec:
     refractory_s: float
     tolerance_steps: int
     tolerance_s: float
+    slope_gain: float
+    slope_steps: int
+    slope_s: float
+    slope_rise: float
 
 
 @dataclass(frozen=True)

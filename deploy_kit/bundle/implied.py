@@ -70,8 +70,9 @@ _SCALING = ("max_thrust_to_weight", "max_body_rate", "gravity")
 """Numbers of the vehicle that scale and offset are computed from."""
 
 DETECTOR_RULE = (
-    "at each step: a logit below release_logit arms it (armed at the start of an episode); armed, it fires where the "
-    "logit is at or above threshold_logit, unless it fired within the last refractory_steps steps; firing disarms it"
+    "at each step, with the score logit + slope_gain * (logit - logit slope_steps ago - slope_rise): a score below "
+    "release_logit arms it (armed at the start of an episode); armed, it fires where the score is at or above "
+    "threshold_logit, unless it fired within the last refractory_steps steps; firing disarms it"
 )
 
 NOT_CALIBRATED = "not calibrated: the checkpoint has no record of a trained gate head"
@@ -286,6 +287,10 @@ def _detector(detector: GateDetector, period: float) -> DetectorSpec:
         refractory_s=detector.refractory_steps * period,
         tolerance_steps=detector.tolerance_steps,
         tolerance_s=detector.tolerance_steps * period,
+        slope_gain=float(detector.slope_gain),
+        slope_steps=detector.slope_steps,
+        slope_s=detector.slope_steps * period,
+        slope_rise=float(detector.slope_rise),
     )
 
 

@@ -68,6 +68,12 @@ _threshold, _machine = under(_THRESHOLD), under("Machine")
 @_rows("--resume", is_flag=True, help="Go on with an interrupted finetuning in the folder.")
 @_training("--new-head", is_flag=True, help="Give a policy without a head a new one, beside what rsl_rl loads.")
 @_training(
+    "--objective",
+    type=click.Choice(["steps", "events"]),
+    default="steps",
+    help="What the head is trained for: every step alike, or passages as the detector announces them.",
+)
+@_training(
     "--solver",
     type=click.Choice([ADAM, LBFGS]),
     help="Adam, or the optimum of the robust loss with a certificate. "

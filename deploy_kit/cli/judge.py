@@ -20,6 +20,7 @@ from deploy_kit.cli.options import (
 
 if TYPE_CHECKING:
     from deploy_kit.finetuning.judge import JudgeResult
+    from deploy_kit.policy.calibration import GateDetector
 
 _ROWS, _DETECTOR = "Rows and output", "Detector"
 _rows, _detector = under(_ROWS), under(_DETECTOR)
@@ -80,6 +81,15 @@ def judge_command(file: str | None, **options: Any) -> None:
     stdout.print(next_command("export", *words, *policy_words(settings.hints)))
 
 
+def _slope(detector: "GateDetector") -> str:
+    if not detector.slope_gain:
+        return ""
+    return (
+        f"; each logit counts with {detector.slope_gain:g} times what it rose by in {detector.slope_steps} steps "
+        f"beyond {detector.slope_rise:.2f}"
+    )
+
+
 def _show(result: "JudgeResult") -> None:
     from rich.table import Table
 
@@ -94,6 +104,6 @@ def _show(result: "JudgeResult") -> None:
     detector = result.calibration.detector
     stdout.print(
         f"Detector ({result.calibration.rule}): fires at a logit of {detector.threshold_logit:.4f}, is armed again "
-        f"below {detector.release_logit:.4f}, rests {detector.refractory_steps} steps"
+        f"below {detector.release_logit:.4f}, rests {detector.refractory_steps} steps{_slope(detector)}"
     )
     stdout.print(f"Wrote {result.checkpoint}")

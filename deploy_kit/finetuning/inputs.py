@@ -10,7 +10,7 @@ from deploy_kit.arrays import FloatArray
 from deploy_kit.data.reader import FeatureFile
 from deploy_kit.data.schema import FeatureFileInfo
 from deploy_kit.errors import CheckpointError
-from deploy_kit.finetuning.options import FinetuneOptions
+from deploy_kit.finetuning.options import EVENTS, FinetuneOptions
 from deploy_kit.finetuning.rows import FinetuneRows, load_rows
 from deploy_kit.gate.correction import Correction
 from deploy_kit.policy.any_policy import AnyCheckpoint, head_of, head_vector, with_new_head
@@ -143,7 +143,8 @@ def read_inputs(source: AnyCheckpoint, files: Sequence[FeatureFile], options: Fi
     """
     for file in files:
         file.require_policy(source.network)
-    rows = load_rows(files, options.seed, options.memory, options.seconds_per_step)
+    for_events = options.objective == EVENTS
+    rows = load_rows(files, options.seed, options.memory, options.seconds_per_step, for_events)
     return FinetuneInputs(source, rows, files[0].attrs, _dataset(files, rows))
 
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 ADAM, LBFGS = "adam", "lbfgs"
 """Solvers."""
 
+STEPS, EVENTS = "steps", "events"
+"""Objectives."""
+
 NORMS = ("linf", "l2")
 """Norms of the perturbation."""
 
@@ -57,6 +60,8 @@ class FinetuneOptions:
         masterracing_compatible: cut perturbed features to [0, 1] as MasterRacing does; slow, to compare.
         solver: "adam", or "lbfgs" for the optimum of the robust loss with a certificate; None to choose by the number
             of training rows, see `choose_solver`.
+        objective: "steps" trains every step alike at equal classes; "events" leaves out steps that lead to a passage
+            within the detector's tolerance, and weights the others to flight's share of passages. L-BFGS alone.
         memory: bytes that the process may take; rows are streamed if they do not fit. None for half of what is free.
         threshold_rule: see `ThresholdRule.parse`.
         prior_correction: make the probability right for flight's share of positives instead of training's.
@@ -84,6 +89,7 @@ class FinetuneOptions:
     norm: str = "linf"
     masterracing_compatible: bool = False
     solver: str | None = None
+    objective: str = STEPS
     memory: int | None = None
     threshold_rule: str = "f1"
     prior_correction: bool = True
@@ -144,7 +150,7 @@ class FinetuneOptions:
                 continue
             if not math.isfinite(value) or value < 0 or (name in ("lr", "seconds_per_step") and value == 0):
                 raise OptionError(f"--{name} {value} is not a positive number")
-        for name, known in (("norm", NORMS), ("solver", (ADAM, LBFGS, None))):
+        for name, known in (("norm", NORMS), ("solver", (ADAM, LBFGS, None)), ("objective", (STEPS, EVENTS))):
             if getattr(self, name) not in known:
                 raise OptionError(f"--{name} {getattr(self, name)!r} is not one of {', '.join(filter(None, known))}")
         self._check_combinations()
@@ -159,9 +165,18 @@ class FinetuneOptions:
         Args:
             rows: number of training rows.
             streamed: whether they are read from the files in every pass.
+
+        Raises:
+            OptionError: the objective needs another solver.
         """
+        solver, reason = self._choose_solver(rows, streamed)
+        if self.objective == EVENTS and solver != LBFGS:
+            raise OptionError(f"--objective events trains with L-BFGS, and {reason}; give --solver lbfgs")
+        return solver, reason
+
+    def _choose_solver(self, rows: int, streamed: bool) -> tuple[str, str]:
         if self.solver is not None:
-            return self.solver, "as given"
+            return self.solver, f"--solver {self.solver} is given"
         for_adam = [*self._adam_given(), *self._adam_alone()]
         if for_adam:
             return ADAM, f"{_option(for_adam[0])} is given, which is Adam's"

@@ -153,6 +153,7 @@ class ResultFolder:
                 "epoch": epoch.record.epoch,
                 "rows": inputs.rows.train.rows,
                 "solver": options.solver,
+                "objective": options.objective,
                 **({"batch_size": options.adam.batch_size, "lr": options.adam.lr} if options.solver == ADAM else {}),
                 "seed": options.seed,
                 **asdict(options.attack),

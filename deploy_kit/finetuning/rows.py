@@ -14,6 +14,7 @@ from deploy_kit.data.reader import FeatureFile, Split
 from deploy_kit.data.rows import Rows
 from deploy_kit.data.schema import UNKNOWN_TRACK
 from deploy_kit.errors import DatasetError, OptionError
+from deploy_kit.gate.detector import TOLERANCE_S, steps_of
 from deploy_kit.gate.evaluation import EvaluationRows
 from deploy_kit.task.racing import RACING_TASK
 
@@ -34,6 +35,7 @@ class FinetuneRows:
         source: where validation and test rows come from, in words.
         natural_prevalence: whether they hold as many positives as flights do.
         flight_prior: share of positives in flight, None where nothing tells it.
+        negative_weight: how often each training row that passes no gate counts.
     """
 
     train: ShuffledRows
@@ -42,14 +44,18 @@ class FinetuneRows:
     source: str
     natural_prevalence: bool
     flight_prior: float | None
+    negative_weight: float = 1.0
 
     @property
     def training_prior(self) -> float:
-        """Share of positives among the training rows."""
-        return self.train.positives / self.train.rows
+        """Share of positives among the training rows, as often as they count."""
+        positives = self.train.positives
+        return positives / (positives + self.negative_weight * (self.train.rows - positives))
 
 
-def load_rows(files: Sequence[FeatureFile], seed: int, memory: int | None, seconds: float | None) -> FinetuneRows:
+def load_rows(
+    files: Sequence[FeatureFile], seed: int, memory: int | None, seconds: float | None, for_events: bool = False
+) -> FinetuneRows:
     """Read the rows of one or several feature files.
 
     Files without held-out episodes give a tenth of their training rows to validation and another to test, with a
@@ -60,6 +66,8 @@ def load_rows(files: Sequence[FeatureFile], seed: int, memory: int | None, secon
         seed: seed of that split.
         memory: bytes that the process may take, None for half of what is free.
         seconds: duration of a step, s, where the files do not say; see `step_duration`.
+        for_events: leave out negatives that are a passage within the detector's tolerance, and weight the others to
+            flight's share of positives.
 
     Raises:
         DatasetError: there are no training rows, some part holds one class only, or memory is short.
@@ -69,6 +77,8 @@ def load_rows(files: Sequence[FeatureFile], seed: int, memory: int | None, secon
     seconds_per_step = step_duration(files, seconds)
     names = ", ".join(str(file.path) for file in files)
     for file in files:
+        if for_events:
+            file.train = file.train.select(~just_before_a_passage(file, steps_of(TOLERANCE_S, seconds_per_step)))
         file.drop_training_ids()
     filled = [file.train for file in files if len(file.train)]
     if not filled:
@@ -93,15 +103,55 @@ def load_rows(files: Sequence[FeatureFile], seed: int, memory: int | None, secon
     for parts, name in ((validation, "validation rows"), (test, "test rows")):
         _require_both(names, np.concatenate([part.label for part in parts]), name)
     judged = [_judged(parts, heldout, seconds_per_step) for parts in (validation, test)]
+    prior = _flight_prior(files, judged[0] if heldout else None)
+    # Last, since it takes what memory the others leave.
+    shuffled = ShuffledRows(train, memory)
     return FinetuneRows(
-        # Last, since it takes what memory the others leave.
-        train=ShuffledRows(train, memory),
+        train=shuffled,
         validation=judged[0],
         test=judged[1],
         source=source,
         natural_prevalence=heldout,
-        flight_prior=_flight_prior(files, judged[0] if heldout else None),
+        flight_prior=prior,
+        negative_weight=_negative_weight(names, shuffled, prior) if for_events else 1.0,
     )
+
+
+def just_before_a_passage(file: FeatureFile, steps: int) -> npt.NDArray[np.bool_]:
+    """Return which training rows pass no gate, but lead to a kept one that does within so many steps.
+
+    A firing there is a hit; the row is no example of where none must be.
+
+    Raises:
+        DatasetError: the file does not say which episode a row is of.
+    """
+    rows = file.train
+    if rows.episode_id is None or rows.step is None:
+        raise DatasetError(
+            f"{file.path} does not say which episodes its training rows are of, which --objective events needs; "
+            "collect with deploy-kit"
+        )
+    order = np.lexsort((rows.step, rows.episode_id))
+    episode, step, passes = rows.episode_id[order], rows.step[order].astype(np.int64), rows.label[order]
+    # The next passage at a row or after it, by going backwards.
+    place = np.where(passes, np.arange(passes.size), passes.size)
+    following = np.minimum.accumulate(place[::-1])[::-1]
+    known = following < passes.size
+    following = np.where(known, following, 0)
+    near = known & ~passes & (episode[following] == episode) & (step[following] - step <= steps)
+    found = np.zeros(passes.size, np.bool_)
+    found[order] = near
+    return found
+
+
+def _negative_weight(names: str, rows: ShuffledRows, prior: float | None) -> float:
+    """Return the weight that gives positives the share that they have in flight."""
+    if prior is None:
+        raise DatasetError(
+            f"{names} does not tell how many steps of a flight are passes, which --objective events needs; collect "
+            "with --heldout-episodes"
+        )
+    return rows.positives / (rows.rows - rows.positives) * (1 - prior) / prior
 
 
 def load_heldout(files: Sequence[FeatureFile], seconds: float | None) -> tuple[EvaluationRows, EvaluationRows]:

@@ -103,7 +103,7 @@ def train_to_optimum(
     """Train to the optimum of the robust loss; one call is one epoch."""
     rows = inputs.rows.train
     reporter = EpochProgress(progress, 1, 1, 0, "passes over the rows")
-    optimum = minimise(rows, inputs.start, options.attack, reporter, group)
+    optimum = minimise(rows, inputs.start, options.attack, reporter, group, inputs.rows.negative_weight)
     certificate = optimum.certificate
     speed = reporter.speed(rows.rows * certificate.iterations)
     return TrainedHead(optimum.vector, certificate.loss, speed), optimum

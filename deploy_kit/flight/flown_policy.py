@@ -140,4 +140,7 @@ def _load_bundle(folder: Path) -> FlownPolicy:
 def _detector(spec: DetectorSpec | None) -> GateDetector | None:
     if spec is None:
         return None
-    return GateDetector(spec.threshold_logit, spec.release_logit, spec.refractory_steps, spec.tolerance_steps)
+    return GateDetector(
+        *(spec.threshold_logit, spec.release_logit, spec.refractory_steps, spec.tolerance_steps),
+        *(spec.slope_gain, spec.slope_steps, spec.slope_rise),
+    )

@@ -1,6 +1,6 @@
 """Gate passages found and false alarms over all thresholds, on whole episodes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,8 +41,8 @@ class ThresholdSweep:
 def sweep_thresholds(scores: GateScores, seconds_per_step: float, detector: GateDetector | None) -> ThresholdSweep:
     """Let the detector run over whole episodes at many thresholds.
 
-    Its rest after a firing and the distance from threshold to release stay those of the policy's detector; without one
-    it rests `REFRACTORY_S` and is released at the threshold.
+    Its rest after a firing, its slope and the distance from threshold to release stay those of the policy's detector;
+    without one it rests `REFRACTORY_S` and is released at the threshold.
 
     Args:
         scores: scores of the episodes.
@@ -50,14 +50,14 @@ def sweep_thresholds(scores: GateScores, seconds_per_step: float, detector: Gate
         detector: the policy's own, None if it has none.
     """
     tolerance = steps_of(TOLERANCE_S, seconds_per_step) if detector is None else detector.tolerance_steps
-    rest = steps_of(REFRACTORY_S, seconds_per_step) if detector is None else detector.refractory_steps
-    gap = 0.0 if detector is None else detector.threshold_logit - detector.release_logit
+    own = detector or GateDetector(0.0, 0.0, steps_of(REFRACTORY_S, seconds_per_step), tolerance)
+    gap = own.threshold_logit - own.release_logit
     logit = scores.logit.astype(np.float64)
     low = np.quantile(logit, LOWEST_QUANTILE)
     tried = np.linspace(low, logit.max(), THRESHOLDS)
     if detector is not None:
         tried = np.union1d(tried, [detector.threshold_logit])
-    detectors = [GateDetector(float(t), float(t) - gap, rest, tolerance) for t in tried]
+    detectors = [replace(own, threshold_logit=float(t), release_logit=float(t) - gap) for t in tried]
     timeline = Timeline(scores.episode, scores.label, tolerance)
     counts = timeline.count(logit, detectors)
     chosen = None if detector is None else int(np.searchsorted(tried, detector.threshold_logit))

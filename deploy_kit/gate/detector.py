@@ -94,6 +94,17 @@ class Timeline:
         """Number of passages."""
         return self._begin.size
 
+    def score(self, logit: npt.NDArray[np.float64], detector: GateDetector) -> npt.NDArray[np.float64]:
+        """Return (n,) what a detector holds against its threshold at each row."""
+        scores, _ = self._scores(logit, [detector])
+        found: npt.NDArray[np.float64] = scores[0, self.step, self.row]
+        return found
+
+    def usual_rise(self, logit: npt.NDArray[np.float64], steps: int) -> float:
+        """Return by how much the logit rises within so many steps before a passage's first one (median), at least 0."""
+        begin = self._begin[self.step[self._begin] >= steps]
+        return max(0.0, float(np.median(logit[begin] - logit[begin - steps]))) if begin.size else 0.0
+
     def count(self, logit: npt.NDArray[np.float64], detectors: Sequence[GateDetector]) -> EventCounts:
         """Let several detectors run over all episodes."""
         shape = (len(detectors), self.episodes)
@@ -123,20 +134,36 @@ class Timeline:
         self, logit: npt.NDArray[np.float64], detectors: Sequence[GateDetector]
     ) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
         """Yield each step with where the detectors fire (K, E); padding after an episode's end never fires."""
-        scores = np.full((int(self.length.max(initial=0)), self.episodes), -np.inf)
-        scores[self.step, self.row] = logit
+        scores, of_detector = self._scores(logit, detectors)
         threshold, release, refractory = (
             np.array([getattr(detector, name) for detector in detectors])[:, None]
             for name in ("threshold_logit", "release_logit", "refractory_steps")
         )
         shape = (len(detectors), self.episodes)
         armed, ready_at = np.ones(shape, np.bool_), np.zeros(shape, np.int64)
-        for step, score in enumerate(scores):
+        for step in range(scores.shape[1]):
+            score = scores[of_detector, step]
             armed |= score < release
             fires = armed & (score >= threshold) & (step >= ready_at)
             armed &= ~fires
             ready_at = np.where(fires, step + refractory + 1, ready_at)
             yield step, fires
+
+    def _scores(
+        self, logit: npt.NDArray[np.float64], detectors: Sequence[GateDetector]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Return the scores (S, T, E) of all slopes, −∞ after an episode's end, and which is each detector's (K,)."""
+        shape = int(self.length.max(initial=0)), self.episodes
+        plain = np.zeros(shape)
+        plain[self.step, self.row] = logit
+        slopes = [(detector.slope_gain, detector.slope_steps, detector.slope_rise) for detector in detectors]
+        different = list(dict.fromkeys(slopes))
+        scores = np.full((len(different), *shape), -np.inf)
+        for number, (gain, steps, rise) in enumerate(different):
+            earlier = plain[np.maximum(np.arange(shape[0]) - steps, 0)]
+            score = plain + gain * (plain - earlier - rise) if gain else plain
+            scores[number, self.step, self.row] = score[self.step, self.row]
+        return scores, np.array([different.index(slope) for slope in slopes])
 
     def _nearest_passage(self, label: npt.NDArray[np.bool_], number: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return (E, T) the number of the nearest passage within the tolerance, −1 where there is none."""

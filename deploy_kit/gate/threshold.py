@@ -1,7 +1,7 @@
-"""How the gate's detector is chosen on validation rows: its threshold by a rule, its release by what finds most."""
+"""How the gate's detector is chosen on validation rows: its threshold by a rule, the rest by what finds most."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -17,6 +17,12 @@ RELEASE_DROPS = (0.0, 1.0, 2.0, 3.0)
 
 UNJUDGED_DROP = 2.0
 """How far below where there are no whole episodes to choose it on; best of the above for the reference policy."""
+
+SLOPE_GAINS = (0.0, 0.5, 1.0)
+"""Weights of the logit's rise, over a time as long as the tolerance."""
+
+REFRACTORIES_S = (REFRACTORY_S, 1.5 * REFRACTORY_S, 2 * REFRACTORY_S)
+"""Shortest times between two firings that are tried."""
 
 COARSE_CANDIDATES = 48
 """Thresholds that are tried first; as many again are tried between the best one's neighbours."""
@@ -113,14 +119,48 @@ class _Search:
     ) -> None:
         self._rule, self._logit, self._timeline = rule, logit, timeline
         self._minutes = logit.size * seconds_per_step / 60
-        self._refractory = steps_of(REFRACTORY_S, seconds_per_step)
-        self._values = np.unique(logit)
+        self._rise = timeline.usual_rise(logit, timeline.tolerance_steps)
+        self._shapes = [
+            self._shape(gain, steps_of(seconds, seconds_per_step))
+            for gain in SLOPE_GAINS
+            if gain == 0 or self._rise > 0
+            for seconds in REFRACTORIES_S
+        ]
+        self._use(self._shapes[0])
+
+    def _shape(self, gain: float, refractory: int) -> GateDetector:
+        """Return a detector without a threshold yet."""
+        tolerance = self._timeline.tolerance_steps
+        slope = (gain, tolerance, self._rise) if gain else ()
+        return GateDetector(0.0, 0.0, refractory, tolerance, *slope)
+
+    def _use(self, shape: GateDetector) -> None:
+        self._chosen = shape
+        self._values = np.unique(self._timeline.score(self._logit, shape))
 
     def best(self) -> GateDetector:
-        """Return the best detector: first on a coarse row of thresholds, then between the best one's neighbours."""
+        """Return the best detector: its slope and rest by a coarse row of thresholds, then release and threshold."""
+        found = [(self._kept(shape), -number) for number, shape in enumerate(self._shapes)]
+        # Of equally good ones the plainest, which comes first.
+        self._use(self._shapes[-max(found)[1]])
+        return self._fine()
+
+    def _kept(self, shape: GateDetector) -> float:
+        """Return how good the best of a coarse row of thresholds is, −∞ if none keeps the rule."""
+        self._use(shape)
+        counts = self._timeline.count(
+            self._logit, [self._detector(int(number), UNJUDGED_DROP) for number in self._coarse()]
+        )
+        return float(self._score(counts).max())
+
+    def _coarse(self) -> npt.NDArray[np.int64]:
         last = self._values.size - 1
-        # Denser towards the highest logits, where the answer lies.
-        coarse = np.unique((last * (1 - np.linspace(0, 1, COARSE_CANDIDATES) ** 3)).astype(np.int64))
+        # Denser towards the highest scores, where the answer lies.
+        return np.unique((last * (1 - np.linspace(0, 1, COARSE_CANDIDATES) ** 3)).astype(np.int64))
+
+    def _fine(self) -> GateDetector:
+        """Return the best detector: first on a coarse row of thresholds, then between the best one's neighbours."""
+        coarse = self._coarse()
         number = self._best_number(coarse, RELEASE_DROPS)
         place = int(np.searchsorted(coarse, number[0]))
         low, high = coarse[max(place - 1, 0)], coarse[min(place + 1, coarse.size - 1)]
@@ -157,7 +197,7 @@ class _Search:
     def _detector(self, number: int, drop: float) -> GateDetector:
         values = self._values
         threshold = float(values[number] if number == 0 else 0.5 * (values[number - 1] + values[number]))
-        return GateDetector(threshold, threshold - drop, self._refractory, self._timeline.tolerance_steps)
+        return replace(self._chosen, threshold_logit=threshold, release_logit=threshold - drop)
 
 
 def _precise(logit: npt.NDArray[np.float64], label: npt.NDArray[np.bool_], wanted: float) -> float:

@@ -19,6 +19,12 @@ _RECORD_SCHEMA = 2
 _EARLIER_SCHEMA = 1
 """Schema whose calibration had no detector; the rest of its record is the same."""
 
+MAX_SLOPE_STEPS = 1000
+"""More are no slope but a mistake."""
+
+_SLOPE = frozenset({"slope_gain", "slope_steps", "slope_rise"})
+"""Fields that detectors of earlier records lack; they look at the logit alone."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -26,32 +32,47 @@ logger = logging.getLogger(__name__)
 class GateDetector:
     """When the gate head announces a passage: one firing a passage, by a causal rule that runs on board as it is.
 
-    At each step, in this order: a logit below `release_logit` arms the detector (it is armed at the start of an
-    episode); an armed detector fires where the logit reaches `threshold_logit`, unless it fired within the last
+    It looks at a score: the logit, plus `slope_gain` times what it rose by within the last `slope_steps` steps beyond
+    `slope_rise`; in the first steps of an episode, since its first step. So a drone that comes quickly is announced
+    earlier, and one that comes slowly later: what counts is the time to the gate, and the logit tells the distance.
+
+    At each step, in this order: a score below `release_logit` arms the detector (it is armed at the start of an
+    episode); an armed detector fires where the score reaches `threshold_logit`, unless it fired within the last
     `refractory_steps` steps; firing disarms it.
 
     Attributes:
-        threshold_logit: logit at and above which an armed detector fires.
-        release_logit: logit below which it is armed again; at most the threshold.
+        threshold_logit: score at and above which an armed detector fires.
+        release_logit: score below which it is armed again; at most the threshold.
         refractory_steps: steps after a firing in which it does not fire.
         tolerance_steps: how many steps a firing may be away from a passage to count as its hit, where it is judged.
+        slope_gain: weight of the rise; 0 for the logit alone.
+        slope_steps: steps that the rise is taken over.
+        slope_rise: rise at which the score is the logit.
     """
 
     threshold_logit: float
     release_logit: float
     refractory_steps: int
     tolerance_steps: int
+    slope_gain: float = 0.0
+    slope_steps: int = 0
+    slope_rise: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("threshold_logit", "release_logit"):
+        for name in ("threshold_logit", "release_logit", "slope_gain", "slope_rise"):
             _require_number(name, getattr(self, name))
-        for name in ("refractory_steps", "tolerance_steps"):
+        for name in ("refractory_steps", "tolerance_steps", "slope_steps"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise CheckpointError(f"gate calibration: {name} is {value!r}, not a whole number of at least 0")
         if self.release_logit > self.threshold_logit:
             raise CheckpointError(
                 f"gate calibration: release_logit {self.release_logit} is above threshold_logit {self.threshold_logit}"
+            )
+        if self.slope_steps > MAX_SLOPE_STEPS or self.slope_gain < 0:
+            raise CheckpointError(
+                f"gate calibration: a slope of {self.slope_gain} over {self.slope_steps} steps; at least 0, "
+                f"over at most {MAX_SLOPE_STEPS}"
             )
 
 
@@ -119,7 +140,7 @@ class GateCalibration:
             if not isinstance(data[name], kind):
                 raise CheckpointError(f"gate calibration: {name} should be a {kind.__name__}, found {data[name]!r}")
         detector, expected = data["detector"], {f.name for f in fields(GateDetector)}
-        if not isinstance(detector, dict) or set(detector) != expected:
+        if not isinstance(detector, dict) or set(detector) not in (expected, expected - _SLOPE):
             raise CheckpointError(f"gate calibration: detector should have the fields {sorted(expected)}")
         return cls(**{**data, "detector": GateDetector(**detector)})
 

@@ -1,5 +1,6 @@
 """What the runner should have remembered from step to step: the acting command, and the detector's state."""
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -10,6 +11,9 @@ from deploy_kit.arrays import sigmoid
 from deploy_kit.flightlog.imported import imported
 from deploy_kit.flightlog.reader import FlightLog, LoggedHold, LoggedReset, LoggedStep
 from deploy_kit.policy.calibration import GateDetector
+
+_LARGEST = 100.0
+"""Logit of a probability of exactly 1, as on board."""
 
 Float64 = npt.NDArray[np.float64]
 
@@ -78,39 +82,61 @@ class _Memory:
 
     def __init__(self, detector: GateDetector, probability: bool) -> None:
         threshold, release = detector.threshold_logit, detector.release_logit
+        self._passes_at = float(sigmoid(threshold)) if probability else threshold
+        self._sloped = detector.slope_gain > 0
+        self._detector, self._probability = detector, probability
+        self._past: deque[float] = deque(maxlen=detector.slope_steps + 1)
         self._threshold, self._release = (
-            (float(sigmoid(threshold)), float(sigmoid(release))) if probability else (threshold, release)
+            (float(sigmoid(threshold)), float(sigmoid(release)))
+            if probability and not self._sloped
+            else (threshold, release)
         )
         self._refractory = detector.refractory_steps
         self.reset()
 
     def reset(self) -> None:
         self._armed, self._wait, self._known = True, 0, True
+        self._past.clear()
 
     def lose(self) -> None:
         self._known, self._quiet = False, 0
+        self._past.clear()
 
     def wait(self) -> None:
         self._wait = max(0, self._wait - 1)
+        if self._past:
+            self._past.append(self._past[-1])
+
+    def _score(self, output: float) -> float:
+        """Return what is held against threshold and release."""
+        if not self._sloped:
+            return output
+        if self._probability:
+            output = -_LARGEST if output <= 0 else _LARGEST if output >= 1 else math.log(output) - math.log1p(-output)
+        self._past.append(output)
+        detector = self._detector
+        return output + detector.slope_gain * (output - self._past[0] - detector.slope_rise)
 
     def step(self, output: float, announced: bool | None) -> tuple[bool, bool | None]:
-        passed = output >= self._threshold
+        passed, score = output >= self._passes_at, self._score(output)
         if not self._known:
-            self._find(output, announced)
+            self._find(score, announced)
             return passed, None
-        if output < self._release:
+        if score < self._release:
             self._armed = True
         blocked = self._wait > 0
         self._wait = max(0, self._wait - 1)
-        fires = not blocked and self._armed and passed
+        fires = not blocked and self._armed and score >= self._threshold
         if fires:
             self._armed, self._wait = False, self._refractory
         return passed, fires
 
-    def _find(self, output: float, announced: bool | None) -> None:
+    def _find(self, score: float, announced: bool | None) -> None:
         """Know the state again after an announcement, or once it must be armed and free to fire."""
         self._quiet += 1
+        if self._sloped and len(self._past) <= self._detector.slope_steps:
+            return
         if announced:
             self._armed, self._wait, self._known = False, self._refractory, True
-        elif self._quiet > self._refractory and output < self._release:
-            self.reset()
+        elif self._quiet > self._refractory and score < self._release:
+            self._armed, self._wait, self._known = True, 0, True

@@ -17,6 +17,11 @@ ITERATIONS = 1000
 GRADIENT = 1e-6
 """Largest entry of the projected gradient at which the solver stops, nats per unit of a weight."""
 
+STALLED = 1e-3
+"""Largest entry of the projected gradient above which a solver that stopped is started again from where it is."""
+
+RUNS = 10
+
 RADIUS_FACTOR = 10.0
 """The certificate speaks of all heads up to so many times as large as the one found."""
 
@@ -96,11 +101,16 @@ class RobustLoss:
         rows: signed rows.
         attack: gives reach and norm.
         group: processes that share the work; None for this one alone.
+        negative_weight: how often each row that passes no gate counts.
     """
 
-    def __init__(self, rows: ShuffledRows, attack: Attack, group: TrainingGroup | None = None) -> None:
+    def __init__(
+        self, rows: ShuffledRows, attack: Attack, group: TrainingGroup | None = None, negative_weight: float = 1.0
+    ) -> None:
         attack.require_closed_form()
         self._rows, self.attack, self._group = rows, attack, group
+        self._negative_weight = negative_weight
+        self._count = rows.positives + negative_weight * (rows.rows - rows.positives)
 
     def terms(self, vector: Vector, fall: float) -> LossTerms:
         """Return what loss, gradient and dual need, in one pass over the rows.
@@ -117,6 +127,10 @@ class RobustLoss:
             margin = block @ vector - fall
             loss = np.logaddexp(0.0, -margin)
             share = np.exp(-np.logaddexp(0.0, margin))
+            if self._negative_weight != 1.0:
+                # The last number of a signed row is its sign.
+                often = np.where(block[:, -1] > 0, 1.0, self._negative_weight)
+                loss, share = often * loss, often * share
             total += float(loss.sum())
             weight += float(share.sum())
             # H(a) for a = sigmoid(−m) is log(1 + exp(−m)) + a·m
@@ -125,7 +139,7 @@ class RobustLoss:
         if self._group is not None:
             total, entropy, weight, *sums = self._group.sum([total, entropy, weight, *weighted])
             weighted = np.array(sums)
-        count = self._rows.rows
+        count = self._count
         return LossTerms(total / count, weighted / count, weight / count, entropy / count)
 
 
@@ -135,6 +149,7 @@ def minimise(
     attack: Attack,
     progress: Callable[[int], None],
     group: TrainingGroup | None = None,
+    negative_weight: float = 1.0,
 ) -> Optimum:
     """Minimise the robust loss over weights and bias, from a head on.
 
@@ -147,8 +162,9 @@ def minimise(
         attack: what rows suffer.
         progress: called with the number of passes over the rows.
         group: processes that share the work; None for this one alone.
+        negative_weight: how often each row that passes no gate counts.
     """
-    robust = RobustLoss(rows, attack, group)
+    robust = RobustLoss(rows, attack, group, negative_weight)
     split = attack.norm is Norm.LINF
     passes = 0
     losses: list[float] = []
@@ -176,17 +192,18 @@ def minimise(
     begin = np.asarray(vector, np.float64)
     start = np.concatenate([begin[:-1].clip(0), (-begin[:-1]).clip(0), begin[-1:]]) if split else begin
     bounds = [(0.0, None)] * (start.size - 1) + [(None, None)] if split else None
-    found = minimize(
-        evaluate,
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=bounds,
-        callback=record,
-        options={"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "gtol": GRADIENT, "ftol": 1e-13, "maxcor": 20},
-    )
-    head = _join(found.x, split).astype(np.float32)
-    return Optimum(head, certify(robust, head, int(found.nit), bool(found.success)), tuple(losses))
+    options = {"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "gtol": GRADIENT, "ftol": 1e-13, "maxcor": 20}
+    iterations, found = 0, None
+    for _ in range(RUNS):
+        found = minimize(evaluate, start, jac=True, method="L-BFGS-B", bounds=bounds, callback=record, options=options)
+        iterations += int(found.nit)
+        head = _join(found.x, split).astype(np.float32)
+        certificate = certify(robust, head, iterations, bool(found.success))
+        # Where its picture of the curvature misled it into tiny steps, it goes on without one.
+        if certificate.gradient_norm < STALLED or not found.success:
+            break
+        start = found.x
+    return Optimum(head, certificate, tuple(losses))
 
 
 def certify(loss: RobustLoss, vector: FloatArray, iterations: int, converged: bool) -> Certificate:

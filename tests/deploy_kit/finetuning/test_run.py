@@ -735,8 +735,8 @@ def test_the_optimum_comes_with_its_certificate(options: FinetuneOptions) -> Non
         ({"masterracing_compatible": True}, 4_000, False, "adam", "--masterracing-compatible is given"),
         ({"epochs": 5, "compare": True}, 4_000, False, "adam", "--epochs is given"),
         ({"compare": True}, 4_000, False, "lbfgs", "at most"),
-        ({"solver": "adam"}, 4_000, False, "adam", "as given"),
-        ({"solver": "lbfgs"}, 10**7, True, "lbfgs", "as given"),
+        ({"solver": "adam"}, 4_000, False, "adam", "--solver adam is given"),
+        ({"solver": "lbfgs"}, 10**7, True, "lbfgs", "--solver lbfgs is given"),
     ],
 )
 def test_the_solver_is_chosen_by_the_number_of_rows(

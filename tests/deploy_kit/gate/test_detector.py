@@ -1,12 +1,16 @@
 """The detector on whole episodes, and held to the one on board."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy_kit.gate.detector import Timeline
-from deploy_kit.onboard.detector import DetectorRule
+from deploy_kit.gate.threshold import ThresholdRule
+from deploy_kit.onboard.detector import DetectorRule, Slope
 from deploy_kit.onboard.detector import GateDetector as OnboardDetector
 from deploy_kit.policy.calibration import GateDetector
 
@@ -98,13 +102,15 @@ LOGITS = st.lists(st.sampled_from([-3.0, -2.0, -1.5, -1.0, 0.0, 0.5]), min_size=
     threshold=st.sampled_from([-1.0, 0.0]),
     drop=st.sampled_from([0.0, 0.5, 1.0]),
     refractory=st.integers(0, 7),
+    slope=st.sampled_from([(), (0.5, 3, 0.5), (1.0, 5, 1.0), (2.0, 1, 0.0), (0.5, 0, 0.25)]),
 )
-def test_the_detector_on_board_fires_at_the_very_same_steps(episodes, threshold, drop, refractory) -> None:
+def test_the_detector_on_board_fires_at_the_very_same_steps(episodes, threshold, drop, refractory, slope) -> None:
     logit = np.concatenate([np.array(values) for values in episodes])
     episode = np.repeat(np.arange(len(episodes)), [len(values) for values in episodes])
     timeline = Timeline(episode, np.zeros(logit.size, bool), 5)
-    judged = timeline.firings(logit, GateDetector(threshold, threshold - drop, refractory, 5)).row.tolist()
-    on_board = OnboardDetector(DetectorRule(threshold, threshold - drop, refractory))
+    judged = timeline.firings(logit, GateDetector(threshold, threshold - drop, refractory, 5, *slope)).row.tolist()
+    rise = Slope(*slope, threshold, threshold - drop, False) if slope else None
+    on_board = OnboardDetector(DetectorRule(threshold, threshold - drop, refractory, rise))
     fired, row = [], 0
     for values in episodes:
         on_board.reset()
@@ -113,3 +119,81 @@ def test_the_detector_on_board_fires_at_the_very_same_steps(episodes, threshold,
                 fired.append(row)
             row += 1
     assert fired == judged
+
+
+def test_score_adds_the_rise_beyond_the_usual_one() -> None:
+    logit = np.array([-8.0, -6.0, -4.0, -1.0, -9.0, -5.0, -3.0])
+    timeline = Timeline(np.array([0, 0, 0, 0, 0, 1, 1]), np.zeros(7, bool), 5)
+    score = timeline.score(logit, GateDetector(0.0, 0.0, 1, 5, 0.5, 2, 3.0))
+    # Over two steps; in the first ones since the episode's first.
+    np.testing.assert_array_equal(score, [-9.5, -6.5, -3.5, 0.0, -13.0, -6.5, -3.5])
+    np.testing.assert_array_equal(timeline.score(logit, DETECTOR), logit)
+
+
+def test_usual_rise_is_that_of_whole_approaches() -> None:
+    logit = np.array([0.0, 1.0, 3.0, -9.0, 0.0, 7.0, -5.0, 4.0])
+    label = np.array([0, 0, 1, 0, 0, 1, 0, 1], bool)
+    timeline = Timeline(np.array([0, 0, 0, 0, 0, 0, 1, 1]), label, 5)
+    # 3 - 0 and 7 - (-9); the passage after one step is no whole approach.
+    assert timeline.usual_rise(logit, 2) == 9.5
+    assert timeline.usual_rise(-logit, 2) == 0.0
+    assert Timeline(np.zeros(3, int), np.zeros(3, bool), 5).usual_rise(np.zeros(3), 2) == 0.0
+
+
+@given(episode=LOGITS, slope=st.sampled_from([(0.5, 3, 0.5), (1.0, 5, 1.0)]))
+def test_probabilities_are_held_against_the_same_score(episode, slope) -> None:
+    """A graph that gives probabilities: where the score lies clear of the bounds, it decides as by logits."""
+    rule = Slope(*slope, -0.77, -1.83, False)
+    by_logit = OnboardDetector(DetectorRule(-0.77, -1.83, 3, rule))
+    by_probability = OnboardDetector(DetectorRule(0.3, 0.1, 3, rule._replace(probability=True)))
+    for logit in episode:
+        assert by_probability.step(1 / (1 + math.exp(-logit))) == by_logit.step(logit)
+
+
+def test_certain_probabilities_do_not_break_it() -> None:
+    detector = OnboardDetector(DetectorRule(0.5, 0.2, 0, Slope(0.5, 2, 0.0, 0.0, -1.0, True)))
+    assert [detector.step(value) for value in (0.0, 1.0, 0.0, 1.0)] == [False, True, False, True]
+
+
+def test_a_period_without_output_repeats_the_last_one() -> None:
+    detector = OnboardDetector(DetectorRule(1.0, 0.0, 0, Slope(1.0, 2, 0.0, 1.0, 0.0, False)))
+    detector.step(-4.0)
+    detector.pass_step()
+    detector.pass_step()
+    # The rise is from the repeated −4, two steps ago.
+    assert detector.step(-2.0) is False
+    assert detector.step(-1.5) is True
+    detector.reset()
+    assert detector.step(0.9) is False
+    assert detector.step(0.96) is True
+
+
+def test_rise_is_chosen_where_it_tells_passages_from_hovering_near_a_gate() -> None:
+    """Fast drones pass with a logit that others reach who come near, slowly, and pass by."""
+    fast = np.concatenate([np.full(12, -20.0), -1.5 - 3.0 * np.arange(6, -1, -1), np.full(20, -12.0)])
+    near = np.concatenate([np.linspace(-4.0, -1.0, 30), np.linspace(-1.0, -8.0, 9)])
+    logit = np.tile(np.concatenate([fast, near]), 6)
+    label = np.tile(np.arange(fast.size + near.size) == 18, 6)
+    episode = np.repeat(np.arange(12), np.tile([fast.size, near.size], 6))
+    timeline = Timeline(episode, label, 5)
+    chosen = ThresholdRule().choose(logit, label, timeline, 0.03)
+    counts = timeline.count(logit, [chosen])
+    assert (counts.hits.sum(), counts.false_alarms.sum()) == (6, 0)
+    assert chosen.slope_gain > 0
+    assert (chosen.slope_steps, chosen.slope_rise) == (5, 15.0)
+    plain = [GateDetector(t, t - 2.0, 10, 5) for t in np.unique(logit)]
+    flat = timeline.count(logit, plain)
+    assert not ((flat.hits.sum(axis=1) == 6) & (flat.false_alarms.sum(axis=1) == 0)).any()
+
+
+def test_longer_rest_is_chosen_where_the_logit_comes_back() -> None:
+    """A second rise soon after each passage: only a longer rest keeps it from being announced."""
+    once = np.full(60, -9.0)
+    once[18:21] = [-3.0, -1.0, 0.0]
+    once[33:36] = [-3.0, -1.0, 0.0]
+    logit, label = np.tile(once, 4), np.tile(np.arange(60) == 20, 4)
+    timeline = Timeline(np.repeat(np.arange(4), 60), label, 5)
+    chosen = ThresholdRule().choose(logit, label, timeline, 0.03)
+    assert chosen.refractory_steps in (15, 20)
+    assert timeline.count(logit, [chosen]).false_alarms.sum() == 0
+    assert timeline.count(logit, [replace(chosen, refractory_steps=10)]).false_alarms.sum() == 4

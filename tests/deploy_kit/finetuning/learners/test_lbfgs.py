@@ -5,6 +5,7 @@ import pytest
 from scipy.optimize import minimize
 
 from deploy_kit.data.blocks import signed_rows
+from deploy_kit.finetuning.learners import lbfgs
 from deploy_kit.finetuning.learners.attack import Attack, Norm
 from deploy_kit.finetuning.learners.lbfgs import RobustLoss, certify, minimise
 
@@ -16,6 +17,7 @@ class Loaded:
 
     def __init__(self, rows: np.ndarray) -> None:
         self.all, self.rows, self.width = rows, len(rows), rows.shape[1]
+        self.positives = int((rows[:, -1] > 0).sum())
 
     def in_order(self):
         yield self.all[: self.rows // 2]
@@ -89,3 +91,37 @@ def test_the_losses_fall_from_the_start_to_the_optimum() -> None:
     assert found.losses[-1] == pytest.approx(found.certificate.loss, abs=1e-7)
     assert list(found.losses) == sorted(found.losses, reverse=True)
     assert len(found.losses) == found.certificate.iterations + 1 > 3
+
+
+@pytest.mark.parametrize("norm", list(Norm))
+def test_a_weight_counts_rows_as_often(norm):
+    """As if each negative row stood there three times: loss, head and certificate are the same."""
+    rows, attack = make_rows(), Attack(1, 0.05, 0.05, norm)
+    negative = rows.all[rows.all[:, -1] < 0]
+    repeated = Loaded(np.concatenate([rows.all, negative, negative]))
+    start = np.full(SIZE + 1, 0.1)
+    weighted = minimise(rows, start, attack, lambda passes: None, negative_weight=3.0)
+    plain = minimise(repeated, start, attack, lambda passes: None)
+    np.testing.assert_allclose(weighted.vector, plain.vector, atol=1e-4)
+    assert weighted.certificate.loss == pytest.approx(plain.certificate.loss, rel=1e-7)
+    assert weighted.certificate.lower_bound == pytest.approx(plain.certificate.lower_bound, abs=1e-6)
+    assert weighted.certificate.gap < 1e-4
+
+
+def test_a_solver_that_stalls_is_started_again(monkeypatch):
+    """L-BFGS-B may take steps too small to go on long before the optimum, and calls that success."""
+    rows, attack = make_rows(), Attack(1, 0.05, 0.05)
+    runs = []
+
+    def stalls(*arguments, options, **others):
+        runs.append(options)
+        short = {**options, "maxiter": 2} if len(runs) == 1 else options
+        found = minimize(*arguments, options=short, **others)
+        found.success = True
+        return found
+
+    monkeypatch.setattr(lbfgs, "minimize", stalls)
+    found = minimise(rows, np.full(SIZE + 1, 0.1), attack, lambda passes: None)
+    assert len(runs) == 2
+    assert found.certificate.gap < 1e-4
+    assert found.certificate.iterations == len(found.losses) - 1
