@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .detector import DetectorRule, Slope
+from .detector import DetectorRule, slope_of
 from .faults import Fault, OnboardFault
 from .signature import require_signed
 from .verification import Verification, read_verification
@@ -29,8 +29,6 @@ _MAX_BYTES = 1 << 30
 
 MAX_LATENCY_STEPS = 100
 """More are no latency but a mistake."""
-
-_MAX_SLOPE_STEPS = 1000
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -329,15 +327,7 @@ def _detector(detector: dict[str, Any], probability: bool) -> DetectorRule:
     # Written so that NaN is refused too.
     if not -np.inf < release <= threshold < np.inf or refractory < 0:
         raise ValueError(f"the detector's threshold {threshold}, release {release}, refractory steps {refractory}")
-    gain, rise, steps = float(detector["slope_gain"]), float(detector["slope_rise"]), int(detector["slope_steps"])
-    if not (0 <= gain < np.inf and -np.inf < rise < np.inf and 0 <= steps <= _MAX_SLOPE_STEPS):
-        raise ValueError(f"the detector's slope: gain {gain}, rise {rise}, {steps} steps")
-    if not gain:
-        return DetectorRule(threshold, release, refractory)
-    logits = float(detector["threshold_logit"]), float(detector["release_logit"])
-    if not -np.inf < logits[1] <= logits[0] < np.inf:
-        raise ValueError(f"the detector's threshold and release as logits: {logits}")
-    return DetectorRule(threshold, release, refractory, Slope(gain, steps, rise, *logits, probability))
+    return DetectorRule(threshold, release, refractory, slope_of(detector, probability))
 
 
 UNREADABLE: tuple[type[Exception], ...] = (

@@ -2,7 +2,10 @@
 
 import math
 from collections import deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+_MOST_STEPS = 1000
+"""A rise over more steps is a mistake."""
 
 _LARGEST_LOGIT = 100.0
 """A probability of exactly 0 or 1 has no logit; none that a head gives is as large."""
@@ -26,6 +29,26 @@ class Slope(NamedTuple):
     threshold_logit: float
     release_logit: float
     probability: bool
+
+
+def slope_of(detector: dict[str, Any], probability: bool) -> Slope | None:
+    """Return the slope of a contract's detector, None for the output itself.
+
+    Args:
+        detector: of the contract.
+        probability: whether the graph's output is a probability.
+
+    Raises:
+        ValueError: its numbers make no sense.
+    """
+    gain, rise, steps = float(detector["slope_gain"]), float(detector["slope_rise"]), int(detector["slope_steps"])
+    threshold, release = float(detector["threshold_logit"]), float(detector["release_logit"])
+    # Written so that NaN is refused too.
+    if not (0 <= gain < math.inf and -math.inf < rise < math.inf and 0 <= steps <= _MOST_STEPS):
+        raise ValueError(f"the detector's slope: gain {gain}, rise {rise}, {steps} steps")
+    if not -math.inf < release <= threshold < math.inf:
+        raise ValueError(f"the detector's threshold {threshold} and release {release} as logits")
+    return Slope(gain, steps, rise, threshold, release, probability) if gain else None
 
 
 class DetectorRule(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .detector import DetectorRule
+from .detector import DetectorRule, slope_of
 from .faults import Fault, OnboardFault
 
 POLICY_CONTRACT_VERSION = 1
@@ -272,4 +272,4 @@ def _detector(detector: dict[str, Any]) -> DetectorRule:
     # Written so that NaN is refused too.
     if not -math.inf < release <= threshold < math.inf or refractory < 0:
         raise ValueError(f"the detector's threshold {threshold}, release {release}, refractory steps {refractory}")
-    return DetectorRule(threshold, release, refractory)
+    return DetectorRule(threshold, release, refractory, slope_of(detector, probability=False))

@@ -71,7 +71,10 @@ def write_bundle(folder: Path, kind: str, interface: dict | None = INTERFACE, **
         "head": {
             "threshold_logit": 0.1,
             "policy_period_s": 0.02,
-            "detector": {"threshold_logit": 0.1, "release_logit": 0.0, "refractory_steps": 2, "tolerance_steps": 1},
+            "detector": {
+                **{"threshold_logit": 0.1, "release_logit": 0.0, "refractory_steps": 2, "tolerance_steps": 1},
+                **{"slope_gain": 0.0, "slope_steps": 0, "slope_rise": 0.0},
+            },
         },
         "network": {"num_actions": spec.num_actions},
         "task": None if interface is None else encode(resolve_task_meaning(params, spec.groups, spec.num_actions)),

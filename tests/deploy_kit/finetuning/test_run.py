@@ -195,6 +195,7 @@ def test_the_threshold_and_its_provenance_are_in_the_checkpoint(done: FinetuneOp
         "epoch": 3,
         "rows": 1200,
         "solver": "adam",
+        "objective": "steps",
         "batch_size": 256,
         "lr": 2e-2,
         "seed": 0,

@@ -7,7 +7,7 @@ from deploy_kit.errors import FlightLogError
 from deploy_kit.onboard import OnboardFault
 from deploy_kit.verify.report import Status
 from deploy_kit.verify.verifier import verify_bundle
-from helpers.bundles import copy_bundle, edit_contract, edit_onnx, shift_initializer
+from helpers.bundles import copy_bundle, edit_contract, edit_golden, edit_onnx, shift_initializer
 from helpers.flight_checks import failures, note, verify
 from helpers.flight_logs import fly, fly_logged, open_recorded
 
@@ -75,7 +75,13 @@ def test_wrong_constant_of_the_action_is_caught_with_its_size(run, wrong_bundle,
         data["action"]["scale"][0] *= 0.9
         data["action"]["offset"][0] *= 0.9
 
-    bundle = wrong_bundle(lambda folder: edit_contract(folder, weaken, graph=True))
+    def change(folder):
+        # Golden commands too: the runner refuses a contract that contradicts them.
+        with np.load(folder / "golden.npz") as archive:
+            edit_golden(folder, command=archive["command"] * np.array([0.9, 1, 1, 1], np.float32))
+        edit_contract(folder, weaken, graph=True)
+
+    bundle = wrong_bundle(change)
     log = fly_logged(bundle, tmp_path / "flight.dklog")
     found = failures(verify(run, log, tmp_path, bundle=bundle))
     assert set(found) == {"commands", "last-action"}
