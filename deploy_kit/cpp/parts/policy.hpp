@@ -157,7 +157,7 @@ class Policy {
   // Forget past commands, times and passages, as at the start of an episode.
   void reset() {
     for (int i = 0; i < kLatencySteps + 1; ++i) set_command(acting_[i], kActionOffset);
-    first_ = blind_ = wait_ = 0;
+    first_ = blind_ = wait_ = known_ = newest_ = 0;
     armed_ = true;
     last_ = {-kInfinity, -kInfinity, -kInfinity};
   }
@@ -188,6 +188,7 @@ class Policy {
     push(command);
     if (detail::is_finite(now)) last_.now = now;
     if (wait_ > 0) --wait_;
+    if (known_ > 0) remember(past_[newest_]);
     return Fault::kNone;
   }
 
@@ -301,15 +302,25 @@ class Policy {
 
   static bool beyond(double value, double limit) { return limit >= 0 && value > limit; }
 
-  // Fires once a passage: below the release it is armed; armed, it fires at the threshold, unless it fired within the
-  // last kRefractorySteps steps; firing disarms it.
+  void remember(double logit) {
+    newest_ = (newest_ + 1) % (kSlopeSteps + 1);
+    past_[newest_] = logit;
+    if (known_ <= kSlopeSteps) ++known_;
+  }
+
+  // Fires once a passage: with a score below the release it is armed; armed, it fires at the threshold, unless it fired
+  // within the last kRefractorySteps steps; firing disarms it. The score is the logit, and what it rose by within
+  // kSlopeSteps steps, or since the first one, beyond kSlopeRise.
   bool detect(double logit) {
-    if (logit < kGateRelease) armed_ = true;
+    remember(logit);
+    const double earlier = past_[(newest_ + kSlopeSteps + 2 - known_) % (kSlopeSteps + 1)];
+    const double score = logit + kSlopeGain * (logit - earlier - kSlopeRise);
+    if (score < kGateRelease) armed_ = true;
     if (wait_ > 0) {
       --wait_;
       return false;
     }
-    if (!armed_ || logit < kGateThreshold) return false;
+    if (!armed_ || score < kGateThreshold) return false;
     armed_ = false;
     wait_ = kRefractorySteps;
     return true;
@@ -319,7 +330,8 @@ class Policy {
   detail::Bounds bounds_;
   detail::Buffers buffers_{};
   double acting_[kLatencySteps + 1][kActions];  // the command now acting is at first_, the newest one before it
-  int first_, blind_, wait_;
+  double past_[kSlopeSteps + 1]{};  // logits, the newest one at newest_
+  int first_, blind_, wait_, known_, newest_;
   bool armed_;
   Times last_;
 };

@@ -13,7 +13,7 @@ from deploy_kit.files import file_sha256
 from deploy_kit.flightlog.reader import open_flight_log
 from deploy_kit.onboard import Fault, OnboardFault, OnboardOptions, OnboardPolicy, builder
 from deploy_kit.onboard.__main__ import main
-from helpers.bundles import copy_bundle, rewrite_manifest
+from helpers.bundles import copy_bundle, edit_contract, rewrite_manifest
 
 REPORT = {
     "schema_version": 3,
@@ -29,13 +29,20 @@ def write_report(folder, **changes):
     (folder / "report.json").write_text(json.dumps(REPORT | {"subject": subject} | changes))
 
 
+def weight_the_rise(data):
+    rise = {"slope_gain": 0.7, "slope_steps": 3, "slope_s": 0.09, "slope_rise": 0.1}
+    data["gate"]["detector"].update(rise, refractory_steps=1)
+
+
 @pytest.fixture(scope="session")
 def native(bundles, policy_network, tmp_path_factory):
     """The bundles of the room with a verified C++ header, and a folder of builds."""
     folder = tmp_path_factory.mktemp("native")
     found = {}
-    for name in ("plain", "ready"):
-        bundle = copy_bundle(getattr(bundles, name), folder / name)
+    for name in ("plain", "ready", "sloped"):
+        bundle = copy_bundle(getattr(bundles, "plain" if name == "sloped" else name), folder / name)
+        if name == "sloped":
+            edit_contract(bundle, weight_the_rise, graph=True)
         opened = open_bundle(bundle)
         (bundle / CPP_NAME).write_text(header_text(policy_network, opened.contract, opened.golden))
         rewrite_manifest(bundle)
@@ -66,7 +73,7 @@ def same(ours, theirs):
     assert ours[2:] == theirs[2:]
 
 
-@pytest.mark.parametrize("kind", ["plain", "ready"])
+@pytest.mark.parametrize("kind", ["plain", "ready", "sloped"])
 def test_a_flight_is_the_same_with_both_engines(native, kind):
     ours, theirs = both(native, kind)
     assert 0 < ours.self_check < 1
