@@ -113,7 +113,7 @@ def load_checkpoint(path: Path, hints: NetworkHints = NO_HINTS) -> Checkpoint:
         raise CheckpointError(
             f"{path} is damaged: its tensors are not those that deploy-kit wrote ({TENSORS_KEY}); fetch it again"
         )
-    require_vision_network(tensors, path)
+    require_vision_network(tensors, path, located)
     known = resolve_network_parameters(hints, params, record, path)
     config = infer_config(
         tensors,

@@ -154,15 +154,26 @@ def place_of(canonical: str, checkpoint_format: CheckpointFormat) -> Location:
     raise ValueError(f"{checkpoint_format} has no place for {canonical}")
 
 
-def require_vision_network(tensors: Mapping[str, Tensor], path: object) -> None:
+def require_vision_network(
+    tensors: Mapping[str, Tensor], path: object, located: Mapping[str, Location] | None = None
+) -> None:
     """Check that weights are those of a network with a stem, before anything else is asked about them.
+
+    Args:
+        tensors: weights under canonical names.
+        path: where they come from, for messages.
+        located: where they lie in the file, so that the message names them as the file does.
 
     Raises:
         CheckpointError: they are another network's.
     """
     if not any(name.startswith("stem.") for name in tensors):
-        found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in list(tensors.items())[:3]) or "no tensors"
-        raise CheckpointError(f"{path} holds another network ({found}, ...); {_SUPPORTED}")
+        shown = {name: name if located is None else ".".join(located[name]) for name in list(tensors)[:3]}
+        found = ", ".join(f"{shown[name]} {tuple(tensors[name].shape)}" for name in shown) or "no tensors"
+        raise CheckpointError(
+            f"{path} holds another network ({found}, ...); {_SUPPORTED}; collect, finetune, judge, export, verify and "
+            "inspect take other policies too"
+        )
 
 
 def infer_config(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from deploy_kit.bundle.policy_runners import PolicyOnnxRunner, row_matrix
 from deploy_kit.bundle.policy_tensors import ACTIONS
 from deploy_kit.bundle.runners import ArtifactError, Float32, Outputs
 from deploy_kit.errors import TaskError
+from deploy_kit.flight.rollout import require_checkpoint
 from deploy_kit.progress import Progress
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.sim.registry import make_env
@@ -69,7 +70,7 @@ def _flown(subject: PolicySubject, model: bytes, options: VerifyOptions, mode: s
     described = f"{options.episodes} environments of {options.task}, a state each; {drives}"
     comparison = ParityComparison(f"live/{mode}", described, subject.roles, subject.semantics)
     try:
-        _require_interface(env, subject, options.task)
+        require_checkpoint(env, subject.checkpoint, options.task)
         runner = PolicyOnnxRunner(model, subject.contract, options.runtimes[0])
         _roll(env, subject, runner, comparison, mode)
     except ArtifactError as error:
@@ -114,22 +115,3 @@ def _numbers(values: torch.Tensor, step: int) -> Float32:
 
 def _rows(outputs: Outputs, state_outputs: tuple[str, ...]) -> Outputs:
     return {name: row_matrix(values, state=name in state_outputs) for name, values in outputs.items()}
-
-
-def _require_interface(env: "VecEnv", subject: PolicySubject, task: str) -> None:
-    """Check that an environment gives the observation groups that the policy takes, and takes its actions.
-
-    Raises:
-        TaskError: the sizes differ.
-    """
-    offered: Any = env.get_observations()
-    for group in subject.checkpoint.network.spec.groups:
-        found = tuple(offered[group.name].shape[1:])
-        if found != group.shape:
-            raise TaskError(
-                f"task {task!r}: observation group {group.name!r} is {found}, the policy takes {group.shape}"
-            )
-    if env.num_actions != subject.contract.network.num_actions:
-        raise TaskError(
-            f"task {task!r} takes {env.num_actions} actions, the policy gives {subject.contract.network.num_actions}"
-        )

@@ -278,7 +278,7 @@ def test_the_racing_policy_stays_what_it_was(tmp_path):
 
 def test_racing_commands_name_what_another_file_holds(tmp_path):
     made = make_policy(tmp_path / "run", "mlp")
-    with pytest.raises(CheckpointError, match=r"holds another network .*actor.0.weight \(16, 11\)"):
+    with pytest.raises(CheckpointError, match=r"holds another network .*actor_state_dict.mlp.0.weight \(16, 11\)"):
         load_checkpoint(made.path)
 
 
