@@ -59,7 +59,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, change, message):
 
 def test_another_network_is_named(tmp_path):
     mlp = {"actor.0.weight": torch.ones(256, 48), "actor.0.bias": torch.ones(256)}
-    with pytest.raises(CheckpointError, match=r"another network \(model_state_dict\.actor\.0\.weight \(256, 48\).*Vision"):
+    with pytest.raises(CheckpointError, match=r"another network \(model_state_dict\.actor\.0\.weight \(256, 48\)"):
         loaded_with(tmp_path, lambda e: e.update(model_state_dict=mlp))
     with pytest.raises(CheckpointError, match=r"model_state_dict is a list"):
         loaded_with(tmp_path, lambda e: e.update(model_state_dict=[]))
