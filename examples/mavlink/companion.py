@@ -13,128 +13,27 @@ import importlib
 import json
 import signal
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from autopilot_link import AutopilotLink, mavlink, mavutil
+from course import Course
 from depth_memory import DepthMemory
+from pace import Lockstep, Pace, RealTime
 from setpoints import HOLD_COMMAND, Setpoints
 from vehicle_state import SOURCES, StateAssembly, Vehicle
 
 from deploy_kit.onboard import Fault, OnboardFault, OnboardOptions, OnboardPolicy, RecordingOptions
-from deploy_kit.onboard.frames import enu_from_ned
 from deploy_kit.onboard.throttle import ThrottleModel
 
 Float64 = npt.NDArray[np.float64]
 Depth = Callable[[], tuple[npt.NDArray[Any], float] | None]
 """Gives the newest image, as `OnboardPolicy.step` takes it, and when it was taken on the companion's clock, s."""
-
-
-class Course:
-    """The gates in order.
-
-    Args:
-        path: JSON with `frame` ("ENU" or "NED", the axes of the autopilot's local frame), `gates` (their centres, m)
-            and either `closed` (true: the first gate follows the last) or `exit` (where to look after the last).
-
-    Raises:
-        ValueError: the file does not say that.
-    """
-
-    def __init__(self, path: Path) -> None:
-        content = json.loads(path.read_text())
-        turn = {"ENU": np.asarray, "NED": enu_from_ned}[content["frame"]]
-        self._gates = turn(np.array(content["gates"], np.float64))
-        self.closed = bool(content.get("closed", False))
-        self._exit = None if self.closed else turn(np.array(content["exit"], np.float64))
-        if self._gates.ndim != 2 or self._gates.shape[1] != 3 or not np.isfinite(self._gates).all():
-            raise ValueError(f"{path}: gates must be a list of three finite numbers each")
-        self.passed = 0
-
-    @property
-    def finished(self) -> bool:
-        """Whether no gate is left."""
-        return not self.closed and self.passed >= len(self._gates)
-
-    def targets(self) -> tuple[Float64, Float64]:
-        """Return the current gate and the one after it, east-north-up, m."""
-        count = len(self._gates)
-        if self._exit is not None and self.passed + 1 >= count:
-            return self._gates[min(self.passed, count - 1)], self._exit
-        return self._gates[self.passed % count], self._gates[(self.passed + 1) % count]
-
-
-class Pace(Protocol):
-    """Says when the next step is due; what arrives meanwhile goes into the vehicle."""
-
-    def wait(self, take: Callable[[Any, float], None]) -> float | None:
-        """Return the time of the step, s; None if the clock is lost."""
-        ...
-
-
-class RealTime:
-    """One step each policy period, by this computer's monotonic clock.
-
-    Args:
-        link: to the autopilot.
-        period: s.
-        clock: gives the time, s.
-    """
-
-    def __init__(self, link: AutopilotLink, period: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._link, self._period, self._clock = link, period, clock
-        self._due = clock()
-
-    def wait(self, take: Callable[[Any, float], None]) -> float:
-        """Take in messages until the next step is due, and return the time."""
-        while True:
-            while (message := self._link.receive()) is not None:
-                take(message, self._clock())
-            left = self._due - self._clock()
-            if left <= 0:
-                break
-            self._link.wait(left)
-        now = self._clock()
-        # Steps that were missed are not made up for: two at once would fly on one observation.
-        self._due = max(self._due + self._period, now + self._period / 2)
-        return now
-
-
-class Lockstep:
-    """One step each time that the vehicle's simulator says that a period is over, by its SYSTEM_TIME.
-
-    The simulator waits for the setpoint of each step. So a flight comes out alike however slow the computers are.
-
-    Args:
-        link: to the autopilot.
-        period: s, in which setpoints are sent while nothing is heard.
-        silence_s: how long nothing may be heard, by this computer's clock.
-    """
-
-    def __init__(self, link: AutopilotLink, period: float, silence_s: float) -> None:
-        self._link, self._period, self._silence = link, period, silence_s
-        self._now, self._lost = 0.0, False
-
-    def wait(self, take: Callable[[Any, float], None]) -> float | None:
-        """Take in messages until the simulator says the time, and return it; None if it has fallen silent."""
-        limit = time.monotonic() + (self._period if self._lost else self._silence)
-        while (left := limit - time.monotonic()) > 0:
-            message = self._link.receive()
-            if message is None:
-                self._link.wait(left)
-                continue
-            take(message, self._now)
-            if message.get_type() == "SYSTEM_TIME":
-                self._now, self._lost = message.time_boot_ms / 1e3, False
-                return self._now
-        self._lost = True
-        return None
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ HOVER, QUADRATIC, REFERENCE_VOLTAGE = 0.31, 0.6, 16.0
 @pytest.fixture(scope="module")
 def example():
     """The example's modules by name."""
-    names = ("autopilot_link", "companion", "depth_memory", "setpoints", "simulated_autopilot", "vehicle_state")
+    names = ("autopilot_link", "course", "depth_memory", "pace", "setpoints", "simulated_autopilot", "vehicle_state")
+    names += ("companion",)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(FOLDER)
         patch.setenv("MAVLINK20", "1")
@@ -291,7 +292,7 @@ def test_real_time_keeps_the_period_and_makes_up_for_no_missed_step(example):
         def wait(self, seconds):
             now[0] += seconds
 
-    pace = example.companion.RealTime(Link(), 0.03, lambda: now[0])
+    pace = example.pace.RealTime(Link(), 0.03, lambda: now[0])
     times = [pace.wait(None) for _ in range(4)]
     np.testing.assert_allclose(times, [10.0, 10.03, 10.06, 10.09])
     now[0] += 0.1  # a step that took too long
@@ -333,7 +334,7 @@ def test_depth_memory_gives_whole_images_alone(example, tmp_path):
 def test_course_turns_ned_and_ends_at_its_exit(example, tmp_path):
     path = tmp_path / "course.json"
     path.write_text(json.dumps({"frame": "NED", "gates": [[1, 2, -3], [4, 5, -6]], "exit": [7, 8, -9]}))
-    course = example.companion.Course(path)
+    course = example.course.Course(path)
     np.testing.assert_array_equal(course.targets(), [[2, 1, 3], [5, 4, 6]])
     course.passed = 1
     np.testing.assert_array_equal(course.targets(), [[5, 4, 6], [8, 7, 9]])
@@ -341,7 +342,7 @@ def test_course_turns_ned_and_ends_at_its_exit(example, tmp_path):
     course.passed = 2
     assert course.finished
     path.write_text(json.dumps({"frame": "ENU", "gates": [[1, 2, 3], [4, 5, 6]], "closed": True}))
-    course = example.companion.Course(path)
+    course = example.course.Course(path)
     course.passed = 3
     np.testing.assert_array_equal(course.targets(), [[4, 5, 6], [1, 2, 3]])
     assert not course.finished
