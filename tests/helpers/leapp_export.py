@@ -3,7 +3,7 @@
 Both run in a process of their own: LEAPP patches torch and numpy while it traces.
 
     python leapp_export.py export CHECKPOINT FOLDER            writes FOLDER/FORM/FORM.yaml for each of FORMS
-    python leapp_export.py run DESCRIPTION INPUTS.npz OUTPUTS.npz
+    python leapp_export.py run [DESCRIPTION INPUTS.npz OUTPUTS.npz]…
 """
 
 import subprocess
@@ -69,9 +69,10 @@ def _run(description: str, inputs: str, outputs: str) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    mode, first, second, *rest = sys.argv[1:]
+    mode, *given = sys.argv[1:]
     if mode == "export":
         for name in FORMS:
-            _export(Path(first), Path(second), name)
+            _export(Path(given[0]), Path(given[1]), name)
     else:
-        _run(first, second, rest[0])
+        for start in range(0, len(given), 3):
+            _run(*given[start : start + 3])

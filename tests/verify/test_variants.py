@@ -35,6 +35,12 @@ def narrow(run, tmp_path_factory) -> Run:
 
 
 @pytest.fixture(scope="module")
+def report(narrow):
+    """What the judge says of it."""
+    return verify_bundle(narrow.verify())
+
+
+@pytest.fixture(scope="module")
 def model(run):
     return onnx.load(run.bundle / "policy.onnx")
 
@@ -43,9 +49,8 @@ def outcome(report):
     return {verdict.name: verdict.status for verdict in report.verdicts}
 
 
-def test_the_judge_runs_them_under_their_own_profiles(narrow):
+def test_the_judge_runs_them_under_their_own_profiles(narrow, report):
     assert {FP16_NAME, INT8_NAME, LEAPP_NAME} <= set(open_bundle(narrow.bundle).files)
-    report = verify_bundle(narrow.verify())
     assert report.passed, [v for v in report.verdicts if v.status is Status.FAILED]
     found = outcome(report)
     profiles = {check.name: getattr(check, "profile", None) for check in report.checks}
@@ -58,9 +63,8 @@ def test_the_judge_runs_them_under_their_own_profiles(narrow):
     assert profiles["replay/kept/onnx"] is None
 
 
-def test_their_errors_are_those_of_the_arithmetic(narrow):
+def test_their_errors_are_those_of_the_arithmetic(report):
     # Far above what float32 may be off by: so the variants really ran, and their own limits judged them.
-    report = verify_bundle(narrow.verify())
     worst = {
         check.name: max(output.max_error for output in check.outputs)
         for check in report.checks

@@ -226,24 +226,24 @@ def test_the_checkpoint_lies_elsewhere(run, copy):
         verify_leapp(options(run, copy, checkpoint=copy.parent / "model.safetensors"))
 
 
-def test_leapps_own_manager_gives_what_was_judged(run, export, tmp_path):
-    rng = np.random.default_rng(0)
-    state, depth = rng.normal(size=(3, 16)).astype(np.float32), rng.random((3, 1, 24, 32), np.float32)
-    np.savez(tmp_path / "in.npz", state=state, depth=depth)
-    run_leapp("run", export / "split.yaml", tmp_path / "in.npz", tmp_path / "out.npz")
-    wanted = run.network(torch.from_numpy(np.concatenate([state, depth.reshape(3, -1)], 1)))
-    with np.load(tmp_path / "out.npz") as found:
-        assert np.allclose(found["action"], wanted.action.numpy(), rtol=1e-5, atol=1e-5)
-        assert np.allclose(found["gate"], wanted.gate_logit.numpy(), rtol=1e-5, atol=1e-5)
-
-
-def test_a_bundles_description_is_read_by_leapps_own_manager(run, tmp_path):
+def test_leapps_own_manager_runs_what_was_judged_and_what_a_bundle_says(run, export, tmp_path):
     bundle = described(run, tmp_path).bundle
     golden = np.load(bundle / "golden.npz")
-    state, depth = golden["observation"][:4, :16], golden["observation"][:4, 16:].reshape(4, 1, 24, 32)
-    np.savez(tmp_path / "in.npz", state=state, depth=depth)
-    run_leapp("run", bundle / "leapp.yaml", tmp_path / "in.npz", tmp_path / "out.npz")
-    with np.load(tmp_path / "out.npz") as found:
+    rng = np.random.default_rng(0)
+    drawn = np.concatenate([rng.normal(size=(3, 16)), rng.random((3, 24 * 32))], 1).astype(np.float32)
+    jobs = []
+    for name, description, rows in (
+        ("judged", export / "split.yaml", drawn),
+        ("bundle", bundle / "leapp.yaml", golden["observation"][:4]),
+    ):
+        np.savez(tmp_path / f"{name}-in.npz", state=rows[:, :16], depth=rows[:, 16:].reshape(-1, 1, 24, 32))
+        jobs += [description, tmp_path / f"{name}-in.npz", tmp_path / f"{name}-out.npz"]
+    run_leapp("run", *jobs)
+    wanted = run.network(torch.from_numpy(drawn))
+    with np.load(tmp_path / "judged-out.npz") as found:
+        assert np.allclose(found["action"], wanted.action.numpy(), rtol=1e-5, atol=1e-5)
+        assert np.allclose(found["gate"], wanted.gate_logit.numpy(), rtol=1e-5, atol=1e-5)
+    with np.load(tmp_path / "bundle-out.npz") as found:
         assert np.allclose(found["action"], golden["action"][:4], rtol=1e-5, atol=1e-5)
         assert np.allclose(found["gate_logit"], golden["gate_logit"][:4], rtol=1e-5, atol=1e-5)
 
