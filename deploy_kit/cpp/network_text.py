@@ -72,6 +72,9 @@ class _Writer:
             STATE: _whole(program.state_size),
             IMAGE: _Buffer(1, rows * columns, rows * columns),
         }
+        # The weights that are read next after convolutions.
+        dense = next(step for step in program.encoder if isinstance(step, Dense))
+        self._next = f"k{camel_case(dense.products[0].name)}Weight"
         self.text.encoder = "".join(self._step(step) for step in program.encoder)
         self.text.heads = "".join(self._step(step) for step in program.heads)
         assert self._buffers[FEATURES].count == program.feature_size
@@ -125,9 +128,10 @@ class _Writer:
             weight = self._array(f"{layer.name}_weight", convolution_weights(layer.weight, channels))
             bias = self._array(f"{layer.name}_bias", filled_up(layer.bias))
             to = f"b.{target}" + (f" + band * {columns * size}" if last and bands.count > 1 else "")
-            lines.append(f"    kernels::convolve<kernels::{name}>({source}, {weight}, {bias}, {to}, {rows});\n")
+            lines.append(f"    kernels::convolve<kernels::{name}>({source}, {weight}, {bias}, {to}, {rows}, ahead);\n")
             channels, pitch, source = size, columns * size, f"b.{target}"
-        return f"  for (int band = 0; band < {bands.count}; ++band) {{\n{''.join(lines)}  }}\n"
+        ahead = f"  auto ahead = reinterpret_cast<std::uintptr_t>({self._next});\n"
+        return f"{ahead}  for (int band = 0; band < {bands.count}; ++band) {{\n{''.join(lines)}  }}\n"
 
     def _dense(self, step: Dense) -> str:
         count = len(step.bias)

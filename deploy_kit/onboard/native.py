@@ -139,10 +139,9 @@ class NativeEngine:
         self._run(self._buffers, *self._outputs)
         self._convert()
 
-    def command(self) -> list[float]:
+    def command(self) -> npt.NDArray[np.float64]:
         """Return the physical command of the last `run` or `step`."""
-        command: list[float] = self._command.tolist()
-        return command
+        return self._command.copy()
 
     def _convert(self) -> None:
         if self.gate is not None:

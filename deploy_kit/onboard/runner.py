@@ -261,21 +261,23 @@ class OnboardPolicy:
         graph, contract, native = self._graph, self.contract, self._native
         if now is not None or state_time is not None or depth_time is not None:
             self._clock.check(now, state_time, depth_time)
+        gate: float | None
         if native is not None and native.step(state, depth, self._acting[0]) == 0:
+            # It has seen the image, and that everything is finite.
             self._depth.reset()
-            sent = native.command()
+            command = native.command()
+            sent, gate = command.tolist(), None if graph.gate is None else graph.gate.item()
         else:
             # What a native step does not take is named, or taken, here.
             self._state.fill(state, self._acting[0])
             self._depth.fill(depth)
             graph.run()
-            sent = graph.first.tolist()
-            if not contract.physical:
-                sent = self._commands(sent)
-        gate = None if graph.gate is None else graph.gate.item()
-        if not math.isfinite(sum(sent) + sum(graph.first.tolist())) or (gate is not None and not math.isfinite(gate)):
-            raise OnboardFault(Fault.OUTPUT_NOT_FINITE, f"the graph gave {graph.first.tolist()} and {gate}")
-        command = np.array(sent)
+            first, gate = graph.first.tolist(), None if graph.gate is None else graph.gate.item()
+            sent = first if contract.physical else self._commands(first)
+            # The action too: tanh makes a command even of infinity.
+            if not math.isfinite(sum(sent) + sum(first)) or (gate is not None and not math.isfinite(gate)):
+                raise OnboardFault(Fault.OUTPUT_NOT_FINITE, f"the graph gave {first} and {gate}")
+            command = np.array(sent)
         self._acting.popleft()
         self._acting.append(sent)
         if now is not None:

@@ -29,10 +29,21 @@ constexpr int kColumns = 64;
 #endif
 #endif
 
+// Convolutions compute while the memory rests: meanwhile the weights that come after them are fetched, line by line.
+DEPLOY_KIT_INLINE void fetch(std::uintptr_t& ahead) {
+#if DEPLOY_KIT_LANES > 1
+  __builtin_prefetch(reinterpret_cast<const void*>(ahead), 0, 2);
+  ahead += 64;
+#else
+  static_cast<void>(ahead);
+#endif
+}
+
 // out[pixel] = activation(bias + sum over a patch), for Pixels neighbouring pixels and one panel of channels.
 // weights: [patch row][number in the patch's row][channel of the panel].
 template <class Shape, int Pixels, int Panel>
-DEPLOY_KIT_INLINE void patch(const float* in, const float* weights, const float* bias, float* out) {
+DEPLOY_KIT_INLINE void patch(const float* in, const float* weights, const float* bias, float* out,
+                             std::uintptr_t& ahead) {
   constexpr int kVectors = Panel / kLanes;
   Vector sum[Pixels][kVectors];
   DEPLOY_KIT_UNROLL
@@ -49,6 +60,7 @@ DEPLOY_KIT_INLINE void patch(const float* in, const float* weights, const float*
       DEPLOY_KIT_UNROLL
       for (int v = 0; v < kVectors; ++v) weight[v] = load(weights + v * kLanes);
       weights += Panel;
+      fetch(ahead);
       DEPLOY_KIT_UNROLL
       for (int pixel = 0; pixel < Pixels; ++pixel) {
         const float x = from[pixel * Shape::kStrideColumns * Shape::kInChannels + k];
@@ -73,7 +85,8 @@ DEPLOY_KIT_INLINE void patch(const float* in, const float* weights, const float*
 
 // One panel of channels of `rows` rows of a convolution's output.
 template <class Shape, int Panel>
-DEPLOY_KIT_INLINE void convolve_panel(const float* in, const float* weights, const float* bias, float* out, int rows) {
+DEPLOY_KIT_INLINE void convolve_panel(const float* in, const float* weights, const float* bias, float* out, int rows,
+                                      std::uintptr_t& ahead) {
   constexpr int kTiles = (Shape::kOutColumns + kPixels - 1) / kPixels;
   constexpr int kWide = (Shape::kOutColumns + kTiles - 1) / kTiles;
   constexpr int kFull = Shape::kOutColumns / kWide, kRest = Shape::kOutColumns % kWide;
@@ -81,24 +94,25 @@ DEPLOY_KIT_INLINE void convolve_panel(const float* in, const float* weights, con
     const float* from = in + row * Shape::kStrideRows * Shape::kInPitch;
     float* to = out + row * Shape::kOutColumns * Shape::kOutChannels;
     for (int tile = 0; tile < kFull; ++tile) {
-      patch<Shape, kWide, Panel>(from, weights, bias, to);
+      patch<Shape, kWide, Panel>(from, weights, bias, to, ahead);
       from += kWide * Shape::kStrideColumns * Shape::kInChannels;
       to += kWide * Shape::kOutChannels;
     }
-    if constexpr (kRest != 0) patch<Shape, kRest, Panel>(from, weights, bias, to);
+    if constexpr (kRest != 0) patch<Shape, kRest, Panel>(from, weights, bias, to, ahead);
   }
 }
 
 // `rows` rows of a convolution's output, all channels; numbers of a pixel lie side by side.
 template <class Shape>
-inline void convolve(const float* in, const float* weights, const float* bias, float* out, int rows) {
+inline void convolve(const float* in, const float* weights, const float* bias, float* out, int rows,
+                     std::uintptr_t& ahead) {
   constexpr int kPatch = Shape::kKernelRows * Shape::kKernelColumns * Shape::kInChannels;
   constexpr int kWhole = Shape::kOutChannels / 16 * 16;
   for (int channel = 0; channel < kWhole; channel += 16) {
-    convolve_panel<Shape, 16>(in, weights + channel * kPatch, bias + channel, out + channel, rows);
+    convolve_panel<Shape, 16>(in, weights + channel * kPatch, bias + channel, out + channel, rows, ahead);
   }
   if constexpr (kWhole != Shape::kOutChannels) {
-    convolve_panel<Shape, 8>(in, weights + kWhole * kPatch, bias + kWhole, out + kWhole, rows);
+    convolve_panel<Shape, 8>(in, weights + kWhole * kPatch, bias + kWhole, out + kWhole, rows, ahead);
   }
 }
 
