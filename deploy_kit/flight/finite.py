@@ -9,8 +9,8 @@ from torch import Tensor
 
 from deploy_kit.errors import TaskError
 
-LATE_DEVICES = ("cuda",)
-"""Types of device where the answer is read after the step."""
+LATE_DEVICES: tuple[str, ...] = ()
+"""Types of device where the answer is read after the step. "cuda" is not among them: it was not tried on a GPU yet."""
 
 
 class FiniteCheck:
