@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,8 @@ class Term:
     """One term of an observation group.
 
     Attributes:
-        name: the key under which `step` takes its value.
+        name: the key under which `step` takes its value: the contract's name, after its group's where several groups
+            have a term of that name.
         group: observation group.
         start: first index within the group.
         size: numbers of one step.
@@ -165,10 +166,7 @@ def _parse(data: dict[str, Any]) -> PolicyOnboardContract:
         raise ValueError("the observation groups are none, or too large")
     num_actions, head, task = _count(data["network"]["num_actions"]), data["head"], data.get("task")
     terms = [] if task is None else [term for group in task["groups"] for term in _terms(group, groups, num_actions)]
-    keys = [term.name for term in terms]
-    keys += [name for name in groups if all(term.group != name for term in terms)]
-    if len(set(keys)) < len(keys):
-        raise ValueError("two terms, or a term and a group, have one name")
+    terms = _named_apart(terms, [name for name in groups if all(term.group != name for term in terms)])
     timing = None if task is None else task["timing"]["policy_period_s"]
     period = float(timing["value"]) if timing is not None else None if head is None else head["policy_period_s"]
     if period is not None and not 0 < period < math.inf:
@@ -186,6 +184,16 @@ def _parse(data: dict[str, Any]) -> PolicyOnboardContract:
         detector=None if head is None or head["detector"] is None else _detector(head["detector"]),
         policy_period_s=None if period is None else float(period),
     )
+
+
+def _named_apart(terms: list[Term], whole: list[str]) -> list[Term]:
+    """Return the terms with "group.term" as the names of those that several groups have, or a group given whole."""
+    names = [*(term.name for term in terms), *whole]
+    apart = [replace(term, name=f"{term.group}.{term.name}") if names.count(term.name) > 1 else term for term in terms]
+    keys = [*(term.name for term in apart), *whole]
+    if len(set(keys)) < len(keys):
+        raise ValueError("two terms of a group have one name")
+    return apart
 
 
 def _count(value: Any) -> int:

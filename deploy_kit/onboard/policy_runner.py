@@ -35,7 +35,7 @@ class TermOutput(NamedTuple):
     Attributes:
         command: (n,) commands in the contract's unit, joints in the robot's order; None where the contract does not
             know scale and offset.
-        action: (n,) the network's actions, in the policy's order.
+        action: (n,) the network's actions after the limit, in the policy's order.
         probability: that the label is true of this step, None without a head.
         positive: whether the head's logit is at or above the contract's threshold. None without a head or threshold.
         event: whether the contract's detector announces an event with this step: once an event. None likewise.

@@ -229,12 +229,36 @@ def test_groups_without_terms_are_given_whole(tmp_path):
         TermPolicy(tmp_path / "bundle", options())
 
 
+def test_terms_that_several_groups_have_are_named_after_their_group(tmp_path):
+    terms = {
+        "proprio": [{"name": "gyro", "size": 6}, {"name": "speed", "size": 3}],
+        "command": [{"name": "gyro", "size": 3}],
+    }
+    network = write_bundle(tmp_path / "bundle", "cnn", interface={"observations": terms})
+    policy = TermPolicy(tmp_path / "bundle")
+    assert policy.terms == ("proprio.gyro", "speed", "command.gyro", "camera")
+    values = {"proprio.gyro": np.full(6, 0.5), "speed": np.ones(3), "command.gyro": -np.ones(3)}
+    camera = np.full((1, 12, 16), 0.25)
+    output = policy.step({**values, "camera": camera})
+    groups = {
+        "proprio": [*values["proprio.gyro"], *values["speed"]],
+        "command": values["command.gyro"],
+        "camera": camera,
+    }
+    with torch.no_grad():
+        given = network(
+            {name: torch.tensor(np.array(value)[None], dtype=torch.float32) for name, value in groups.items()}
+        )
+    np.testing.assert_allclose(output.action, np.clip(given.action[0], -LIMIT, LIMIT), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("change", "fault", "message"),
     [
         (lambda c: c.update(schema_version=2), Fault.CONTRACT_VERSION, "schema version 2"),
         (lambda c: c.pop("kind"), Fault.CONTRACT_INVALID, "fly it with OnboardPolicy"),
         (lambda c: c["task"]["groups"][0]["terms"][1].update(start=2), Fault.CONTRACT_INVALID, "do not tile"),
+        (lambda c: c["task"]["groups"][0]["terms"][1].update(name="gyro"), Fault.CONTRACT_INVALID, "have one name"),
         (lambda c: c["task"]["groups"][0]["terms"].pop(), Fault.CONTRACT_INVALID, "make 8 numbers"),
         (lambda c: c["task"]["groups"][0]["terms"][1].update(components=["a", "a"]), Fault.CONTRACT_INVALID, "names 2"),
         (lambda c: c["task"]["actions"].update(scale=[1.0]), Fault.CONTRACT_INVALID, "is not 3 finite numbers"),
