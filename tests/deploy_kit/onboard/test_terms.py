@@ -249,7 +249,7 @@ def test_terms_that_several_groups_have_are_named_after_their_group(tmp_path):
         given = network(
             {name: torch.tensor(np.array(value)[None], dtype=torch.float32) for name, value in groups.items()}
         )
-    np.testing.assert_allclose(output.action, np.clip(given.action[0], -LIMIT, LIMIT), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(output.action, np.clip(given.action[0].numpy(), -LIMIT, LIMIT), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
