@@ -157,7 +157,12 @@ task_options = compose(
         help="Device of the policy, and of the simulator where it has a choice.",
     ),
     _simulation("--headless", is_flag=True, help="Accepted for Isaac Lab's sake; nothing here opens a window."),
-    _simulation("--threads", metavar="N", type=click.IntRange(min=1), help="Simulator threads. [default: one a core]"),
+    _simulation(
+        "--threads",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Simulator threads. [default: one for four environments, at most one a core]",
+    ),
 )
 
 RUN_PARAMETERS = ("checkpoint", "load_run", "experiment_name", "log_root")

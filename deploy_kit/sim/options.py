@@ -32,7 +32,7 @@ class EnvOptions:
         randomisation: whether airframe, drag, gains and thrust error are randomised.
         difficulty: difficulty of every track, 0 to 1; None draws it per track.
         episodes_per_track: 0 keeps one track per environment for ever; n draws a new one after n episodes.
-        num_threads: threads that step environments; None for one per usable core.
+        num_threads: threads that step environments; None for one per four environments, at most one per usable core.
         device: torch device of what `step` returns.
         finish: what follows the last gate of a track that is not closed (zigzag). "end": while the drone flies to the
             last gate, the next one is placed straight on, and passing the last one ends the episode as a time-out.
