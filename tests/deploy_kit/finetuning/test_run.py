@@ -280,7 +280,7 @@ def test_overwrite_refuses_another_runs_parameters_before_it_trains(earlier: Fin
     assert not seen
 
 
-@pytest.mark.parametrize("failing", ["save_checkpoint", "write_metrics"])
+@pytest.mark.parametrize("failing", ["save_with_head", "write_metrics"])
 def test_a_first_epoch_that_cannot_be_written_leaves_the_earlier_results(
     earlier: FinetuneOptions, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
@@ -288,7 +288,7 @@ def test_a_first_epoch_that_cannot_be_written_leaves_the_earlier_results(
         raise OptionError("no space left")
 
     before = everything_in(earlier.output)
-    monkeypatch.setattr(output_module if failing == "save_checkpoint" else run_module, failing, fail)
+    monkeypatch.setattr(output_module if failing == "save_with_head" else run_module, failing, fail)
     with pytest.raises(OptionError, match="no space left"):
         finetune(replace(earlier, overwrite=True, seed=3))
     assert everything_in(earlier.output).items() >= before.items()
