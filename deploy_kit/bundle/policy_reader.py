@@ -141,6 +141,8 @@ def read_sequences(path: Path, contract: PolicyContract) -> GoldenSequences:
         if total > MAX_GOLDEN_BYTES:
             raise BundleError(f"{path}: {total} bytes unpacked, at most {MAX_GOLDEN_BYTES} are read")
         with np.load(path, allow_pickle=False) as opened:
+            if len(set(opened.files)) != len(opened.files):
+                raise BundleError(f"{path}: an array is there twice, of which readers may take either; export it again")
             arrays = {name: opened[name] for name in opened.files}
     except UNREADABLE_NPZ as error:
         raise BundleError(f"{path}: not a readable npz file ({one_line(error)}); export the bundle again") from error

@@ -258,6 +258,8 @@ def read_golden(path: Path, contract: Contract) -> GoldenSamples:
         if total > MAX_GOLDEN_BYTES:
             raise BundleError(f"{path}: {total} bytes unpacked, at most {MAX_GOLDEN_BYTES} are read")
         with np.load(path, allow_pickle=False) as archive:
+            if len(set(archive.files)) != len(archive.files):
+                raise BundleError(f"{path}: an array is there twice, of which readers may take either; export it again")
             arrays = {name: archive[name] for name in archive.files}
     except UNREADABLE_NPZ as error:
         raise BundleError(f"{path}: not a readable npz file ({one_line(error)}); export the bundle again") from error

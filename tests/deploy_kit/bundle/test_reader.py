@@ -1,4 +1,5 @@
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -7,6 +8,8 @@ from deploy_kit.bundle import reader as bundle_module
 from deploy_kit.bundle.reader import BUNDLE_FILES, open_bundle
 from deploy_kit.bundle.summary import describe_arrays
 from deploy_kit.errors import BundleError
+from deploy_kit.onboard import OnboardFault
+from deploy_kit.onboard.bundle import load_bundle
 from helpers.bundles import edit_golden, rewrite_manifest, write_torn_npz
 from helpers.networks import SMALL_OBSERVATION
 
@@ -137,3 +140,16 @@ def test_golden_samples_that_are_no_archive(bundle_copy):
     rewrite_manifest(bundle_copy)
     with pytest.raises(BundleError, match="not a readable npz"):
         _ = open_bundle(bundle_copy).golden
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("second", ["action.npy", "action"])
+def test_array_that_is_there_twice_is_refused(bundle_copy, second):
+    """Python takes the last one, another reader may take the first."""
+    with zipfile.ZipFile(bundle_copy / "golden.npz", "a") as archive:
+        archive.writestr(second, archive.read("action.npy"))
+    rewrite_manifest(bundle_copy)
+    with pytest.raises(BundleError, match="an array is there twice"):
+        _ = open_bundle(bundle_copy).golden
+    with pytest.raises(OnboardFault, match="an array is there twice"):
+        load_bundle(bundle_copy)
