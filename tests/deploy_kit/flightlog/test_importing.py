@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -190,3 +192,13 @@ def test_mapping_files(tmp_path):
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(FlightLogError, match=r"list\.yaml"):
         read_mapping(tmp_path / "list.yaml")
+
+
+def test_the_pages_mapping_is_one():
+    text = (Path(__file__).resolve().parents[3] / "docs" / "flight-log.md").read_text(encoding="utf-8")
+    block = re.search(r"```yaml\n(.*?)```", text, re.DOTALL).group(1)
+    mapping = parse_mapping(yaml.safe_load(block), "the page")
+    assert sorted(mapping.signals) == [
+        *("attitude", "body_rates", "gate", "gate_output", "next_gate", "position", "thrust", "velocity"),
+    ]
+    assert mapping.at_reset
