@@ -96,7 +96,11 @@ def nothing_opened(options: VerifyOptions) -> Iterator[NotRun]:
     for name in ("contract", "onnx", "torchscript", "safetensors", "golden", "replay"):
         yield NotRun(name, "the bundle cannot be opened")
     for mode in LIVE_MODES:
-        if mode in options.live_modes and options.live:
+        if not options.live:
+            yield NotRun(f"live/{mode}", "--no-live", "--no-live")
+        elif mode not in options.live_modes:
+            yield NotRun(f"live/{mode}", "not among the live modes asked for", "--live-mode")
+        else:
             yield NotRun(f"live/{mode}", "the bundle cannot be opened")
     if options.flight is not None:
         yield NotRun("flight-log", "the bundle cannot be opened")
