@@ -17,6 +17,7 @@ import torch
 
 from deploy_kit.bundle.graph_options import graph_options_of
 from deploy_kit.bundle.reader import manifest_text, open_bundle
+from deploy_kit.bundle.signature import SIGNATURE_NAME
 from deploy_kit.export.graph import DeployedPolicy
 from deploy_kit.export.torchscript import _Outputs
 from deploy_kit.page.render import GENERATOR
@@ -116,7 +117,7 @@ def _indented_contract(run: Run, bundle: Path) -> None:
 def _files_beside(run: Run, folder: Path) -> Run:
     result = copied(run, folder)
     (result.bundle / "report.html").write_text(f"<!doctype html>{GENERATOR}")
-    (result.bundle / "signature.sig").write_text("x")
+    (result.bundle / SIGNATURE_NAME).write_text("x")
     return result
 
 
