@@ -99,7 +99,7 @@ def test_command_says_what_is_known(folder, capsys):
     clock = itertools.count(0, 1000).__next__
     assert main([str(folder), "--threads", "2", "--steps", "100"], clock) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[-1] == "report beside the bundle: these very files were verified, but for what was switched off"
+    assert said[-2] == "report beside the bundle: these very files were verified, but for what was switched off"
     assert main([str(folder), "--steps", "100"]) == 1
     assert "not_verified" in capsys.readouterr().err
     assert main([str(folder), "--steps", "100", "--allow-unverified"], clock) == 0
