@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
@@ -37,6 +37,7 @@ class RecordingOptions:
             `max_bytes` or more is kept; "stop" goes on without a log; "fault" refuses each further step.
         sync_s: time between two syncs to the disk.
         lossless: wait for the disk rather than lose a record; for simulations, whose time stands still meanwhile.
+        clock: when a record was made and how long a step took, ns; another one for simulations.
 
     Raises:
         OnboardFault: an option makes no sense.
@@ -47,6 +48,7 @@ class RecordingOptions:
     at_limit: Literal["rotate", "stop", "fault"] = "rotate"
     sync_s: float = 1.0
     lossless: bool = False
+    clock: Callable[[], int] = time.monotonic_ns
 
     def __post_init__(self) -> None:
         if self.at_limit not in ("rotate", "stop", "fault"):

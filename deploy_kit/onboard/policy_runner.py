@@ -2,7 +2,6 @@
 
 import platform
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -198,7 +197,7 @@ class TermPolicy:
         recorder = self.recorder
         if recorder is None:
             return self._compute(terms, now, terms_time)
-        began, before, times = time.monotonic_ns(), self._last_action.tolist(), (now, terms_time, None)
+        began, before, times = recorder.clock(), self._last_action.tolist(), (now, terms_time, None)
         try:
             recorder.require_recording()
             output = self._compute(terms, now, terms_time)

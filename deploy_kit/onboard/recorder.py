@@ -9,6 +9,7 @@ import math
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -63,12 +64,14 @@ class Recorder:
 
     Attributes:
         path: the file.
+        clock: of the records, ns.
 
     Raises:
         OnboardFault: the file exists already or cannot be written.
     """
 
     path: Path
+    clock: Callable[[], int]
 
     def __init__(
         self,
@@ -88,7 +91,7 @@ class Recorder:
         self._sequence = 0
         self._head = 0
         self._writer = LogWriter(path, header, self._slots, options)
-        self.path = self._writer.path
+        self.path, self.clock = self._writer.path, options.clock
         self._thread = threading.Thread(target=self._writer.run, name="flight log", daemon=True)
         self._thread.start()
         # Also at exit, and when the policy is dropped: what stands in the ring is written.
@@ -128,7 +131,7 @@ class Recorder:
         """Record a step that went well; the graph still holds its input.
 
         Args:
-            began: time.monotonic_ns() when it began.
+            began: `clock` when it began.
             inputs: state and depth as given.
             times: `now`, state_time, depth_time.
             acting: command that was acting.
@@ -148,7 +151,7 @@ class Recorder:
             0,
             self._sequence,
             began,
-            time.monotonic_ns() - began,
+            self.clock() - began,
             _NAN if now is None else now,
             _NAN if state_time is None else state_time,
             _NAN if depth_time is None else depth_time,
@@ -196,7 +199,7 @@ class Recorder:
         head = self._step.pack(
             self._sequence,
             began,
-            time.monotonic_ns() - began,
+            self.clock() - began,
             *(_number(value) for value in times),
             *acting,
             *self._no_command,
@@ -214,13 +217,13 @@ class Recorder:
     def held(self, command: list[float], told: bool, now: float | None) -> None:
         """Record a period that passed without a step."""
         if (slot := self._take()) is not None:
-            head = self._sequence, time.monotonic_ns()
+            head = self._sequence, self.clock()
             self._put_bytes(slot, Kind.HOLD, self._hold.pack(*head, _number(now), told, *command))
 
     def reset(self) -> None:
         """Record that the past was forgotten."""
         if (slot := self._take()) is not None:
-            self._put_bytes(slot, Kind.RESET, TIMES.pack(self._sequence, time.monotonic_ns()))
+            self._put_bytes(slot, Kind.RESET, TIMES.pack(self._sequence, self.clock()))
 
     def _take(self) -> Slot | None:
         """Return the next free slot, None where the disk is too slow; each record has a sequence number of its own."""

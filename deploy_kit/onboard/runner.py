@@ -3,7 +3,6 @@
 import math
 import platform
 import threading
-import time
 from collections import deque
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -232,7 +231,7 @@ class OnboardPolicy:
         state_time: float | None,
         depth_time: float | None,
     ) -> OnboardOutput:
-        began, acting, times = time.monotonic_ns(), self._acting[0], (now, state_time, depth_time)
+        began, acting, times = recorder.clock(), self._acting[0], (now, state_time, depth_time)
         try:
             recorder.require_recording()
             output = self._compute(state, depth, now, state_time, depth_time)

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import count
 from types import SimpleNamespace
 
 import numpy as np
@@ -272,15 +273,15 @@ def test_full_log_stops_or_refuses_by_option(bundles, tmp_path):
             assert len(log.flown) == 18
 
 
-def test_log_ends_when_its_time_is_over(bundles, tmp_path, monkeypatch):
-    clock = iter(range(0, 10**12, 500_000_000))
-    monkeypatch.setattr("deploy_kit.onboard.runner.time", SimpleNamespace(monotonic_ns=lambda: next(clock)))
-    bound = RecordingOptions(max_seconds=2.0, at_limit="stop")
+def test_log_ends_when_its_time_is_over(bundles, tmp_path):
+    # A step begins each half second and takes a quarter.
+    bound = RecordingOptions(max_seconds=2.0, at_limit="stop", clock=count(step=250_000_000).__next__)
     policy = OnboardPolicy(bundles.plain, log=tmp_path / "flight.dklog", recording=bound)
     fly(policy, 8)
     policy.close()
     with open_flight_log(tmp_path / "flight.dklog") as log:
         assert (len(log.flown), log.ended) == (5, "2 s are reached")
+        assert {logged.duration_ns for logged in log.flown} == {250_000_000}
 
 
 def test_disk_that_fails_ends_the_log_and_not_the_flight(bundles, tmp_path, monkeypatch):
