@@ -177,7 +177,9 @@ def require_signed(folder: Path, key: TrustedKey) -> None:
     listed = check_files(folder)
     _require_only_signed(folder, set(listed))
     path = folder / key.signature_name
-    if path.is_symlink() or not path.is_file():
+    if path.is_symlink():
+        raise BundleError(f"{path} is a link; copy the whole bundle again")
+    if not path.is_file():
         others = [name for name in SIGNATURE_NAMES if (folder / name).is_file()]
         other = f"; it has {others[0]}, which a key of the other kind signs" if others else ""
         raise BundleError(f"{folder} is not signed for {key.path}: {path.name} is missing{other}; ask who made it")
@@ -210,9 +212,10 @@ def _model_signing() -> Any:
 
 def _openssf_hashing(folder: Path) -> Any:
     """Return which files OpenSSF's signature covers: the manifest and those that it lists."""
-    unsigned = [folder / entry.name for entry in folder.iterdir() if _is_beside(entry.name)]
+    # Names alone: it takes relative paths for those within the model, and writes what it left out into the signature.
+    unsigned = [entry.name for entry in folder.iterdir() if _is_beside(entry.name)]
     config = _model_signing().hashing.Config().use_file_serialization(hashing_algorithm="sha256")
-    return config.set_ignored_paths(paths=[*unsigned, folder / OPENSSF_NAME], ignore_git_paths=False)
+    return config.set_ignored_paths(paths=[*unsigned, OPENSSF_NAME], ignore_git_paths=False)
 
 
 def _is_beside(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import struct
 import tokenize
 import zipfile
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from .detector import DetectorRule, slope_of
 from .faults import Fault, OnboardFault
 from .signature import require_signed
+from .strict_json import strict_json
 from .verification import Verification, read_verification
 
 CONTRACT_VERSION = 2
@@ -26,6 +26,7 @@ CONTRACT_METADATA_KEY = "deploy_kit_contract"
 _NEEDED = ("contract.json", "golden.npz")
 _MODELS = {"onnxruntime": "policy.onnx", "cpp": "policy.hpp"}
 _MAX_BYTES = 1 << 30
+_MAX_MANIFEST_BYTES = 4 << 20
 
 MAX_LATENCY_STEPS = 100
 """More are no latency but a mistake."""
@@ -193,8 +194,10 @@ def _read_files(folder: Path, trust: Path | None, needed: tuple[str, ...]) -> Bu
 def _read_manifest(path: Path) -> tuple[dict[str, Any], bytes]:
     """Return what a manifest lists, and its bytes."""
     try:
+        if path.exists() and (not path.is_file() or path.stat().st_size > _MAX_MANIFEST_BYTES):
+            raise OnboardFault(Fault.BUNDLE_ALTERED, f"{path} is no manifest: copy the bundle again")
         text = path.read_bytes()
-        data = json.loads(text.decode("utf-8"))
+        data = strict_json(text.decode("utf-8"))
     except OSError as error:
         raise OnboardFault(Fault.BUNDLE_INCOMPLETE, f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -228,7 +231,7 @@ def parse_contract(text: str) -> OnboardContract:
         OnboardFault: another schema version, or a field is missing or unusable.
     """
     try:
-        data = json.loads(text)
+        data = strict_json(text)
         version = data["schema_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise OnboardFault(Fault.CONTRACT_INVALID, f"contract.json cannot be read ({error!r})") from error

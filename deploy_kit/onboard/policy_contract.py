@@ -1,6 +1,5 @@
 """The part of any policy's contract that the runner acts on: groups, terms, joints, memory, actions, head."""
 
-import json
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +9,7 @@ import numpy.typing as npt
 
 from .detector import DetectorRule, slope_of
 from .faults import Fault, OnboardFault
+from .strict_json import strict_json
 
 POLICY_CONTRACT_VERSION = 1
 LAST_ACTION = "last_action"
@@ -124,7 +124,7 @@ _UNUSABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, Overfl
 def is_policy_contract(text: str) -> bool:
     """Return whether a contract says that it is of kind "policy"; false for what cannot be read."""
     try:
-        data = json.loads(text)
+        data = strict_json(text)
     except (ValueError, RecursionError):
         return False
     return isinstance(data, dict) and data.get("kind") == "policy"
@@ -137,7 +137,7 @@ def parse_policy_contract(text: str) -> PolicyOnboardContract:
         OnboardFault: another kind or schema version, or a field is missing or unusable.
     """
     try:
-        data = json.loads(text)
+        data = strict_json(text)
         kind, version = data.get("kind"), data["schema_version"]
     except (*_UNUSABLE, RecursionError) as error:
         raise OnboardFault(Fault.CONTRACT_INVALID, f"contract.json cannot be read ({error!r})") from error

@@ -40,8 +40,8 @@ def require_signed(folder: Path, manifest: bytes, listed: Iterable[str], trust: 
             "fly without trust on your own responsibility",
         ) from error
     try:
-        if trust.stat().st_size > _MAX_KEY_BYTES:
-            raise ValueError("too long for a key")
+        if not trust.is_file() or trust.stat().st_size > _MAX_KEY_BYTES:
+            raise ValueError("no file, or too long for a key")
         key = load_pem_public_key(trust.read_bytes())
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise OnboardFault(Fault.SIGNATURE_UNCHECKED, f"{trust} is no public key in PEM that can be read") from error

@@ -1,11 +1,11 @@
 """What the report beside a bundle says, and whether it is of these very files."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .faults import Fault, OnboardFault
+from .strict_json import strict_json
 
 REPORT_NAME = "report.json"
 REPORT_VERSION = 3
@@ -102,7 +102,7 @@ def read_verification(folder: Path, manifest_sha256: str) -> Verification:
             return Verification("absent")
         if path.stat().st_size > _MAX_BYTES:
             return Verification("unreadable")
-        return _verification(json.loads(path.read_text(encoding="utf-8")), manifest_sha256)
+        return _verification(strict_json(path.read_text(encoding="utf-8")), manifest_sha256)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return Verification("unreadable")
 

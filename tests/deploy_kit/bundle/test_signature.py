@@ -1,8 +1,10 @@
 """A bundle counts as signed if a trusted key signed all that is in it, and only then."""
 
+import base64
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -61,6 +63,20 @@ def test_both_signatures_lie_beside_each_other(bundle_copy, tmp_path):
         require_signed(bundle_copy, read_trusted_key(public))
     with pytest.raises(OptionError, match="two keys of one kind"):
         read_signing_keys([first[0], keys.ed25519(tmp_path, "another")[0]])
+
+
+def test_a_relative_path_means_the_same_files(bundle_copy, tmp_path, monkeypatch):
+    """OpenSSF's library takes paths that are to be left out for paths within the model."""
+    monkeypatch.chdir(bundle_copy.parent)
+    pairs = [make(tmp_path) for make in (keys.ed25519, keys.p256)]
+    for key in read_signing_keys([private for private, _ in pairs]):
+        sign_bundle(Path(bundle_copy.name), key)
+    (bundle_copy / "report.json").write_text("{}")
+    for folder in (Path(bundle_copy.name), bundle_copy):
+        for _, public in pairs:
+            require_signed(folder, read_trusted_key(public))
+    payload = base64.b64decode(json.loads((bundle_copy / OPENSSF_NAME).read_text())["dsseEnvelope"]["payload"])
+    assert str(bundle_copy.parent).encode() not in payload
 
 
 def test_another_key_is_refused(signed, kind, tmp_path):
@@ -126,7 +142,7 @@ def test_what_is_no_signature_is_refused(signed, pair, kind, content):
 def test_a_linked_signature_is_refused(signed, pair, kind):
     (signed / kind).rename(signed.parent / "signature")
     (signed / kind).symlink_to(signed.parent / "signature")
-    refuse(signed, pair[1], "is missing")
+    refuse(signed, pair[1], "is a link")
 
 
 def test_nothing_is_signed_that_the_manifest_does_not_list(bundle_copy, pair, kind):

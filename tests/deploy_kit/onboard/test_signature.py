@@ -1,7 +1,9 @@
 """On board, a trusted key's signature over the manifest decides whether a bundle is opened."""
 
 import json
+import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -80,7 +82,20 @@ def test_what_is_no_signature_is_refused(folder, pair, content):
     refuse(folder, pair[1], Fault.SIGNATURE_WRONG, r"manifest\.json\.sig")
 
 
+def test_a_manifest_that_readers_may_take_differently_is_refused(folder, pair):
+    manifest = folder / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"files": {', '"files": {"policy.onnx": {"sha256": "", "size": 1},', 1))
+    refuse(folder, None, Fault.BUNDLE_ALTERED, "is not JSON")
+    os.truncate(manifest, 2 << 30)
+    refuse(folder, pair[1], Fault.BUNDLE_ALTERED, "is no manifest")
+    manifest.unlink()
+    os.mkfifo(manifest)
+    refuse(folder, pair[1], Fault.BUNDLE_ALTERED, "is no manifest")
+
+
 def test_what_is_no_ed25519_key_is_refused(folder, pair, tmp_path):
+    refuse(folder, Path("/dev/zero"), Fault.SIGNATURE_UNCHECKED, "is no public key")
     refuse(folder, pair[0], Fault.SIGNATURE_UNCHECKED, "is no public key")
     refuse(folder, tmp_path / "absent", Fault.SIGNATURE_UNCHECKED, "is no public key")
     refuse(folder, keys.p256(tmp_path)[1], Fault.SIGNATURE_UNCHECKED, "is no Ed25519 key")
