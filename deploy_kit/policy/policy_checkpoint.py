@@ -190,7 +190,8 @@ def _load(
             )
         if tensors[name].shape != template.shape:
             raise CheckpointError(
-                f"{path}: {names[name]} should have shape {tuple(template.shape)}, found {tuple(tensors[name].shape)}"
+                f"{path}: {names[name]} should have shape {tuple(template.shape)}, found {tuple(tensors[name].shape)}; "
+                "params/agent.yaml, or a --obs-shape, is another network's: give this run's own"
             )
         bad = ~torch.isfinite(tensors[name])
         if name == "obs_normalizer._std":

@@ -99,7 +99,12 @@ def groups_of(facts: Facts, kind: str) -> dict[str, tuple[int, ...]]:
         if rest > 0:
             shapes[open_groups[0]] = (rest,)
     still_open = [name for name in flat if shapes[name] is None]
-    if still_open:
+    if total is not None and kind == "CNNModel" and not flat:
+        facts.missing.append(
+            f"{facts.path}: the normaliser takes {int(total)} numbers of observation groups that nobody names: give "
+            f"--obs-shape NAME={int(total)}, or one NAME=N for each in the network's order"
+        )
+    elif still_open:
         facts.missing.append(
             f"{facts.path}: weights do not say how many numbers the observation groups {', '.join(still_open)} have"
             f"{'' if total is None else f' (together with the others {int(total)})'}: give --obs-shape "

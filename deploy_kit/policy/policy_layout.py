@@ -115,6 +115,13 @@ def detect_layout(entries: Mapping[str, Any], path: object) -> PolicyLayout:
         student = any(str(name).startswith("student.") for name in joint)
         return LAYOUTS[PolicyFormat.JOINT_STUDENT if student else PolicyFormat.JOINT]
     found_names = ", ".join(sorted(map(printable, entries))[:8]) or "nothing"
+    if entries and all(isinstance(value, Tensor) for value in entries.values()):
+        joint = any(str(name).startswith(("actor.", "student.")) for name in entries)
+        entry = "model_state_dict" if joint else "actor_state_dict"
+        raise CheckpointError(
+            f"{path} is a bare state dict ({found_names}), and rsl_rl keeps a policy's as an entry: save it again as "
+            f'torch.save({{"{entry}": state_dict}}, FILE); a network of your own: see docs/policies.md'
+        )
     raise CheckpointError(
         f"{path} has none of rsl_rl's entries (model_state_dict, actor_state_dict or student_state_dict); found: "
         f"{found_names}; see docs/policies.md for the supported files, and for a network of your own"

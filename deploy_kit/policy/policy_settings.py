@@ -26,6 +26,9 @@ _CLASSES = {
 }
 """rsl_rl's classes of all versions, as models of version 5."""
 
+_NOISE = {kind: f"distribution.{kind}" for kind in ("std_param", "log_std_param")}
+"""A Gaussian's standard deviation among the weights, by how it is kept."""
+
 _GATES = {4: "lstm", 3: "gru"}
 """Kind of memory by its number of gates."""
 
@@ -262,7 +265,8 @@ def _encoders(facts: Facts) -> Any:
     found = recorded if said is None else said
     if not isinstance(found, Mapping):
         facts.missing.append(
-            f"{facts.path}: weights do not say stride, padding and pooling of cnns.*, and no {source} does"
+            f"{facts.path}: weights do not say stride, padding and pooling of cnns.*, and no {source} does: give --params "
+            "with an agent.yaml that has it"
         )
         return {}
     return _plain(found)
@@ -276,16 +280,18 @@ def _plain(value: Any) -> Any:
 
 def _distribution(facts: Facts) -> tuple[dict[str, Any] | None, bool]:
     """Return the distribution's settings, and whether the last layer gives two numbers for each action."""
-    noise = next((kind for kind in ("std_param", "log_std_param") if f"distribution.{kind}" in facts.tensors), None)
+    noise = next((kind for kind, tensor in _NOISE.items() if tensor in facts.tensors), None)
     recorded = facts.recorded.get("settings", {})
+    source = "the record of deploy-kit in it"
     if "distribution_cfg" in recorded:
         stated: Any = recorded["distribution_cfg"]
     else:
         source, stated = facts.agent("distribution_cfg")
         if stated is not None and (not isinstance(stated, Mapping) or "class_name" not in stated):
             raise CheckpointError(f"{source} of {facts.path} has no class_name")
-    if stated is None and facts.agent("state_dependent_std")[1] is True:
-        stated = {"class_name": "HeteroscedasticGaussianDistribution"}
+    dependent, says_so = facts.agent("state_dependent_std")
+    if stated is None and says_so is True:
+        source, stated = dependent, {"class_name": "HeteroscedasticGaussianDistribution"}
     if stated is None:
         if noise is not None:
             kind = "scalar" if noise == "std_param" else "log"
@@ -294,7 +300,8 @@ def _distribution(facts: Facts) -> tuple[dict[str, Any] | None, bool]:
         if not known and facts.layout.format is not PolicyFormat.SAFETENSORS:
             facts.missing.append(
                 f"{facts.path}: {facts.layout.section} holds no standard deviation, and no params/agent.yaml says "
-                "whether the last layer gives actions alone (distribution_cfg)"
+                f"whether the last layer gives actions alone ({facts.layout.agent[0]}.distribution_cfg): give --params "
+                "with an agent.yaml that has it"
             )
         return None, False
     name = str(stated["class_name"]).replace(":", ".").rpartition(".")[2]
@@ -303,6 +310,10 @@ def _distribution(facts: Facts) -> tuple[dict[str, Any] | None, bool]:
             f"distribution {stated['class_name']!r} of {facts.path} is not known; exported are "
             f"{', '.join(DISTRIBUTIONS)}"
         )
+    # Only a Gaussian keeps a deviation among the weights, and it always does; what flies alone is kept without it.
+    if facts.layout.format is not PolicyFormat.SAFETENSORS and (name == "GaussianDistribution") != (noise is not None):
+        found = "no standard deviation" if noise is None else f"a standard deviation ({facts.named(_NOISE[noise])})"
+        raise facts.another_run(source, name, found)
     settings = {**_plain(stated), "class_name": name}
     if name == "GaussianDistribution" and noise is not None:
         settings["std_type"] = "scalar" if noise == "std_param" else "log"

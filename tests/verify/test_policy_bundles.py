@@ -12,6 +12,8 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
+from rsl_rl.models import MLPModel
+from tensordict import TensorDict
 
 from deploy_kit.bundle.policy_reader import is_policy_bundle, open_policy_bundle
 from deploy_kit.bundle.reader import manifest_text, open_bundle
@@ -24,7 +26,8 @@ from deploy_kit.verify.policy.sequences import golden_episodes, run_episodes
 from deploy_kit.verify.policy.subject import pair_policy
 from deploy_kit.verify.report import VerifyReport
 from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
-from helpers.rsl_rl_files import KINDS, make_policy, shape_hints
+from helpers.rsl_rl_files import GAUSSIAN, KINDS, make_policy, shape_hints, write_run
+from helpers.two_archives import rezipped
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,33 @@ def test_a_policy_without_head_has_one_output(tmp_path):
     assert is_policy_bundle(bundle)
     with pytest.raises(BundleError, match="another policy than VisionActorCritic"):
         open_bundle(bundle)
+
+
+def test_torchscript_of_many_observation_groups_is_read_with_their_order(tmp_path):
+    """Torch gives a list of more than two tensors a line of its own."""
+    shapes = {"gyro": (3,), "gravity": (3,), "goal": (3,), "command": (2,)}
+    observation = TensorDict({name: torch.zeros(1, *shape) for name, shape in shapes.items()}, batch_size=[1])
+    settings = {"hidden_dims": [8], "activation": "tanh", "obs_normalization": True, "distribution_cfg": GAUSSIAN}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = MLPModel(observation, {"actor": list(shapes)}, "actor", 2, **settings)
+    agent = {"obs_groups": {"actor": list(shapes)}, "actor": {"class_name": "MLPModel", **settings}}
+    path = write_run(tmp_path / "run", {"actor_state_dict": model.state_dict()}, agent)
+    hints = NetworkHints(observation_shapes=tuple(shapes.items()))
+    bundle = export_bundle(ExportOptions(path, tmp_path / "bundle", hints=hints, num_golden=32))
+    subject = Exported(path, bundle, hints)
+    report = verify(subject, torchscript=True)
+    assert report.passed, [(name, report.verdict(name).reasons) for name in failed(report)]
+
+    def other_order(name: str, content: bytes) -> bytes:
+        return content.replace(b"[argument_1, argument_2,", b"[argument_2, argument_1,")
+
+    file = bundle / "policy.pt"
+    swapped = rezipped(file.read_bytes(), other_order)
+    assert swapped != rezipped(file.read_bytes())
+    file.write_bytes(swapped)
+    sign(bundle)
+    assert failed(verify(subject, torchscript=True)) == {"torchscript/proof"}
 
 
 def test_a_weight_that_differs_in_the_last_place_is_named(exported, tmp_path):

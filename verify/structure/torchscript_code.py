@@ -6,6 +6,7 @@ A frozen module has one method. In another one the calls of its sub-modules are 
 import ast
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,15 @@ _TEXT = re.compile(r'(?:[A-Za-z0-9_ \n()\[\],.:=>-]|"[A-Za-z0-9_]*")*')
 
 _ERRORS = (ValueError, KeyError, IndexError, TypeError, SyntaxError)
 
-Value = str | Module | tuple[Any, ...]
+
+@dataclass(frozen=True)
+class TensorList:
+    """A list of tensors by their names; torch gives a long one a line of its own, for `cat` alone to read."""
+
+    parts: tuple[str, ...]
+
+
+Value = str | Module | TensorList | tuple[Any, ...]
 """What a variable stands for: a tensor by its name in the graph, a module, or several of them."""
 
 
@@ -138,6 +147,8 @@ class _Code:
         *statements, last = method.body
         for statement in statements:
             match statement:
+                case ast.Assign(targets=[ast.Name(id=name)], value=ast.List(elts=parts)) if name not in frame:
+                    frame[name] = TensorList(tuple(self.tensor(part, frame, depth) for part in parts))
                 case ast.Assign(targets=[ast.Name(id=name)], value=value) if name not in frame:
                     frame[name] = self.value(value, frame, depth, name if depth == 0 else None)
                 case ast.Assign(targets=[ast.Tuple(elts=targets)], value=value):
@@ -230,7 +241,10 @@ class _Code:
         if function not in FUNCTIONS:
             raise StructureError(f"forward calls torch.{function}, which is not on the list")
         tensors, rule = FUNCTIONS[function]
+        listed: tuple[str, ...] = ()
         match function, arguments:
+            case "cat", [ast.Name(id=known), *rest] if isinstance(known_list := frame.get(known), TensorList):
+                listed, arguments = known_list.parts, rest
             case "cat", [ast.List(elts=parts), *rest]:
                 tensors, arguments = len(parts), [*parts, *rest]
             case "layer_norm", [data, shape, weight, bias, *rest]:
@@ -245,7 +259,7 @@ class _Code:
             raise StructureError(f"forward calls {text!r} with arguments that are not on the list") from error
         if len(arguments) < tensors:
             raise StructureError(f"forward calls torch.{function} with {len(arguments)} arguments")
-        inputs = [self.tensor(argument, frame, depth) for argument in arguments[:tensors]]
+        inputs = [*listed, *(self.tensor(argument, frame, depth) for argument in arguments[:tensors])]
         inputs += [self.constant(np.array(value, np.int64)) for value in extra]
         self.nodes.append(Node(op, tuple(inputs), (result,), attributes))
         return result

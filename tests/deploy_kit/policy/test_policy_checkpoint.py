@@ -27,7 +27,7 @@ from deploy_kit.policy.protocol import reset_state
 from deploy_kit.policy.vision_policy import VisionPolicy
 from helpers.checkpoints import write_racing_run
 from helpers.networks import small_network
-from helpers.rsl_rl_files import CNN, KINDS, make_model, make_policy, shape_hints, write_run
+from helpers.rsl_rl_files import CNN, GAUSSIAN, KINDS, make_model, make_policy, shape_hints, write_run
 
 FILES = [("mlp", 5), ("cnn", 5), ("lstm", 5), ("gru", 5), ("mlp", 3), ("lstm", 3), ("cnn", 3), ("mlp", 2), ("gru", 2)]
 
@@ -206,12 +206,42 @@ def change_agent(made, **changes):
         ("mlp", {"obs_normalization": False}, r"an observation normaliser \(obs_normalizer._mean\)"),
         ("mlp", {"class_name": "my_package:MyModel"}, "no class of rsl_rl's"),
         ("mlp", {"distribution_cfg": {"class_name": "Odd"}}, "distribution 'Odd'"),
+        ("mlp", {"distribution_cfg": {"class_name": "BetaDistribution"}}, r"deviation \(distribution.std_param \(3,\)\)"),
+        ("cnn", {"cnn_cfg": {**CNN, "stride": 1}}, r"mlp.0.weight should have shape .*give this run's own"),
     ],
 )  # fmt: skip
 def test_the_parameters_of_another_run_are_refused(tmp_path, kind, changes, words):
     made = make_policy(tmp_path / "run", kind)
     change_agent(made, **changes)
     with pytest.raises(CheckpointError, match=words):
+        load_policy(made.path, NetworkHints(observation_shapes=shape_hints(kind)))
+
+
+@pytest.mark.parametrize("name", ["HeteroscedasticGaussianDistribution", "BetaDistribution"])
+def test_a_run_that_takes_two_numbers_an_action_for_two_actions_is_refused(tmp_path, name):
+    made = make_policy(tmp_path / "run", "mlp", distribution_cfg={"class_name": name})
+    change_agent(made, distribution_cfg=GAUSSIAN)
+    with pytest.raises(CheckpointError, match=r"no standard deviation, but .*distribution_cfg.*another run"):
+        load_policy(made.path)
+
+
+def test_groups_that_nobody_names_are_asked_for_with_the_rest(tmp_path):
+    made = make_policy(tmp_path / "run", "cnn")
+    agent = made.path.parent / "params" / "agent.yaml"
+    settings = yaml.safe_load(agent.read_text())
+    del settings["obs_groups"]
+    agent.write_text(yaml.safe_dump(settings))
+    with pytest.raises(MissingParametersError, match=r"camera=1xROWSxCOLUMNS; .*takes 12 numbers .*NAME=12"):
+        load_policy(made.path)
+    network = load_policy(made.path, NetworkHints(observation_shapes=shape_hints("cnn"))).network
+    assert sorted(group.name for group in network.spec.groups) == sorted(made.shapes)
+
+
+@pytest.mark.parametrize(("version", "entry"), [(5, "actor_state_dict"), (3, "model_state_dict")])
+def test_a_bare_state_dict_is_told_with_what_to_do(tmp_path, version, entry):
+    made = make_policy(tmp_path / "run", "mlp", version)
+    torch.save(torch.load(made.path, weights_only=True)[entry], made.path)
+    with pytest.raises(CheckpointError, match=rf'bare state dict .*torch.save\({{"{entry}": state_dict}}, FILE\)'):
         load_policy(made.path)
 
 
