@@ -265,8 +265,8 @@ def _encoders(facts: Facts) -> Any:
     found = recorded if said is None else said
     if not isinstance(found, Mapping):
         facts.missing.append(
-            f"{facts.path}: weights do not say stride, padding and pooling of cnns.*, and no {source} does: give --params "
-            "with an agent.yaml that has it"
+            f"{facts.path}: weights do not say stride, padding and pooling of cnns.*, and no {source} does: give "
+            "--params with an agent.yaml that has it"
         )
         return {}
     return _plain(found)

@@ -206,7 +206,7 @@ def change_agent(made, **changes):
         ("mlp", {"obs_normalization": False}, r"an observation normaliser \(obs_normalizer._mean\)"),
         ("mlp", {"class_name": "my_package:MyModel"}, "no class of rsl_rl's"),
         ("mlp", {"distribution_cfg": {"class_name": "Odd"}}, "distribution 'Odd'"),
-        ("mlp", {"distribution_cfg": {"class_name": "BetaDistribution"}}, r"deviation \(distribution.std_param \(3,\)\)"),
+        ("mlp", {"distribution_cfg": {"class_name": "BetaDistribution"}}, r"\(distribution.std_param \(3,\)\)"),
         ("cnn", {"cnn_cfg": {**CNN, "stride": 1}}, r"mlp.0.weight should have shape .*give this run's own"),
     ],
 )  # fmt: skip
