@@ -238,7 +238,7 @@ def judge_parity(check: ParityCheck, thresholds: Thresholds) -> tuple[str, tuple
         few = check.decisions.flipped <= thresholds.flip_share * check.decisions.decisions
         if not (few or check.decisions.passes(thresholds.decision_band)):
             reasons.append(
-                f"{check.decisions.flipped} of {check.decisions.decisions} gate decisions flipped, the farthest "
+                f"{check.decisions.flipped} of {check.decisions.decisions} decisions flipped, the farthest "
                 f"{check.decisions.largest_margin:.2g} from the threshold at {check.decisions.where}"
             )
     return limit, tuple(reasons)

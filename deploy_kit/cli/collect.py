@@ -85,7 +85,7 @@ _STOPPED = {
     metavar="N",
     type=click.IntRange(min=0),
     default=CollectOptions.num_positive,
-    help="Training rows that pass a gate.",
+    help="Positive training rows: those that pass a gate, or have your label.",
 )
 @_rows(
     "--num-negative",
@@ -170,7 +170,7 @@ _STOPPED = {
 )
 @_video("--keep-collecting", is_flag=True, help="Go on after the video.")
 def collect_command(**options: Any) -> None:
-    """Fly a policy in simulation; store its features with gate labels in an HDF5 file.
+    """Fly a policy in simulation; store its features with labels in an HDF5 file.
 
     Held-out episodes come first, then training rows. Stops when both classes are full, at --max-steps, or on Ctrl-C;
     the rows so far are then in a valid file, unless they would replace an older one. A killed process loses the rows
@@ -282,7 +282,7 @@ def _recover_if_left(feature_file: Path, keep_shards: bool) -> None:
 def _say_how_long(estimate: "CollectEstimate") -> None:
     if estimate.seconds is None:
         stderr.print(
-            f"No gate was passed in {estimate.env_steps:,} env steps, so nobody knows how long "
+            f"No row was positive in {estimate.env_steps:,} env steps, so nobody knows how long "
             "--num-positive takes; Ctrl-C keeps the rows so far"
         )
         return

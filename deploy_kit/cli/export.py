@@ -51,7 +51,7 @@ _graph, _samples, _output = under("Graph"), under("Golden samples"), under("Outp
     cls=Command,
     examples={
         "deploy-kit export --checkpoint outputs/finetune --use-auxiliary-head --feature-file datasets/features.h5": (
-            "policy and gate head in one file, checked on recorded rows"
+            "policy and head in one file, checked on recorded rows"
         ),
         "deploy-kit export --checkpoint model_7998.pt --vehicle drone.yaml --output bundles/racer": (
             "a run without params/env.yaml"
@@ -61,7 +61,7 @@ _graph, _samples, _output = under("Graph"), under("Golden samples"), under("Outp
     },
 )
 @run_options
-@_graph("--use-auxiliary-head", is_flag=True, help="Give the gate head as second output.")
+@_graph("--use-auxiliary-head", is_flag=True, help="Give the head's logit as second output.")
 @_graph(
     "--gate-output",
     type=click.Choice([output.value for output in GateOutput]),

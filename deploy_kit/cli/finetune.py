@@ -163,7 +163,7 @@ _threshold, _machine = under(_THRESHOLD), under("Machine")
 @_machine("--log-all-ranks", is_flag=True, help="Show what every process prints, not only the first one's output.")
 @_machine("--dry-run", is_flag=True, help="Print the torchrun command of --num-gpus and stop.")
 def finetune_command(**options: Any) -> None:
-    """Train the gate head (aux_decoder) on collected features; every other tensor stays bit-identical."""
+    """Train the head (aux_decoder in a racing policy) on features; every other tensor stays bit-identical."""
     if options["pgd_steps"] == 0:
         refuse_given("with --pgd-steps 0", "epsilon", "alpha", "norm", "masterracing_compatible")
     num_gpus, all_ranks, dry_run = (options.pop(name) for name in ("num_gpus", "log_all_ranks", "dry_run"))
@@ -191,14 +191,14 @@ def finetune_command(**options: Any) -> None:
 def _show(result: "FinetuneResult") -> None:
     from rich.table import Table
 
-    table = Table(title="Gate head on the test episodes")
+    table = Table(title="Head on the test episodes")
     for name in ("figure", "before", "after"):
         table.add_column(name, justify="left" if name == "figure" else "right")
     for name, after in result.after.items():
         before = result.before.get(name)
         table.add_row(name.replace("_", " "), "–" if before is None else _figure(before), _figure(after))
     stdout.print(table)
-    stdout.print(f"Gate head before: {result.gate_head_before}")
+    stdout.print(f"Head before: {result.gate_head_before}")
     _show_comparison(result.comparison)
     if result.certificate is not None:
         found = result.certificate

@@ -56,7 +56,7 @@ _rows, _detector = under(_ROWS), under(_DETECTOR)
     help="Seed of the resampled episodes behind the intervals.",
 )
 def judge_command(file: str | None, **options: Any) -> None:
-    """Judge the gate head that CHECKPOINT has, and give it a detector; nothing is trained.
+    """Judge the head that CHECKPOINT has, and give it a detector; nothing is trained.
 
     Threshold and detector are chosen on the validation episodes and stored in a copy of the checkpoint; the figures
     are those of the test episodes. CHECKPOINT may be demo; instead of it, a checkpoint can be named with --checkpoint
@@ -93,7 +93,7 @@ def _slope(detector: "GateDetector") -> str:
 def _show(result: "JudgeResult") -> None:
     from rich.table import Table
 
-    table = Table(title="Gate head on the test episodes, with 95 % intervals over episodes")
+    table = Table(title="Head on the test episodes, with 95 % intervals over episodes")
     table.add_column("figure")
     for name in ("value", "low", "high"):
         table.add_column(name, justify="right")

@@ -11,9 +11,9 @@ from deploy_kit.links import links_problem
 
 _COMMANDS = {
     "demo": "See the whole job on the policy that comes with deploy-kit, in two minutes.",
-    "collect": "Fly a policy in simulation and store its features with gate labels (HDF5).",
-    "finetune": "Train the gate head on collected features; everything else stays frozen.",
-    "judge": "Judge the gate head that a checkpoint has and give it a detector, without training.",
+    "collect": "Fly a policy in simulation and store its features with labels (HDF5).",
+    "finetune": "Train the head on collected features; everything else stays frozen.",
+    "judge": "Judge the head that a checkpoint has and give it a detector, without training.",
     "export": "Write the policy as a bundle: ONNX, TorchScript, safetensors, contract.",
     "verify": "Prove that a bundle does what its checkpoint does.",
     "bench": "Time a bundle: each artifact in each engine, side by side.",

@@ -223,7 +223,11 @@ class TermPolicy:
     def _compute(self, terms: Mapping[str, Any], now: float | None, terms_time: float | None) -> TermOutput:
         if now is not None or terms_time is not None:
             if self._clock is None:
-                raise OnboardFault(Fault.CLOCK, "the contract knows no policy period, so times cannot be checked")
+                raise OnboardFault(
+                    Fault.CLOCK,
+                    "the contract knows no policy period, so times cannot be checked: leave out now and terms_time, or "
+                    "state policy_period_s in params/interface.yaml and export again",
+                )
             self._clock.check(now, terms_time, None)
         graph, contract = self._graph, self.contract
         self._assembler.fill(terms, self._last_action)

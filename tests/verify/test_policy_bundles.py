@@ -25,6 +25,9 @@ from deploy_kit.verify.policy import diagnosis
 from deploy_kit.verify.policy.sequences import golden_episodes, run_episodes
 from deploy_kit.verify.policy.subject import pair_policy
 from deploy_kit.verify.report import VerifyReport
+from deploy_kit.verify.structure.graph import StructureError
+from deploy_kit.verify.structure.plan_proof import prove_plan
+from deploy_kit.verify.structure.torchscript_file import read_torchscript
 from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
 from helpers.rsl_rl_files import GAUSSIAN, KINDS, make_policy, shape_hints, write_run
 from helpers.two_archives import rezipped
@@ -164,15 +167,18 @@ def test_torchscript_of_many_observation_groups_is_read_with_their_order(tmp_pat
     report = verify(subject, torchscript=True)
     assert report.passed, [(name, report.verdict(name).reasons) for name in failed(report)]
 
-    def other_order(name: str, content: bytes) -> bytes:
-        return content.replace(b"[argument_1, argument_2,", b"[argument_2, argument_1,")
-
-    file = bundle / "policy.pt"
-    swapped = rezipped(file.read_bytes(), other_order)
-    assert swapped != rezipped(file.read_bytes())
-    file.write_bytes(swapped)
-    sign(bundle)
-    assert failed(verify(subject, torchscript=True)) == {"torchscript/proof"}
+    network = load_policy(path, hints).network
+    right = rezipped((bundle / "policy.pt").read_bytes())
+    assert not prove_plan(read_torchscript(right).graph, network.plan(), None).problems
+    swapped = rezipped(
+        right, lambda name, content: content.replace(b"[argument_1, argument_2,", b"[argument_2, argument_1,")
+    )
+    assert prove_plan(read_torchscript(swapped).graph, network.plan(), None).problems
+    unread = rezipped(
+        right, lambda name, content: content.replace(b"    return ", b"    _9 = [argument_1]\n    return ")
+    )
+    with pytest.raises(StructureError, match="makes the list _9, which nothing reads"):
+        read_torchscript(unread)
 
 
 def test_a_weight_that_differs_in_the_last_place_is_named(exported, tmp_path):

@@ -99,7 +99,7 @@ def test_the_worst_share_is_that_of_the_check_nearest_to_its_limit():
         (FactCheck("onnx/opset", "x", 1, ("opset 17, the contract says 18",)), "opset 17"),
         (parity(1e-3), r"action\[1\] is off by 0.001 at random input 7"),
         (parity(np.nan), "1 values are NaN or infinite, the first at random input 7"),
-        (parity(logit_error=0.5), "gate decisions flipped"),
+        (parity(logit_error=0.5), "decisions flipped"),
         (flight(-1.0), "gates: 6.5 → 5.5"),
         (flight(+1.0), "gates: 6.5 → 7.5"),
     ],

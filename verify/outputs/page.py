@@ -37,7 +37,7 @@ def verify_page(report: VerifyReport, evidence: Evidence | None) -> Page:
     sections = [
         *_failures(report),
         Section("Error of each output against its limit", tuple(_errors(report))),
-        Section("Gate decisions", tuple(_decisions(report, evidence))),
+        Section("Decisions", tuple(_decisions(report, evidence))),
         Section("Flights", tuple(_flights(report, evidence))),
         Section("Inputs that came nearest to a limit", tuple(_worst_cases(evidence))),
         Section("All checks", (_all_checks(report),), folded=True),
@@ -130,11 +130,11 @@ def _nearest(rows: list[tuple[float, tuple[Cell, ...]]]) -> Iterator[tuple[Cell,
 def _decisions(report: VerifyReport, evidence: Evidence | None) -> Iterator[Block]:
     decided = [(c, c.decisions) for c in report.checks if isinstance(c, ParityCheck) and c.decisions is not None]
     if not decided:
-        yield Gap("gate decisions", "The policy has no gate head, or no decision was compared.")
+        yield Gap("decisions", "The policy has no head, or no decision was compared.")
         return
     yield Table(
-        "Gate decisions that the bundle makes otherwise than the checkpoint",
-        ("check", "decisions", "of them passes", "flipped", "farthest from the threshold"),
+        "Decisions that the bundle makes otherwise than the checkpoint",
+        ("check", "decisions", "of them positive", "flipped", "farthest from the threshold"),
         tuple(
             (
                 Cell(check.name),

@@ -28,11 +28,12 @@ _TEXT = re.compile(r'(?:[A-Za-z0-9_ \n()\[\],.:=>-]|"[A-Za-z0-9_]*")*')
 _ERRORS = (ValueError, KeyError, IndexError, TypeError, SyntaxError)
 
 
-@dataclass(frozen=True)
+@dataclass
 class TensorList:
     """A list of tensors by their names; torch gives a long one a line of its own, for `cat` alone to read."""
 
     parts: tuple[str, ...]
+    read: bool = False
 
 
 Value = str | Module | TensorList | tuple[Any, ...]
@@ -147,8 +148,8 @@ class _Code:
         *statements, last = method.body
         for statement in statements:
             match statement:
-                case ast.Assign(targets=[ast.Name(id=name)], value=ast.List(elts=parts)) if name not in frame:
-                    frame[name] = TensorList(tuple(self.tensor(part, frame, depth) for part in parts))
+                case ast.Assign(targets=[ast.Name(id=name)], value=ast.List(elts=listed)) if name not in frame:
+                    frame[name] = TensorList(tuple(self.tensor(part, frame, depth) for part in listed))
                 case ast.Assign(targets=[ast.Name(id=name)], value=value) if name not in frame:
                     frame[name] = self.value(value, frame, depth, name if depth == 0 else None)
                 case ast.Assign(targets=[ast.Tuple(elts=targets)], value=value):
@@ -163,7 +164,11 @@ class _Code:
                     raise StructureError(f"forward has {ast.unparse(statement)[:60]!r}, which is not on the list")
         if not isinstance(last, ast.Return) or last.value is None:
             raise StructureError("forward does not end by returning its outputs")
-        return self.value(last.value, frame, depth)
+        returned = self.value(last.value, frame, depth)
+        for known, held in frame.items():
+            if isinstance(held, TensorList) and not held.read:
+                raise StructureError(f"forward makes the list {known}, which nothing reads")
+        return returned
 
     def value(self, value: ast.expr, frame: dict[str, Value], depth: int, name: str | None = None) -> Value:
         """Return what an expression stands for; `name` is that of the tensor, if it gives one."""
@@ -244,7 +249,7 @@ class _Code:
         listed: tuple[str, ...] = ()
         match function, arguments:
             case "cat", [ast.Name(id=known), *rest] if isinstance(known_list := frame.get(known), TensorList):
-                listed, arguments = known_list.parts, rest
+                listed, arguments, known_list.read = known_list.parts, rest, True
             case "cat", [ast.List(elts=parts), *rest]:
                 tensors, arguments = len(parts), [*parts, *rest]
             case "layer_norm", [data, shape, weight, bias, *rest]:

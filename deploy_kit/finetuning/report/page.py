@@ -41,7 +41,7 @@ def _page(metrics: dict[str, Any], plots: Sequence[Path]) -> Page:
     ]
     figures = tuple(_comparison(metrics["comparison"], attack, title) for attack, title in _ATTACKS.items())
     return Page(
-        title="Gate head: finetuning",
+        title="Head: finetuning",
         verdict=_verdict(metrics),
         sections=(
             *pictures,
@@ -84,7 +84,7 @@ def _verdict(metrics: dict[str, Any]) -> Verdict:
         lines.append(f"No threshold keeps {metrics['options']['threshold_rule']}.")
     if not natural:
         lines.append(f"These figures flatter: they come from {judged['source']}, not from flights.")
-    lines.append(f"Gate head before: {metrics['policy']['gate_head']}.")
+    lines.append(f"Head before: {metrics['policy']['gate_head']}.")
     headline = f"AUROC on the test rows: {before['auroc']:.3f} before, {after['auroc']:.3f} after."
     return Verdict(headline, "plain" if kept and natural else "warn", tuple(lines))
 

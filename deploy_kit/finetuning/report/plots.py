@@ -100,7 +100,7 @@ def _figure(columns: int, title: str) -> tuple[Figure, list[Axes]]:
 
 
 def _training(epochs: Sequence[EpochRecord]) -> Figure:
-    figure, (loss, ranking) = _figure(2, "Training of the gate head")
+    figure, (loss, ranking) = _figure(2, "Training of the head")
     number = [record.epoch for record in epochs]
     style: dict[str, Any] = {"marker": "o", "markersize": 3} if len(epochs) <= 30 else {}
     loss.plot(number, [r.training_loss for r in epochs], color=_OTHER, label="training, perturbed rows", **style)
@@ -118,7 +118,7 @@ def _training(epochs: Sequence[EpochRecord]) -> Figure:
 
 
 def _curves(label: Labels, heads: Sequence[HeadScores], rows: str) -> Figure:
-    figure, (roc, recall) = _figure(2, f"Gate passes told from other steps, {rows}")
+    figure, (roc, recall) = _figure(2, f"Positive steps told from others, {rows}")
     for head in heads:
         colour = _COLOURS[head.name]
         false_rate, true_rate, _ = roc_curve(label, head.logit)
@@ -142,7 +142,7 @@ def _descent(optimum: Optimum) -> Figure:
     """Draw the robust loss by iteration, and how far it lies above what no head can go below."""
     certificate = optimum.certificate
     losses = np.array([*optimum.losses[:-1], certificate.loss])
-    figure, (loss, gap) = _figure(2, "Training of the gate head to the optimum (L-BFGS)")
+    figure, (loss, gap) = _figure(2, "Training of the head to the optimum (L-BFGS)")
     iteration = np.arange(len(losses))
     loss.plot(iteration, losses, color=_OTHER, label="training, perturbed rows")
     loss.axhline(certificate.lower_bound, color="black", linewidth=0.8, linestyle="--", label="lower bound")
@@ -189,7 +189,7 @@ def _reliability(label: Labels, heads: Sequence[HeadScores], rows: str) -> Figur
             axes.annotate(f"{count:.0f}/{total:,}", (x, y), textcoords="offset points", fontsize=7, **place)
         margin = 0.15 * (predicted.max() - predicted.min()) + 0.3
         across = (float(predicted.min() - margin), float(predicted.max() + margin))
-        axes.set(title=head.name, xlabel="predicted probability of a gate pass", ylabel="share of gate passes")
+        axes.set(title=head.name, xlabel="predicted probability", ylabel="share of positive steps")
         axes.set(xlim=across, ylim=(low, high))
         _probability_ticks(axes.xaxis, *across)
         _probability_ticks(axes.yaxis, low, high)
@@ -205,11 +205,11 @@ def _logits(probability: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _probabilities(label: Labels, heads: Sequence[HeadScores], rows: str) -> Figure:
-    figure, panels = _figure(len(heads), f"Gate probability by class, {rows}")
+    figure, panels = _figure(len(heads), f"Probability by class, {rows}")
     for axes, head in zip(panels, heads, strict=True):
         low, high = float(head.logit.min()), float(head.logit.max())
         edges = np.linspace(low, max(high, low + 1e-6), 41).tolist()
-        for wanted, colour, name in ((False, _OTHER, "other steps"), (True, _PASS, "gate passes")):
+        for wanted, colour, name in ((False, _OTHER, "other steps"), (True, _PASS, "positive steps")):
             chosen = head.logit[label == wanted]
             weights = np.full(chosen.size, 1 / chosen.size)
             axes.hist(chosen, edges, weights=weights, color=colour, alpha=0.55, label=f"{name} ({chosen.size:,})")
@@ -234,7 +234,7 @@ def _events(label: Labels, head: HeadScores, timeline: Timeline) -> Figure:
     for episode, axes in enumerate(panels):
         rows = np.flatnonzero(timeline.row == episode)
         passed = timeline.step[rows[label[rows]]]
-        axes.vlines(passed, low, high, color=_PASS, linewidth=4, alpha=0.35, label="gate passed")
+        axes.vlines(passed, low, high, color=_PASS, linewidth=4, alpha=0.35, label="positive")
         curve = head.logit[rows].clip(low)
         axes.plot(timeline.step[rows], curve, color=_COLOURS["after"], linewidth=1, label="probability")
         inside = timeline.row[firings.row] == episode

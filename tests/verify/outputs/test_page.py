@@ -57,7 +57,7 @@ def test_figures_are_those_of_report_json(failing):
     commands = page.tables["Largest difference of each command, after the action transform"][1:]
     assert [row[1] for row in commands] == [f"{c['max_error']:.2e} {c['unit']}" for c in replay["commands"]]
     decided = replay["decisions"]
-    (row,) = page.tables["Gate decisions that the bundle makes otherwise than the checkpoint"][1:]
+    (row,) = page.tables["Decisions that the bundle makes otherwise than the checkpoint"][1:]
     assert row[1:4] == [str(decided[name]) for name in ("decisions", "positive", "flipped")]
     (flown,) = (check for check in data["checks"] if check["kind"] == "flight")
     for row, figure in zip(page.tables["live/driving: onnxruntime drives"][1:], flown["differences"], strict=True):
@@ -91,7 +91,7 @@ def test_the_verdict_stands_first_and_is_the_report_s(passing, make_report, chec
 
 def test_what_is_missing_is_named(make_report):
     nothing = shown(make_report(FactCheck("bundle/manifest", "x", 1, ())))
-    for gap in ("errors", "gate decisions", "the comparison of flights", "the flights", "the inputs"):
+    for gap in ("errors", "decisions", "the comparison of flights", "the flights", "the inputs"):
         assert f"Not shown: {gap}." in nothing.text
     assert nothing.data == []
 
