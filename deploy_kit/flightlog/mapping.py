@@ -135,6 +135,11 @@ def parse_mapping(data: dict[str, Any], where: str) -> Mapping:
     if worst is not None:
         place = worst.json_path.replace("$", "mapping", 1)
         raise FlightLogError(f"{where}: {place}: {' '.join(worst.message.split())[:200]}")
+    try:
+        # YAML has .nan, which no bound of a schema excludes.
+        json.dumps(data, allow_nan=False)
+    except ValueError as error:
+        raise FlightLogError(f"{where}: a number in it is not finite; give a finite one") from error
     signals = {
         name: _signal(name, entry)
         for group in (*[data.get(group, {}) for group in _GROUPS], {"state": data["state"]} if "state" in data else {})

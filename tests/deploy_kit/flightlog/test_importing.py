@@ -119,6 +119,23 @@ def test_what_cannot_be_mapped_is_named(run, sources, tmp_path, kind, places, wo
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        ({"topics__place__clock": {"offset_s": float("nan")}}, "a number in it is not finite"),
+        ({"topics__place__clock": {"offset_s": float("inf")}}, "offset_s: inf is greater than"),
+        ({"topics__place__clock": {"offset_s": 1e300}}, "offset_s: 1e.300 is greater than"),
+        ({"mass_kg": float("nan")}, "a number in it is not finite"),
+        ({"mass_kg": 1e-320}, "mass_kg: .* is less than"),
+        ({"mass_kg": 10**400}, "mass_kg: 1000"),
+        ({"topics": {1: {"topic": "odom"}}}, "mapping.topics: 1 is not of type 'string'"),
+    ],
+)
+def test_numbers_and_names_that_no_log_has_are_refused(places, words):
+    with pytest.raises(FlightLogError, match=words):
+        parse_mapping(change(PX4_MAPPING, **places), "mapping")
+
+
 def test_units_axes_and_mass_are_converted(run, sources, tmp_path):
     imported(run, sources["ulog"], tmp_path / "right.dklog")
     imported(
