@@ -12,13 +12,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.flightlog.reader import open_flight_log
 from deploy_kit.onboard import Fault, OnboardFault
 from deploy_kit.onboard.assembly import check_assembly
 from deploy_kit.onboard.bundle import load_bundle
 from deploy_kit.onboard.throttle import ThrottleModel
-from deploy_kit.task.racing import TASK_ID
 from deploy_kit.verify.report import Status
 from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
 
@@ -40,14 +38,6 @@ def example():
         yield SimpleNamespace(**{name: __import__(name) for name in names})
         for name in (*names, "rotorpy_flight"):
             sys.modules.pop(name, None)
-
-
-@pytest.fixture(scope="module")
-def demo_bundle(shipped_policy, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo") / "bundle"
-    return export_bundle(
-        ExportOptions(checkpoint=shipped_policy, output=folder, use_auxiliary_head=True, task=TASK_ID, num_golden=8)
-    )
 
 
 @pytest.fixture(scope="module")

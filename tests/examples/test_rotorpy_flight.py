@@ -6,10 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.flightlog.reader import open_flight_log
 from deploy_kit.onboard import OnboardPolicy, RecordingOptions
-from deploy_kit.task.racing import TASK_ID
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "rotorpy_flight.py"
 
@@ -20,14 +18,6 @@ def example():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(scope="module")
-def demo_bundle(shipped_policy, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo") / "bundle"
-    return export_bundle(
-        ExportOptions(checkpoint=shipped_policy, output=folder, use_auxiliary_head=True, task=TASK_ID, num_golden=2)
-    )
 
 
 def test_demo_policy_passes_gates_with_rotorpys_dynamics(example, demo_bundle, tmp_path):
