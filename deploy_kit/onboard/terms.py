@@ -116,7 +116,10 @@ class TermAssembler:
         if array.ndim == 0 and term.size == 1:
             array = array.reshape(1)
         if array.shape != (term.size,):
-            raise OnboardFault(Fault.STATE_SHAPE, f"term {term.name} has shape {array.shape}, expected ({term.size},)")
+            note = "" if term.joints is None else f": {', '.join(term.joints)} alone, in joint_order's order"
+            raise OnboardFault(
+                Fault.STATE_SHAPE, f"term {term.name} has shape {array.shape}, expected ({term.size},){note}"
+            )
         if term.name in self._order:
             array = array[self._order[term.name]]
         low, high = self._bounds[term.name]

@@ -1,5 +1,6 @@
 """One meaning of a policy's observations and actions out of all that its run says, or a refusal where that differs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,6 +47,11 @@ def resolve_task_meaning(params: RunParams, groups: Groups, num_actions: int) ->
     interface = None if params.interface is None else read_interface(params.interface)
     if interface is None and params.env is None:
         return None
+    if interface is not None and interface.groups and not {name for name, _ in groups} & set(interface.groups):
+        raise CheckpointError(
+            f"params/interface.yaml describes the observation groups {', '.join(interface.groups)}, and the policy "
+            f"reads {', '.join(name for name, _ in groups)}"
+        )
     meanings = tuple(
         GroupMeaning(name, _group(params, interface, name, shape[0], num_actions) if len(shape) == 1 else ())
         for name, shape in groups
@@ -213,4 +219,11 @@ def _timing(params: RunParams, interface: TaskInterface | None) -> TaskTiming:
         if told is not None and other is not None and not same_number(told.value, other.value):
             raise CheckpointError(f"{name}: {told.source} says {told.value:g}, but {other.source} says {other.value:g}")
         found[name] = told or other
-    return TaskTiming(**found)
+    timing = TaskTiming(**found)
+    period, physics, steps = timing.policy_period_s, timing.physics_period_s, timing.decimation
+    if period and physics and steps and not math.isclose(period.value, physics.value * steps.value, rel_tol=0.01):
+        raise CheckpointError(
+            f"policy_period_s: {period.source} says {period.value:g}, but physics_period_s times decimation is "
+            f"{physics.value * steps.value:g}"
+        )
+    return timing

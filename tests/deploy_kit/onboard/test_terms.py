@@ -123,6 +123,7 @@ def test_joints_that_are_not_named_are_refused(folder, order, message):
         (lambda t: t.update(gravity=np.zeros(3, int)), Fault.STATE_TYPE, "gravity is ndarray, give an array of floats"),
         (lambda t: t.update(gravity="down"), Fault.STATE_TYPE, "gravity is str"),
         (lambda t: t.update(gravity=np.array([0, 0, np.nan])), Fault.STATE_NOT_FINITE, r"gravity\[2\] is nan"),
+        (lambda t: t.update(joint_pos=np.zeros(4)), Fault.STATE_SHAPE, r"expected \(2,\): .* alone, in joint_order's"),
         (lambda t: t.update(joint_pos=np.array([0.0, np.inf])), Fault.STATE_NOT_FINITE, r"joint_pos\[b\] is inf"),
         (lambda t: t.update(gravity=np.array([0.0, 0, -1.2])), Fault.STATE_OUT_OF_RANGE, r"gravity\[2\] is -1.2, exp"),
         (

@@ -171,6 +171,11 @@ def test_a_run_that_says_nothing_has_no_meaning():
         (lambda d: d["actions"].update(joints=["hip"], scale=None, offset=None, clip=None), r"1 names \(hip\)"),
         (lambda d: d["observations"].update(policy=[]), r"observations\.policy is \[\], not a list of terms"),
         (lambda d: d.update(policy_period_s=0), r"policy_period_s is 0, not a number above 0"),
+        (lambda d: d.update(physics_period_s=0.005, decimation=5), r"says 0.02, but .*decimation is 0.025"),
+        (
+            lambda d: d["observations"].update(q=d["observations"].pop("policy")),
+            "groups q, and the policy reads policy",
+        ),
         (lambda d: d["observations"]["policy"][0].update(size=4), r"make 10 numbers, but this policy reads 9"),
     ],
 )
