@@ -25,7 +25,7 @@ from deploy_kit.bundle.subgraph import cut_head
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.finetuning.rows import load_heldout
 from deploy_kit.gate.evaluation import EvaluationRows
-from deploy_kit.onboard.bundle import parse_contract
+from deploy_kit.onboard.contract import parse_contract
 from deploy_kit.onboard.detector import GateDetector as OnboardDetector
 from deploy_kit.policy.calibration import GateDetector
 

@@ -22,7 +22,7 @@ from rotorpy.vehicles.hummingbird_params import quad_params
 from rotorpy.vehicles.multirotor import Multirotor
 
 from deploy_kit.onboard import OnboardFault, OnboardPolicy, RecordingOptions
-from deploy_kit.onboard.bundle import OnboardContract
+from deploy_kit.onboard.contract import OnboardContract
 from deploy_kit.sim.mujoco.camera import DepthCameras, SolidTable
 from deploy_kit.sim.mujoco.scene import build_model
 from deploy_kit.sim.rotations import matrix_from_quaternion, quaternion_from_euler

@@ -1,21 +1,18 @@
 """``deploy-kit verify``."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
 import click
 
 from deploy_kit.bundle.runtime import EXECUTION_PROVIDERS, LEVELS
 from deploy_kit.bundle.thresholds import DEFAULT_PROFILE, PROFILES, load_profile
 from deploy_kit.cli.command import Command, under
-from deploy_kit.cli.console import stdout
 from deploy_kit.cli.options import (
     checkpoint_path_from,
     env_from,
     hints_from,
     is_given,
-    next_command,
     refuse_given,
     run_options,
     task_options,
@@ -23,12 +20,10 @@ from deploy_kit.cli.options import (
 )
 from deploy_kit.cli.process_options import process_options, processes_from
 from deploy_kit.cli.progress import progress_bars
+from deploy_kit.cli.verify_result import Outputs, judge_again, show, show_next
 from deploy_kit.errors import OptionError
 from deploy_kit.ranks import launched_rank
 from deploy_kit.verify.options import LIVE_MODES, VerifyOptions
-
-if TYPE_CHECKING:
-    from deploy_kit.verify.report import VerifyReport
 
 _RECHECK = {"recheck", "profile", "report", "require_complete", "junit", "summary"}
 """Options that have an effect where nothing is run."""
@@ -197,12 +192,12 @@ def verify_command(bundle: Path | None, **options: Any) -> None:
     """
     require_complete, recheck = options.pop("require_complete"), options.pop("recheck")
     profile = options.pop("profile")
-    also = _Outputs(options.pop("junit"), options.pop("summary"))
+    also = Outputs(options.pop("junit"), options.pop("summary"))
     also.check()
     if recheck is not None:
         given = {parameter.name or "" for parameter in click.get_current_context().command.params} - _RECHECK
         refuse_given("with --recheck, which runs nothing", *given)
-        _judge_again(recheck, profile, options["report"], require_complete, also)
+        judge_again(recheck, profile, options["report"], require_complete, also)
     if bundle is None:
         raise OptionError("no bundle: give its folder, or --recheck REPORT")
     if is_leapp := bundle.suffix in (".yaml", ".yml"):
@@ -252,109 +247,7 @@ def verify_command(bundle: Path | None, **options: Any) -> None:
     accepted = report.passed and (report.complete or not require_complete)
     path = settings.report or path
     also.write(report, page_path(path))
-    _show(report, path)
+    show(report, path)
     if accepted and not is_leapp:
-        _show_next(bundle)
+        show_next(bundle)
     raise click.exceptions.Exit(0 if accepted else 1)
-
-
-def _show_next(bundle: Path) -> None:
-    from deploy_kit.bundle.policy_reader import is_policy_bundle
-
-    # Flights with figures of gates are the racing policy's.
-    if not is_policy_bundle(bundle):
-        stdout.print(next_command("fly", bundle))
-
-
-@dataclass(frozen=True)
-class _Outputs:
-    """What is written of a report besides the report and its page."""
-
-    junit: Path | None
-    summary: Path | None
-
-    def check(self) -> None:
-        """Refuse before the long work what could not be written after it."""
-        if self.junit is not None:
-            from deploy_kit.verify.outputs.junit import require_junit_or_nothing
-
-            require_junit_or_nothing(self.junit)
-
-    def write(self, report: "VerifyReport", page: Path | None) -> None:
-        """Write the files, and say where."""
-        from deploy_kit.verify.outputs.junit import write_junit
-        from deploy_kit.verify.outputs.markdown import append_summary
-
-        if self.junit is not None:
-            write_junit(self.junit, report)
-        if self.summary is not None:
-            append_summary(self.summary, report)
-        for path in filter(None, (page, self.junit, self.summary)):
-            stdout.print(f"Wrote {path}")
-
-
-def _judge_again(
-    path: Path, profile: str | None, target: Path | None, require_complete: bool, also: _Outputs
-) -> NoReturn:
-    """Judge a report's figures under a profile, or under its own limits, and exit."""
-    from deploy_kit.verify.outputs.page_file import PageFile, page_path
-    from deploy_kit.verify.report_file import ReportFile
-    from deploy_kit.verify.summary import beside, read_report
-
-    report = read_report(path)
-    if profile is not None:
-        report = report.judged(load_profile(profile))
-    elif (name := report.thresholds.profile) in PROFILES and report.thresholds != load_profile(name):
-        raise OptionError(f"{path}: its limits are not those of this deploy-kit's {name}; judge by --profile {name}")
-    if target is not None:
-        with PageFile(target) as page:
-            ReportFile(target, path.parent).finish(report)
-            page.finish(report, None)
-    also.write(report, None if target is None else page_path(target))
-    _show(report, target or path)
-    stdout.print(f"Judged again, nothing was run: {beside(path, report)}")
-    raise click.exceptions.Exit(0 if report.passed and (report.complete or not require_complete) else 1)
-
-
-def _show(report: "VerifyReport", path: Path) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from deploy_kit.verify.report_file import kept_path
-    from deploy_kit.verify.table import table_rows
-
-    rows = table_rows(report)
-    colours = {"passed": "green", "not run": "yellow"}
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for options in ({}, {"no_wrap": True}, {"justify": "right"}, {"overflow": "fold"}):
-        table.add_column(**options)
-    for row in rows:
-        colour = colours.get(row.verdict, "bold red")
-        measured = row.compared if row.worst in ("none", "") else f"worst {row.worst}"
-        lines = [Text(line) for line in filter(None, [measured, row.flipped and f"decisions flipped: {row.flipped}"])]
-        lines += [Text(reason, style=colour) for reason in row.reasons]
-        table.add_row(Text(row.verdict, style=colour), row.check, row.count, Text("\n").join(lines))
-    stdout.print(table)
-    for limit in dict.fromkeys(row.limit for row in rows if row.limit not in ("", "all hold")):
-        checks = [row.check for row in rows if row.limit == limit]
-        of = checks[0] if len(checks) == 1 else ", ".join(dict.fromkeys(check.split("/")[0] for check in checks))
-        stdout.print(Text(f"limit of {of}: {limit}"))
-    stdout.print(f"Limits: profile {report.thresholds.profile}")
-    if report.certificate is not None:
-        stdout.print(Text(str(report.certificate)))
-    for found in report.diagnosis:
-        stdout.print(Text(str(found), style="bold red"))
-    stdout.print(f"Report: {path}")
-    if report.replaces is not None and report.replaces.passed and not report.passed:
-        of = "these files" if report.replaces.same_bundle else "another bundle"
-        stdout.print(f"It replaces a report of {of} that had passed ({report.replaces.created_utc})")
-    replaced = report.replaces
-    if replaced is not None and replaced.same_bundle and replaced.complete and replaced.passed and not report.complete:
-        kept = kept_path(path)
-        stdout.print(f"It is not complete; the complete report of {replaced.created_utc} is kept as {kept}")
-    for check in report.left_out:
-        stdout.print(Text(f"{check.name} was not run, and no option switched it off", style="bold red"))
-    skipped = sum(row.verdict == "not run" for row in rows)
-    note = f", {skipped} checks not run" if skipped else ""
-    verdict = "VERIFIED" if report.passed else "FAILED"
-    stdout.print(Text(verdict + note, style="bold green" if report.passed else "bold red"))

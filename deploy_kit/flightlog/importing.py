@@ -18,7 +18,7 @@ from deploy_kit.flightlog.reader import LoggedInputs, LoggedStep
 from deploy_kit.flightlog.signals import Gathered, gather
 from deploy_kit.flightlog.sources.opening import open_source
 from deploy_kit.flightlog.writer import Payload, record_payload, write_flight_log
-from deploy_kit.onboard.bundle import OnboardContract, parse_contract
+from deploy_kit.onboard.contract import OnboardContract, parse_contract
 from deploy_kit.onboard.faults import OnboardFault
 from deploy_kit.onboard.frames import rotation_matrix
 from deploy_kit.onboard.options import OnboardOptions

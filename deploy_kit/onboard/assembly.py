@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .axes import find_change
-from .bundle import FloatArray, OnboardContract
 from .commands import check_commands
+from .contract import FloatArray, OnboardContract
 from .faults import Fault, OnboardFault
 from .frames import rotation_matrix
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .axes import find_change
-from .bundle import FloatArray, OnboardContract
+from .contract import FloatArray, OnboardContract
 from .faults import Fault, OnboardFault
 
 TOLERANCE = 1e-4

@@ -2,7 +2,8 @@
 
 from typing import Any, Protocol
 
-from .bundle import FloatArray, OnboardBundle
+from .bundle import OnboardBundle
+from .contract import FloatArray
 from .options import OnboardOptions
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from .bundle import FloatArray, OnboardContract
+from .contract import FloatArray, OnboardContract
 from .engine import Engine
 from .faults import Fault, OnboardFault
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
-from .bundle import CONTRACT_METADATA_KEY, FloatArray, OnboardContract
+from .contract import CONTRACT_METADATA_KEY, FloatArray, OnboardContract
 from .faults import Fault, OnboardFault
 from .options import CUDA, LEVELS, OnboardOptions
 

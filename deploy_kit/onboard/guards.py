@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .bundle import FloatArray, OnboardContract
+from .contract import FloatArray, OnboardContract
 from .faults import Fault, OnboardFault
 from .options import OnboardOptions
 

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .builder import built_library
-from .bundle import FloatArray, OnboardBundle, OnboardContract
+from .bundle import OnboardBundle
+from .contract import FloatArray, OnboardContract
 from .faults import Fault, OnboardFault
 from .golden import sigmoid
 from .options import OnboardOptions

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from .bundle import FloatArray
+from .contract import FloatArray
 from .faults import Fault, OnboardFault
 from .graph import RUNTIME_ERRORS, open_session
 from .options import OnboardOptions

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .bundle import OnboardContract
+from .contract import OnboardContract
 from .faults import Fault, OnboardFault
 from .guards import is_finite
 

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .bundle import OnboardBundle, OnboardContract, load_bundle
+from .bundle import OnboardBundle, load_bundle
+from .contract import OnboardContract
 from .detector import GateDetector
 from .engine import open_engine
 from .faults import Fault, OnboardFault

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .bundle import FloatArray
+from .contract import FloatArray
 from .faults import Fault, OnboardFault
 from .policy_contract import Float64, PolicyOnboardContract, Term
 

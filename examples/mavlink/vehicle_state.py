@@ -9,7 +9,7 @@ import numpy.typing as npt
 from autopilot_link import mavlink
 
 from deploy_kit.onboard import Fault, OnboardFault
-from deploy_kit.onboard.bundle import OnboardContract
+from deploy_kit.onboard.contract import OnboardContract
 from deploy_kit.onboard.frames import enu_from_ned, flu_from_frd, flu_to_enu_from_frd_to_ned, rotation_matrix
 
 Float64 = npt.NDArray[np.float64]
