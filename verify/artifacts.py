@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from deploy_kit.bundle.contract import FEATURES_TENSOR
-from deploy_kit.bundle.leapp import leapp_description
+from deploy_kit.bundle.leapp import leapp_description, leapp_text
 from deploy_kit.bundle.reader import (
     BUNDLE_FILES,
     CPP_NAME,
@@ -176,14 +176,20 @@ def open_artifacts(
 
 def _leapp_check(bundle: Bundle) -> FactCheck:
     """Return the check that LEAPP's description is the one that contract and graph imply."""
-    compared = "each field against what contract and graph imply"
-    wanted = leapp_description(bundle.contract, bundle.read(ONNX_NAME))
-    bundle.read(LEAPP_NAME)
+    compared = "each field, and the text to the last character, against what contract and graph imply"
+    graph = bundle.read(ONNX_NAME)
+    wanted = leapp_description(bundle.contract, graph)
+    text = bundle.read(LEAPP_NAME)
     found = read_yaml(bundle.path / LEAPP_NAME, BundleError)
     problems = tuple(
         f"{name} is not what contract and graph imply" for name in wanted if found.get(name) != wanted[name]
     )
     problems += tuple(f"{name!r} is in no description" for name in found if name not in wanted)
+    if not problems and text != leapp_text(bundle.contract, graph).encode():
+        # A name that stands twice, an alias, `true` for 1: another reader of YAML may take something else.
+        problems = (
+            "it is written otherwise than export writes it, and may be read otherwise; export the bundle again",
+        )
     return FactCheck("leapp/description", compared, len(wanted), problems)
 
 

@@ -13,7 +13,16 @@ from deploy_kit.bench.fresh import peak_mib, start_fresh
 from deploy_kit.bench.masterracing_graph import masterracing_graph
 from deploy_kit.bench.options import BenchOptions
 from deploy_kit.bench.report import Start
-from deploy_kit.bundle.reader import CPP_NAME, MAX_FILE_BYTES, ONNX_NAME, SAFETENSORS_NAME, TORCHSCRIPT_NAME, Bundle
+from deploy_kit.bundle.reader import (
+    CPP_NAME,
+    MANIFEST_NAME,
+    MAX_FILE_BYTES,
+    ONNX_NAME,
+    SAFETENSORS_NAME,
+    TORCHSCRIPT_NAME,
+    Bundle,
+    manifest_text,
+)
 from deploy_kit.bundle.runners import ArtifactError, Float32, import_onnxruntime, onnxruntime_errors, split_inputs
 from deploy_kit.bundle.runtime import Runtime, session_options
 from deploy_kit.bundle.variants import VARIANTS
@@ -114,6 +123,12 @@ class Bench:
         self._input = input_of(bundle)
         self.left_out: dict[str, str] = {}
         np.savez(folder / "observation.npz", observation=self._input.observation)
+        # The onboard runner reads a folder itself, also in fresh processes minutes later: it gets what was checked.
+        self._checked = folder / "bundle"
+        self._checked.mkdir()
+        for file in bundle.files:
+            (self._checked / file).write_bytes(bundle.read(file))
+        (self._checked / MANIFEST_NAME).write_text(manifest_text(self._checked), encoding="utf-8")
 
     def candidates(self, torchscript: str | None) -> Iterator[Candidate]:
         """Yield all candidates, the bundle's graph in onnxruntime first.
@@ -212,14 +227,14 @@ class Bench:
         """Yield the C++ header, built for this computer: one call of the network, and the runner's step with it."""
         options: dict[str, Any] = {"engine": "cpp", "cpp_cache": str(self._folder), "allow_unverified": True}
         try:
-            engine = NativeEngine(load_bundle(self._bundle.path), OnboardOptions(**options))
+            engine = NativeEngine(load_bundle(self._checked), OnboardOptions(**options))
         except OnboardFault as fault:
             self.left_out["cpp"] = f"the runner refuses it: {one_line(fault)}"
             return
         size = self._bundle.contract.observation.state_size
         engine.state[:] = self._input.observation[0, :size]
         engine.image[:] = self._input.observation[0, size:].reshape(engine.image.shape)
-        job = {"kind": "native", "bundle": str(self._bundle.path), "options": options}
+        job = {"kind": "native", "bundle": str(self._checked), "options": options}
         data = self._bundle.read(CPP_NAME)
         yield Candidate("cpp", "native run", None, timer(engine.run), lambda: start_fresh(job), len(data))
         yield from self._onboard_step("cpp", CPP_NAME, None, options)
@@ -233,7 +248,7 @@ class Bench:
             self.left_out[name] = "the contract does not tell the depth that the image is divided by"
             return
         try:
-            policy = OnboardPolicy(self._bundle.path, OnboardOptions(**options))
+            policy = OnboardPolicy(self._checked, OnboardOptions(**options))
             if (acting := policy.contract.last_action) is not None:
                 state = np.delete(state, slice(*acting))
             policy.step(state, depth)
@@ -243,7 +258,7 @@ class Bench:
         given, image = state, depth
         arrays = self._folder / "onboard.npz"
         np.savez(arrays, state=given, depth=image)
-        job = {"kind": "onboard", "bundle": str(self._bundle.path), "options": options, "inputs": str(arrays)}
+        job = {"kind": "onboard", "bundle": str(self._checked), "options": options, "inputs": str(arrays)}
         size = len(self._bundle.read(file))
         step = timer(lambda: policy.step(given, image))
         yield Candidate(artifact, "onboard step", runtime, step, lambda: start_fresh(job), size)

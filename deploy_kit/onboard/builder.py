@@ -88,6 +88,13 @@ def _safe_folder(cache: Path | None) -> Path:
         raise OnboardFault(
             Fault.RUNTIME, f"{cache} can be written by others, who could exchange what flies: chmod 700, or another one"
         )
+    for above in cache.resolve().parents:
+        mode = above.stat().st_mode
+        # Who may rename a folder can put another in its place; the sticky bit, as of /tmp, forbids it.
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise OnboardFault(
+                Fault.RUNTIME, f"{above}, above {cache}, can be written by everybody, who could exchange what flies"
+            )
     return cache
 
 

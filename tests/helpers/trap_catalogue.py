@@ -690,6 +690,22 @@ def _leapp(what: str, change: Callable[[dict], object]) -> Trap:
     )
 
 
+def _rewritten(what: str, old: str, new: str) -> Trap:
+    """Return a description that Python reads as the right one, and another reader of YAML may not."""
+
+    def rewrite(text: str) -> str:
+        assert old in text
+        return text.replace(old, new, 1)
+
+    return Trap(
+        "leapp",
+        f"LEAPP: {what}",
+        lambda kit: described(kit.run, kit.folder, rewrite=rewrite),
+        ("leapp/description",),
+        "",
+    )
+
+
 def _swap_outputs(data: dict) -> None:
     data["models"]["policy"]["outputs"].reverse()
     data["pipeline"]["outputs"]["policy"].reverse()
@@ -702,6 +718,8 @@ LEAPP = [
     _leapp("another frequency", lambda data: data["pipeline"]["configs"].update(frequency=50.0)),
     _leapp("another file", lambda data: data["models"]["policy"]["parameters"].update(model_path="/tmp/policy.onnx")),
     _leapp("one more field", lambda data: data.update(more=1)),
+    _rewritten("a name that stands twice", "model_path: ", "model_path: /tmp/policy.onnx\n      model_path: "),
+    _rewritten("a truth value for a size", "      - 1\n", "      - true\n"),
 ]
 
 TRAPS = [*GRAPHS, *EXPORTS, *FILES, *CONTRACTS, *OTHERS, *CPP, *NARROW, *LEAPP]

@@ -33,12 +33,18 @@ def narrowed(run: Run, folder: Path, kind: str = "int8", change: Change = unchan
     return replace(run, bundle=bundle)
 
 
-def described(run: Run, folder: Path, change: Callable[[dict], object] = lambda data: None) -> Run:
-    """Copy a bundle and put LEAPP's description into it, changed, listed in the manifest."""
+def described(
+    run: Run,
+    folder: Path,
+    change: Callable[[dict], object] = lambda data: None,
+    rewrite: Callable[[str], str] = lambda text: text,
+) -> Run:
+    """Copy a bundle and put LEAPP's description into it, changed as data or as text, listed in the manifest."""
     bundle = copy_bundle(run.bundle, folder / "bundle")
     data = yaml.safe_load(leapp_text(open_bundle(bundle).contract, (bundle / "policy.onnx").read_bytes()))
     change(data)
-    (bundle / LEAPP_NAME).write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    text = rewrite(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120))
+    (bundle / LEAPP_NAME).write_text(text, encoding="utf-8")
     (bundle / "manifest.json").write_text(manifest_text(bundle), encoding="utf-8")
     return replace(run, bundle=bundle)
 

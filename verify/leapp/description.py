@@ -135,8 +135,16 @@ def _model_path(path: Path, name: Any) -> Path:
     ):
         raise BundleError(f"{path}: model_path is {name!r}; the model must lie beside the description")
     found = path.parent / name
-    if found.is_symlink() or not found.is_file():
+    try:
+        usable = not found.is_symlink() and found.is_file()
+        inside = found.resolve().is_relative_to(path.parent.resolve())
+    except (OSError, RuntimeError) as error:
+        # A name that no file system takes.
+        raise BundleError(f"{path}: model_path is {name[:80]!r}, which cannot be looked up: {error}"[:300]) from error
+    if not usable:
         raise BundleError(f"{found}: the description names it, but it is no regular file; copy the export again")
+    if not inside:
+        raise BundleError(f"{found}: a folder on the way to the model is a link elsewhere; copy the export again")
     return found
 
 

@@ -10,12 +10,13 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
+from deploy_kit.bench import run as bench_run
 from deploy_kit.bench.masterracing_graph import masterracing_graph
 from deploy_kit.bench.options import BenchOptions
 from deploy_kit.bench.plot import plot_bench
 from deploy_kit.bench.report import BenchReport
 from deploy_kit.bench.run import bench_bundle
-from deploy_kit.bundle.reader import open_bundle
+from deploy_kit.bundle.reader import CPP_NAME, manifest_text, open_bundle
 from deploy_kit.errors import BundleError, CheckFailedError, OptionError
 from deploy_kit.verify.structure.confinement import unavailable
 from helpers.bundles import edit_onnx, put_a_weight_off, shift_initializer
@@ -153,6 +154,22 @@ def test_the_header_runs_alone_and_on_board(run, tmp_path):
     report = bench_bundle(BenchOptions(bundle, torchscript=False, **QUICK))
     assert "cpp" not in report.left_out, report.left_out
     assert [row.name for row in report.rows if row.artifact == "cpp"] == ["cpp, native run", "cpp, onboard step"]
+
+
+def test_what_is_put_into_the_bundle_after_the_checks_does_not_run(run, tmp_path, monkeypatch):
+    bundle, mark, check = with_header(run, tmp_path).bundle, tmp_path / "mark", bench_run._require_proven
+    evil = f'#include <fstream>\nstatic const bool evil = (std::ofstream("{mark}") << 1).good();\n'
+
+    def exchange(*arguments):
+        answer = check(*arguments)
+        (bundle / CPP_NAME).write_text((bundle / CPP_NAME).read_text() + evil)
+        (bundle / "manifest.json").write_text(manifest_text(bundle))
+        return answer
+
+    monkeypatch.setattr(bench_run, "_require_proven", exchange)
+    with pytest.raises(BundleError, match=r"policy\.hpp: has changed since the bundle was opened"):
+        bench_bundle(BenchOptions(bundle, torchscript=False, **QUICK))
+    assert not mark.exists()
 
 
 def test_variants_run_too(run, tmp_path):

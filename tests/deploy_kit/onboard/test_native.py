@@ -215,6 +215,18 @@ def test_a_folder_that_others_can_write_is_refused(native, tmp_path):
         OnboardPolicy(native.plain, OnboardOptions(engine="cpp", cpp_cache=str(folder)))
 
 
+def test_a_folder_that_others_can_exchange_is_refused(native, tmp_path):
+    above = tmp_path / "above"
+    (above / "builds").mkdir(mode=0o700, parents=True)
+    os.chmod(above, 0o777)
+    options = OnboardOptions(engine="cpp", cpp_cache=str(above / "builds"))
+    with pytest.raises(OnboardFault, match=r"above, above .*builds, can be written by everybody"):
+        OnboardPolicy(native.plain, options)
+    (tmp_path / "link").symlink_to(native.cache)
+    with pytest.raises(OnboardFault, match="can be written by others"):
+        OnboardPolicy(native.plain, OnboardOptions(engine="cpp", cpp_cache=str(tmp_path / "link")))
+
+
 def test_a_missing_compiler_is_said(native, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(OnboardFault, match=r"no C\+\+ compiler was found \(no-such-compiler\)"):

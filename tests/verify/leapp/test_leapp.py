@@ -196,6 +196,7 @@ def test_an_operator_off_the_list_is_not_run(run, copy):
         (lambda data: data["models"]["policy"]["parameters"].update(model_path="../x.onnx"), "must lie beside"),
         (lambda data: data["models"]["policy"]["parameters"].update(model_path="/etc/passwd"), "must lie beside"),
         (lambda data: data["models"]["policy"]["parameters"].update(model_path="no.onnx"), "no regular file"),
+        (lambda data: data["models"]["policy"]["parameters"].update(model_path="x" * 5000), "cannot be looked up"),
         (lambda data: data["models"]["policy"].update(inputs=[]), "lacks inputs"),
         (lambda data: data["models"]["policy"]["inputs"][0].update(shape="[1, 16]"), "is no tensor"),
         (lambda data: data["models"]["policy"]["inputs"][0].update(shape=[True, 16]), "is no tensor"),
@@ -212,6 +213,13 @@ def test_a_model_that_is_a_link(copy, export):
     model.unlink()
     model.symlink_to(export / "policy.onnx")
     with pytest.raises(BundleError, match="no regular file"):
+        read_leapp(copy)
+
+
+def test_a_model_in_a_folder_that_is_a_link(copy, export):
+    (copy.parent / "folder").symlink_to(export)
+    edit(copy, lambda data: data["models"]["policy"]["parameters"].update(model_path="folder/policy.onnx"))
+    with pytest.raises(BundleError, match="is a link elsewhere"):
         read_leapp(copy)
 
 
