@@ -92,7 +92,10 @@ class Dataset:
             return
         chosen = spread(len(rows), max_rows)
         described = f"{'held-out' if heldout else 'training'} rows of {self.path.name}, features → outputs"
-        comparison = ParityComparison(name, described, subject.roles, subject.semantics)
+        # The header's heads give action and logit, whatever the graph puts out.
+        plain = ("action",) if subject.contract.gate is None else ("action", "gate_logit")
+        roles = subject.roles if artifact == "onnx" else plain
+        comparison = ParityComparison(name, described, roles, subject.semantics)
         done = 0
 
         def advance(count: int) -> None:

@@ -103,7 +103,7 @@ def _is_whole(library: Path, record: Path) -> bool:
     try:
         wanted = json.loads(record.read_text(encoding="utf-8"))["sha256"]
         return bool(hashlib.sha256(library.read_bytes()).hexdigest() == wanted)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

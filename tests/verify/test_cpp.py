@@ -34,6 +34,12 @@ def test_export_adds_the_header_and_lists_it(run, exported):
     assert (exported / "policy.hpp").stat().st_size == listed["policy.hpp"]["size"]
 
 
+def test_a_graph_of_commands_and_probabilities_has_a_header_too(run, tmp_path):
+    # Held-out rows too: the header's heads give action and logit, the graph's command and probability.
+    form = {"physical_actions": True, "gate_output": "probability", "feature_file": run.dataset}
+    assert (export_bundle(export_options(run, tmp_path, formats=("cpp",), **form)) / "policy.hpp").is_file()
+
+
 def verdicts(report):
     return {verdict.name: verdict.status for verdict in report.verdicts}
 

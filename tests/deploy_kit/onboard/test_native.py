@@ -199,6 +199,10 @@ def test_it_is_built_once_and_again_where_the_build_is_torn(native, monkeypatch)
     monkeypatch.setattr(builder, "_build", lambda *_: pytest.fail("built again"))
     assert builder.built_library(header, native.cache) == first
     monkeypatch.undo()
+    record = native.cache / f"{first.stem}.json"
+    record.write_text("[" * 100_000)
+    assert builder.built_library(header, native.cache) == first
+    assert json.loads(record.read_text())["sha256"] == file_sha256(first)
     torn = native.cache / "torn"
     torn.mkdir(mode=0o700)
     for name in (first.name, f"{first.stem}.json"):
@@ -222,7 +226,7 @@ def test_a_folder_that_others_can_exchange_is_refused(native, tmp_path):
     options = OnboardOptions(engine="cpp", cpp_cache=str(above / "builds"))
     with pytest.raises(OnboardFault, match=r"above, above .*builds, can be written by everybody"):
         OnboardPolicy(native.plain, options)
-    (tmp_path / "link").symlink_to(native.cache)
+    (tmp_path / "link").symlink_to(above / "builds")
     with pytest.raises(OnboardFault, match="can be written by others"):
         OnboardPolicy(native.plain, OnboardOptions(engine="cpp", cpp_cache=str(tmp_path / "link")))
 
