@@ -211,6 +211,11 @@ def manifest_check(bundle: BundleFolder) -> FactCheck:
         for name in sorted(present - {*bundle.files, MANIFEST_NAME, *SIGNATURE_NAMES})
         if not name.startswith(BESIDE)
     ]
+    problems += [
+        f"{name!r} has a signature's name and is no regular file"
+        for name in sorted(present & {*SIGNATURE_NAMES})
+        if (bundle.path / name).is_symlink() or not (bundle.path / name).is_file()
+    ]
     return FactCheck("bundle/manifest", FILES_COMPARED, len(bundle.files), tuple(problems))
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from deploy_kit.bundle.reader import CPP_NAME
+from deploy_kit.bundle.reader import CPP_NAME, LEAPP_NAME
 from deploy_kit.bundle.runtime import runtimes
+from deploy_kit.bundle.variants import VARIANTS
 from deploy_kit.errors import InputError
 from deploy_kit.verify.findings import Check, NotRun
 from deploy_kit.verify.options import LIVE_MODES
@@ -118,7 +119,7 @@ def held_to_options(checks: tuple[Check, ...], options: dict[str, Any], files: I
     Args:
         checks: of the report.
         options: of the run, as the report holds them; one that it does not tell counts as not switched off.
-        files: of the bundle: a C++ header has checks of its own.
+        files: of the bundle: a C++ header, a variant and LEAPP's description have checks of their own.
 
     Raises:
         InputError: the options name no runtimes.
@@ -127,12 +128,26 @@ def held_to_options(checks: tuple[Check, ...], options: dict[str, Any], files: I
         replace(check, switch=None) if isinstance(check, NotRun) and not _switched_off(check, options) else check
         for check in checks
     )
-    racing = _RACING
-    if CPP_NAME in files:
-        racing = replace(racing, static=(*racing.static, *_CPP), artifacts=(*racing.artifacts, "cpp"))
-    # The list itself says of which kind the subject is: one that was cut lacks something of each.
-    lacking = min(([*_lacking(held, kind, options)] for kind in (racing, _LEAPP, _ANY_POLICY)), key=len)
+    racing = _with_optional(_RACING, frozenset(files))
+    # The list itself says of which kind the subject is: one that was cut lacks something of each. A LEAPP export has no
+    # manifest; a bundle may hold LEAPP's description.
+    bundled = any(check.name == "bundle/manifest" for check in held)
+    kinds = (racing, _ANY_POLICY) if bundled else (racing, _LEAPP, _ANY_POLICY)
+    lacking = min(([*_lacking(held, kind, options)] for kind in kinds), key=len)
     return (*held, *(NotRun(name, "missing in the report") for name in lacking))
+
+
+def _with_optional(kind: _Kind, files: frozenset[str]) -> _Kind:
+    """Return a kind of subject with what is checked of the files that not every bundle holds."""
+    variants = tuple(name for name, file in VARIANTS.items() if file in files)
+    static = [*kind.static, *(f"{name}/graph" for name in variants)]
+    static += (*(_CPP if CPP_NAME in files else ()), *(("leapp/description",) if LEAPP_NAME in files else ()))
+    return replace(
+        kind,
+        static=tuple(static),
+        artifacts=(*kind.artifacts, *(("cpp",) if CPP_NAME in files else ()), *variants),
+        live=(*kind.live, *(f"driving@{name}" for name in variants)),
+    )
 
 
 def _lacking(held: tuple[Check, ...], kind: _Kind, options: dict[str, Any]) -> Iterator[str]:
@@ -153,6 +168,8 @@ def _lacking(held: tuple[Check, ...], kind: _Kind, options: dict[str, Any]) -> I
 def _expected(kind: _Kind, options: dict[str, Any]) -> Iterator[str]:
     """Yield names of checks, also of those that a run lists as switched off."""
     yield from kind.static
+    if options.get("trust") is not None and "bundle/manifest" in kind.static:
+        yield "bundle/signature"
     yield from (f"replay/{name}/{artifact}" for name in (*kind.sets, *kind.recorded) for artifact in kind.artifacts)
     for runtime in _further_runtimes(options):
         yield f"onnx/provider@{runtime}"
@@ -174,7 +191,7 @@ def _switched_off(check: NotRun, options: dict[str, Any]) -> bool:
     if switch == "log import":
         return options.get("flight") is not None
     if switch == "--live-mode":
-        return check.name.removeprefix("live/") not in _live_modes(options)
+        return check.name.removeprefix("live/").partition("@")[0] not in _live_modes(options)
     if not switch.startswith("--"):
         return switch in _SWITCHES
     return switch.startswith("--no-") and options.get(switch[5:].replace("-", "_")) is False

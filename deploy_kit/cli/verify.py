@@ -201,7 +201,7 @@ def verify_command(bundle: Path | None, **options: Any) -> None:
     if bundle is None:
         raise OptionError("no bundle: give its folder, or --recheck REPORT")
     if is_leapp := bundle.suffix in (".yaml", ".yml"):
-        refuse_given("on a LEAPP export", "no_torchscript", "flight", "no_vehicle", "num_processes", "shares")
+        refuse_given("on a LEAPP export", "no_torchscript", "flight", "no_vehicle", "num_processes", "shares", "trust")
     replay, live = not options.pop("no_replay"), not options.pop("no_live")
     if not replay:
         refuse_given("with --no-replay", "max_rows", "no_observations")

@@ -17,6 +17,7 @@ from tensordict import TensorDict
 
 from deploy_kit.bundle.policy_reader import is_policy_bundle, open_policy_bundle
 from deploy_kit.bundle.reader import manifest_text, open_bundle
+from deploy_kit.bundle.signature import read_signing_key, sign_bundle
 from deploy_kit.errors import BundleError, CheckFailedError, CheckpointError, OptionError, TaskError
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.policy.network_hints import NetworkHints
@@ -29,6 +30,7 @@ from deploy_kit.verify.structure.graph import StructureError
 from deploy_kit.verify.structure.plan_proof import prove_plan
 from deploy_kit.verify.structure.torchscript_file import read_torchscript
 from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
+from helpers.keys import ed25519
 from helpers.rsl_rl_files import GAUSSIAN, KINDS, make_policy, shape_hints, write_run
 from helpers.two_archives import rezipped
 
@@ -104,6 +106,25 @@ def change_golden(bundle: Path, **arrays) -> None:
 
 def constant(graph, name: str) -> onnx.TensorProto:
     return next(tensor for tensor in graph.initializer if tensor.name == name)
+
+
+def test_only_a_signed_bundle_is_opened_where_a_key_is_trusted(exported, tmp_path):
+    private, public = ed25519(tmp_path)
+    subject = exported["mlp"].copy(tmp_path / "copy")
+    unsigned = verify(subject, trust=public)
+    assert failed(unsigned) == {"bundle/signature"}
+    assert not unsigned.passed
+    assert unsigned.verdict("onnx").status == "not run"
+    (subject.bundle / "report.json").unlink()
+    sign_bundle(subject.bundle, read_signing_key(private))
+    signed = verify(subject, trust=public)
+    assert signed.passed
+    assert signed.verdict("bundle/signature").status == "passed"
+    data = signed.to_json()
+    data["checks"] = [check for check in data["checks"] if check["name"] != "bundle/signature"]
+    assert [check.name for check in VerifyReport.from_json(data).left_out] == ["bundle/signature"]
+    with pytest.raises(OptionError, match="is no public key"):
+        verify(subject, trust=private)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

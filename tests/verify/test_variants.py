@@ -12,7 +12,7 @@ from deploy_kit.bundle.variants import Range, fp16_variant, int8_variant, large_
 from deploy_kit.errors import CheckFailedError, OptionError
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.task.racing import TASK_ID
-from deploy_kit.verify.report import Status
+from deploy_kit.verify.report import Status, VerifyReport
 from deploy_kit.verify.verifier import verify_bundle
 from helpers.bundles import Run
 from helpers.variants import narrowed
@@ -61,6 +61,29 @@ def test_the_judge_runs_them_under_their_own_profiles(narrow, report):
             assert found[f"replay/{name}/{kind}"] is Status.PASSED
             assert profiles[f"replay/{name}/{kind}"] == kind
     assert profiles["replay/kept/onnx"] is None
+
+
+def test_a_report_that_lacks_one_of_their_checks_has_not_passed(report):
+    data = report.to_json()
+    assert VerifyReport.from_json(data).passed
+    for name in (name for name in outcome(report) if name.endswith(("int8", "fp16")) or name.startswith("leapp/")):
+        kept = [check for check in data["checks"] if check["name"] != name]
+        assert not VerifyReport.from_json({**data, "checks": kept}).passed, name
+    for kind in ("int8", "fp16"):
+        kept = [check for check in data["checks"] if kind not in check["name"]]
+        missing = {check.name for check in VerifyReport.from_json({**data, "checks": kept}).left_out}
+        assert missing >= {f"{kind}/graph", f"replay/search/{kind}", f"live/driving@{kind}"}
+
+
+def test_their_flights_are_switched_off_only_with_those_of_the_graph(report):
+    data = report.to_json()
+    data["options"] = {**data["options"], "live": True, "live_modes": ["driving"]}
+    off = {"kind": "not run", "reason": "x", "switch": "--live-mode"}
+    data["checks"] = [check for check in data["checks"] if not check["name"].startswith("live/driving@")]
+    data["checks"] += [{**off, "name": f"live/driving@{kind}"} for kind in ("int8", "fp16")]
+    assert {"live/driving@int8", "live/driving@fp16"} <= {c.name for c in VerifyReport.from_json(data).left_out}
+    data["options"]["live_modes"] = ["shadow"]
+    assert not any("@" in check.name for check in VerifyReport.from_json(data).left_out)
 
 
 def test_their_errors_are_those_of_the_arithmetic(report):

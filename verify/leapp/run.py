@@ -59,6 +59,8 @@ def verify_leapp(options: VerifyOptions, progress: Callable[[Progress], None] = 
         raise OptionError("--flight has no effect on a LEAPP export: the onboard runner flies bundles")
     if options.num_processes != 1 or options.shares is not None:
         raise OptionError("--num-processes and --shares have no effect on a LEAPP export: one process flies it")
+    if options.trust is not None:
+        raise OptionError("--trust has no effect on a LEAPP export: bundles are signed")
     modes = tuple(mode for mode in options.live_modes if mode != "contract")
     options = dataclasses.replace(options, live_modes=modes, live=options.live and bool(modes))
     flown, options = live_options(options, 1) if options.live else None, options.with_seed()

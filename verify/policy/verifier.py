@@ -8,12 +8,20 @@ from datetime import UTC, datetime
 
 from deploy_kit.bundle.policy_reader import PolicyBundle, open_policy_bundle
 from deploy_kit.bundle.reader import check_files
+from deploy_kit.bundle.signature import read_trusted_key
 from deploy_kit.data.reader import FeatureFile, open_feature_file
 from deploy_kit.errors import OptionError
 from deploy_kit.policy.fingerprint import policy_feature_sha256
 from deploy_kit.policy.policy_checkpoint import PolicyCheckpoint
 from deploy_kit.progress import Progress
-from deploy_kit.verify.opening import CHANGED, FILES_COMPARED, attempt, manifest_sha256, nothing_opened
+from deploy_kit.verify.opening import (
+    CHANGED,
+    FILES_COMPARED,
+    attempt,
+    manifest_sha256,
+    nothing_opened,
+    signature_check,
+)
 from deploy_kit.verify.options import VerifyOptions
 from deploy_kit.verify.outputs.evidence import Evidence
 from deploy_kit.verify.outputs.page_file import PageFile
@@ -37,11 +45,12 @@ def verify_policy(
         progress: told what is being done.
 
     Raises:
-        OptionError: an option has no effect on such a policy.
+        OptionError: an option has no effect on such a policy, or the trusted key cannot be read.
         DatasetError: the feature file cannot be read, or was collected with another policy.
         TaskError: the task is unknown, or its environment does not fit the policy.
     """
     _refuse_options(options)
+    trusted = None if options.trust is None else read_trusted_key(options.trust)
     started = time.monotonic()
     with ExitStack() as stack:
         path = options.report or options.bundle / REPORT_NAME
@@ -68,13 +77,15 @@ def verify_policy(
         stack.enter_context(place)
         stack.enter_context(page)
         place.begin(report([UNFINISHED], None, ()))
-        bundle = _open(options)
+        signature = None if trusted is None else signature_check(options.bundle, trusted)
+        bundle = signature if signature is not None and signature.problems else _open(options)
         if isinstance(bundle, FactCheck):
             found = report([bundle, *nothing_opened(options)], None, ())
         else:
             subject = pair_policy(bundle, checkpoint)
             checks, artifacts = run_policy_checks(subject, samples, options.hints, options.replayed, progress)
             checks += live_checks(subject, artifacts, options, progress)
+            checks = checks if signature is None else [signature, *checks]
             if manifest_sha256(options.bundle) != manifest:
                 checks.append(CHANGED)
             found = report(checks, bundle, artifacts.providers)

@@ -228,6 +228,11 @@ def test_a_flight_log_has_no_meaning(run, copy, tmp_path):
         verify_leapp(options(run, copy, flight=tmp_path / "flight.dklog"))
 
 
+def test_it_bears_no_signature_of_a_bundle(run, copy, tmp_path):
+    with pytest.raises(OptionError, match="--trust has no effect"):
+        verify_leapp(options(run, copy, trust=tmp_path / "key.pem"))
+
+
 def test_the_checkpoint_lies_elsewhere(run, copy):
     shutil.copy(run.checkpoint, copy.parent / "model.safetensors")
     with pytest.raises(OptionError, match="held against itself"):

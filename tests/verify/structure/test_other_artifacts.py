@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import re
 import signal
@@ -28,7 +29,7 @@ from deploy_kit.verify.structure import sandbox
 from deploy_kit.verify.structure.confinement import landlock_version, unavailable
 from deploy_kit.verify.structure.graph import StructureError
 from deploy_kit.verify.structure.proof import prove
-from deploy_kit.verify.structure.safetensors_file import tensors_check
+from deploy_kit.verify.structure.safetensors_file import compare_tensors, tensors_check
 from deploy_kit.verify.structure.sandbox import SandboxedModule
 from deploy_kit.verify.structure.torchscript_file import read_torchscript
 from helpers.bundles import copy_bundle
@@ -318,6 +319,15 @@ def test_all_that_safetensors_holds_is_compared(bundle, run, change, problem):
     assert re.search(problem, found)
 
 
+def test_tensors_are_compared_bit_by_bit():
+    ours = {"weight": torch.tensor([0.0, 1.0]), "count": torch.tensor(3), "none": torch.tensor([math.nan])}
+    assert list(compare_tensors({name: tensor.clone() for name, tensor in ours.items()}, ours)) == []
+    (problem,) = compare_tensors({**ours, "weight": torch.tensor([-0.0, 1.0])}, ours)
+    assert problem == "weight differs in 1 of 2 values, by up to 0"
+    (problem,) = compare_tensors({**ours, "count": torch.tensor(4)}, ours)
+    assert problem == "count differs in 1 of 1 values, by up to 1"
+
+
 # The manifest
 
 
@@ -332,3 +342,16 @@ def test_file_that_no_bundle_has_is_named(run, tmp_path):
     (folder / "manifest.json").write_text(json.dumps(manifest))
     check = manifest_check(open_bundle(folder))
     assert check.problems == ("the manifest lists 'weights.bin', which no bundle has",)
+
+
+@pytest.mark.parametrize("name", ["manifest.json.sig", "model.sig"])
+def test_what_has_a_signatures_name_is_a_file(shared_bundle, bundle_copy, name):
+    (bundle_copy / name).write_bytes(b"x")
+    assert manifest_check(open_bundle(bundle_copy)).problems == ()
+    (bundle_copy / name).unlink()
+    (bundle_copy / name).symlink_to(shared_bundle.path / "policy.onnx")
+    wanted = (f"{name!r} has a signature's name and is no regular file",)
+    assert manifest_check(open_bundle(bundle_copy)).problems == wanted
+    (bundle_copy / name).unlink()
+    (bundle_copy / name).mkdir()
+    assert manifest_check(open_bundle(bundle_copy)).problems == wanted
