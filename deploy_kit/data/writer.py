@@ -282,7 +282,7 @@ class FeatureFileWriter:
             if not self.shards.rows:
                 self._folder.remove()
                 return
-            fused = fuse(self._folder, self._plan, False, keep_shards=self._keep_shards, spare_older=True)
+            fused = fuse(self._folder, self._plan, None, keep_shards=self._keep_shards, spare_older=True)
             if fused.written:
                 logger.warning("%s: interrupted; --resume goes on with it", self.path)
             else:

@@ -198,6 +198,26 @@ def test_an_interruption_keeps_the_older_file_and_the_new_rows(feature_file: Pat
         assert file.attrs.complete is False
 
 
+@pytest.mark.parametrize("keep_shards", [False, True])
+def test_an_interruption_while_the_whole_file_is_made_leaves_it_marked_as_whole(
+    feature_file: Path, start, monkeypatch, keep_shards: bool
+) -> None:
+    def strike(*args: object, **kwargs: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        start(overwrite=True, positive=7, negative=7, keep_shards=keep_shards) as new,
+    ):
+        feed(new, 200)
+        new.shards.heldout_complete = True
+        monkeypatch.setattr("deploy_kit.data.writer.fuse", strike)
+        new.finish(complete=True)
+    with open_feature_file(feature_file) as file:
+        assert (file.attrs.requested_positive, len(file.train), file.attrs.complete) == (7, 14, True)
+
+
 def test_finishing_on_purpose_replaces_the_older_file(feature_file: Path, start) -> None:
     with start(overwrite=True, positive=5000, negative=5000) as writer:
         feed(writer, 10)
