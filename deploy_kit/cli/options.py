@@ -39,6 +39,7 @@ network_options = compose(
         metavar="GROUP=SHAPE[,…]",
         type=ObservationShapes(),
         default="",
+        show_default=False,
         help="Shapes of observation groups of another network than VisionActorCritic, as in policy=48,camera=1x36x48.",
     ),
     _network(
