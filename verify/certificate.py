@@ -148,9 +148,8 @@ class _Bounded:
             convolution, norm = network.stem[3 * index], network.stem[3 * index + 1]
             assert isinstance(convolution, nn.Conv2d)
             assert isinstance(norm, nn.BatchNorm2d)
-            (weight, _), (bias, _) = folded(convolution, norm)
-            # As they ship: rounded to float32.
-            pair = [torch.from_numpy(values.astype(np.float32)).double() for values in (weight, bias)]
+            # As they ship: the exact values rounded to float32.
+            pair = [torch.from_numpy(values[0].astype(np.float32)).double() for values in folded(convolution, norm)]
             self.convolutions.append((pair[0], pair[1], convolution.stride))
 
     def __call__(self, observation: Float32) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -21,6 +21,7 @@ from deploy_kit.verify.bundle_and_checkpoint import NamedVehicle, find_vehicle, 
 from deploy_kit.verify.contract_flight import ContractFlights, accepted_check
 from deploy_kit.verify.meaning import contract_checks
 from deploy_kit.verify.report import Status, judge
+from helpers.bundles import edit_golden
 from helpers.mutations import mutate_contract
 from helpers.vehicles import VEHICLE
 
@@ -179,6 +180,9 @@ WRONG = [
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.__name__)
 def test_constant_that_is_wrong_in_source_and_export_alike_shows(racer, tmp_path, monkeypatch, wrong):
     run = mutate_contract(racer, tmp_path, wrong)
+    contract, golden = open_bundle(run.bundle).contract, open_bundle(run.bundle).golden
+    transform = ActionTransform(contract.action.scale, contract.action.offset)
+    edit_golden(run.bundle, command=transform.apply(golden.action).astype(np.float32))
     # The source has the same fault, so that comparing the contract with it finds nothing.
     monkeypatch.setattr(deploy_kit.verify.meaning, "describe", lambda *args, **kwargs: wrong(describe(*args, **kwargs)))
     checkpoint, bundle = load_checkpoint(run.checkpoint), open_bundle(run.bundle)
