@@ -3,6 +3,7 @@
 Both run in a process of their own: LEAPP patches torch and numpy while it traces.
 
     python leapp_export.py export CHECKPOINT FOLDER            writes FOLDER/FORM/FORM.yaml for each of FORMS
+    python leapp_export.py rsl_rl FOLDER KIND…                 the same of rsl_rl's own models, for each KIND
     python leapp_export.py run [DESCRIPTION INPUTS.npz OUTPUTS.npz]…
 """
 
@@ -51,6 +52,28 @@ def _export(checkpoint: Path, folder: Path, form: str) -> None:
     leapp.compile_graph(visualize=False)
 
 
+def _export_rsl_rl(folder: Path, kind: str) -> None:
+    import leapp
+    import torch
+    from leapp import annotate
+
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from helpers.rsl_rl_files import make_policy
+
+    twin = make_policy(folder / f"{kind}-run", kind).model.as_onnx(verbose=False).to("cpu").eval()
+    leapp.start(name=kind, save_path=str(folder), max_cached_io=2)
+    for _ in range(2):
+        given = {
+            name: torch.randn_like(dummy) for name, dummy in zip(twin.input_names, twin.get_dummy_inputs(), strict=True)
+        }
+        given = annotate.input_tensors("policy", given)
+        with torch.no_grad():
+            actions = twin(*given) if isinstance(given, tuple) else twin(given)
+        annotate.output_tensors("policy", {"actions": actions}, export_with="onnx")
+    leapp.stop()
+    leapp.compile_graph(visualize=False)
+
+
 def _run(description: str, inputs: str, outputs: str) -> None:
     import leapp
     import torch
@@ -73,6 +96,9 @@ if __name__ == "__main__":
     if mode == "export":
         for name in FORMS:
             _export(Path(given[0]), Path(given[1]), name)
+    elif mode == "rsl_rl":
+        for name in given[1:]:
+            _export_rsl_rl(Path(given[0]), name)
     else:
         for start in range(0, len(given), 3):
             _run(*given[start : start + 3])

@@ -31,6 +31,7 @@ from deploy_kit.verify.structure.plan_proof import prove_plan
 from deploy_kit.verify.structure.torchscript_file import read_torchscript
 from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
 from helpers.keys import ed25519
+from helpers.leapp_export import run_leapp
 from helpers.rsl_rl_files import GAUSSIAN, KINDS, make_policy, shape_hints, write_run
 from helpers.two_archives import rezipped
 
@@ -429,6 +430,27 @@ def rsl_rl_export(model, path: Path) -> onnxruntime.InferenceSession:
             output_names=twin.output_names,
         )
     return onnxruntime.InferenceSession(str(path))
+
+
+def test_the_graph_gives_what_leapps_export_gives(exported, tmp_path):
+    """LEAPP keeps memory in a way of its own, so that policies without memory are compared."""
+    kinds = ("mlp", "cnn")
+    run_leapp("rsl_rl", tmp_path, *kinds)
+    jobs, mine = [], {}
+    for kind in kinds:
+        made, ours = make_policy(tmp_path / f"{kind}-again", kind), open_policy_bundle(exported[kind].bundle)
+        flat = [group.name for group in ours.contract.groups if len(group.shape) == 1]
+        session = onnxruntime.InferenceSession(str(ours.onnx_path))
+        rows = [{name: observation[name].numpy() for name in made.shapes} for observation in made.observations(6, 1)]
+        mine[kind] = np.concatenate([session.run(["actions"], row)[0] for row in rows])
+        joined = [{"obs": np.concatenate([row[name] for name in flat], axis=1), **row} for row in rows]
+        names = ["obs", *(name for name in rows[0] if name not in flat)]
+        np.savez(tmp_path / f"{kind}.npz", **{name: np.concatenate([row[name] for row in joined]) for name in names})
+        jobs += [tmp_path / kind / f"{kind}.yaml", tmp_path / f"{kind}.npz", tmp_path / f"{kind}-out.npz"]
+    run_leapp("run", *jobs)
+    for kind in kinds:
+        with np.load(tmp_path / f"{kind}-out.npz") as theirs:
+            np.testing.assert_allclose(mine[kind], theirs["actions"], rtol=1e-5, atol=1e-6)
 
 
 def test_inspect_says_what_files_hold(exported, capsys):
