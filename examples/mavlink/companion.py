@@ -229,10 +229,10 @@ def main(arguments: list[str] | None = None) -> int:
     setpoints = Setpoints(link, model, options.system)
     companion = Companion(link, policy, vehicle, setpoints, course, depth, Settings(give_up_s=options.give_up))
     pace: Pace = Lockstep(link, period, options.silence) if options.lockstep else RealTime(link, period)
-    if options.link.startswith("udpin"):
-        print(f"listening on UDP port {link.port}", flush=True)
     code = 0
     try:
+        if options.link.startswith("udpin"):
+            print(f"listening on UDP port {link.port}", flush=True)
         while not companion.released:
             companion.tick(pace.wait(companion.take))
             if options.seconds is not None and companion.ended is None and companion.steps * period >= options.seconds:
