@@ -201,6 +201,7 @@ def shares(args: argparse.Namespace) -> dict[str, float]:
         return timed
 
     flight.driver = metered("policy", flight.driver)
+    # Methods are replaced by ones that count their time.
     camera.DepthCameras.capture = metered("camera", camera.DepthCameras.capture)  # type: ignore[method-assign]
     sensors.add_noise = metered("noise", sensors.add_noise)
     physics.FleetPhysics.step = metered("physics", physics.FleetPhysics.step)  # type: ignore[method-assign]

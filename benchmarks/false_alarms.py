@@ -101,6 +101,7 @@ def at_level(level: str) -> None:
 
     class Session(made):  # type: ignore[misc,valid-type] # a class that is known at run time alone
         def __init__(self, source: object, options: object, **others: object) -> None:
+            # onnxruntime makes these names in C, where mypy sees none.
             options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)  # type: ignore[attr-defined]
             super().__init__(source, options, **others)
 

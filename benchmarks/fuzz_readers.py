@@ -24,8 +24,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from helpers.bundles import Run, make_run  # noqa: E402
-from helpers.corruption import NAMES, corrupt, judge, kinds, one_thread, place  # noqa: E402
+from helpers.bundles import Run, make_run  # noqa: E402  # after the path
+from helpers.corruption import NAMES, corrupt, judge, kinds, one_thread, place  # noqa: E402  # after the path
 
 BATCH = 1000
 

@@ -87,7 +87,7 @@ def fail_writes(after: int) -> None:
 
         return wrapped
 
-    os.fsync = failing(os.fsync)  # type: ignore[assignment]
+    os.fsync = failing(os.fsync)  # type: ignore[assignment]  # fails on purpose
     original = table._ErrorKeepingFile.__init__
 
     class Raw:
@@ -102,7 +102,7 @@ def fail_writes(after: int) -> None:
         original(self, path)
         self._file = Raw(self._file)
 
-    table._ErrorKeepingFile.__init__ = opened  # type: ignore[method-assign]
+    table._ErrorKeepingFile.__init__ = opened  # type: ignore[method-assign]  # likewise
 
 
 def start(path: Path, seed: int, fault: str, size: int, wanted: int) -> int:

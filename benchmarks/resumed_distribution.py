@@ -26,11 +26,11 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from deploy_kit.collection.run import CollectOptions, collect  # noqa: E402
-from deploy_kit.data.cadence import CheckpointEvery  # noqa: E402
-from deploy_kit.policy.shipped import DEMO_POLICY  # noqa: E402
-from deploy_kit.sim.options import EnvOptions  # noqa: E402
-from helpers.run_statistics import differing, p_values, statistics  # noqa: E402
+from deploy_kit.collection.run import CollectOptions, collect  # noqa: E402  # after the path
+from deploy_kit.data.cadence import CheckpointEvery  # noqa: E402  # after the path
+from deploy_kit.policy.shipped import DEMO_POLICY  # noqa: E402  # after the path
+from deploy_kit.sim.options import EnvOptions  # noqa: E402  # after the path
+from helpers.run_statistics import differing, p_values, statistics  # noqa: E402  # after the path
 
 
 def options(path: Path, seed: int) -> CollectOptions:

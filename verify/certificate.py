@@ -207,6 +207,7 @@ class _Bounded:
         """Return what the encoders read, each with its error: two roundings of the normaliser, none without one."""
         normalizer = self.network.normalizer
         if normalizer is None:
+            # mypy does not count what a generator yields.
             return tuple((part.double(), torch.zeros_like(part.double())) for part in (state, depth))  # type: ignore[return-value]
         split, shape = self.network.config.layout.state_size, (1, 1, *self.network.config.layout.image_shape)
         mean, scale = normalizer.mean.double(), (normalizer.std + normalizer.eps).double()

@@ -143,6 +143,7 @@ def test_further_runtimes_must_have_been_checked(report, tmp_path):
     assert "onnx/provider@cpu-all-2" in missing
     assert "replay/golden/onnx@cpu-all-2" in missing
     for wrong in (3, [[1]], ["x"], {"a": 1}):
+        # The function is called within this turn of the loop.
         path = changed(report, tmp_path / "report.json", lambda data: data["options"].update(onnx_threads=wrong))  # noqa: B023
         with pytest.raises(InputError, match="runtimes"):
             read_report(path)

@@ -315,6 +315,7 @@ def test_racing_commands_name_what_another_file_holds(tmp_path):
 def forged(path, **changes) -> None:
     """Write a safetensors file of a CNN whose record of the policy says something else."""
     with safe_open(path, "pt") as file:
+        # A safetensors file has `keys` and is no mapping.
         tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
     record = json.loads(metadata["deploy_kit"])
     record["policy"].update(changes)
