@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 
 from deploy_kit.bundle.reader import Bundle
 from deploy_kit.bundle.runners import import_onnxruntime
@@ -20,7 +21,8 @@ from deploy_kit.verify.checks import run_checks
 from deploy_kit.verify.dataset import Dataset, open_dataset
 from deploy_kit.verify.flight_log.checks import check_flight_log
 from deploy_kit.verify.live import LiveTest
-from deploy_kit.verify.localisation.diagnosis import diagnosed
+from deploy_kit.verify.localisation.diagnosed import diagnosed
+from deploy_kit.verify.localisation.diagnosis import diagnose
 from deploy_kit.verify.opening import (
     CHANGED,
     attempt,
@@ -42,6 +44,9 @@ from deploy_kit.verify.report_file import REPORT_NAME, UNFINISHED, ReportFile
 from deploy_kit.verify.variant_artifact import variant_flights
 
 __all__ = ["REPORT_NAME", "VerifyOptions", "verify_bundle"]
+
+CERTIFICATE = "certificate/decisions"
+"""Name of the check that stands in a report where the certificate could not be made."""
 
 
 def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] = silent) -> VerifyReport:
@@ -130,24 +135,35 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
                 checks += check_flight_log(log, picture, subject, artifacts, dataset, progress)
             if manifest_sha256(options.bundle) != manifest:
                 checks.append(CHANGED)
-            found = dataclasses.replace(report(checks, bundle, artifacts), certificate=_certificate(subject, dataset))
-            found = diagnosed(found, subject)
+            certificate, unmade = _certificate(subject, dataset)
+            found = dataclasses.replace(report([*checks, *unmade], bundle, artifacts), certificate=certificate)
+            found = diagnosed(found, partial(diagnose, subject, found.checks))
             evidence = subject.evidence
         place.finish(found)
         page.finish(found, evidence)
     return found
 
 
-def _certificate(subject: BundleAndCheckpoint, dataset: Dataset | None) -> Certificate | None:
-    """Return figures of the recorded decisions: the user's, else those of the golden samples."""
+def _certificate(subject: BundleAndCheckpoint, dataset: Dataset | None) -> tuple[Certificate | None, list[Check]]:
+    """Return figures of the recorded decisions, the user's or else the golden samples', or the check that lacks them.
 
-    def work() -> Certificate | None:
+    Neither is returned where there are no decisions, or none that can be compared.
+    """
+    if subject.misfit is not None or subject.contract.gate is None:
+        return None, []
+    golden, _ = attempt(lambda: subject.bundle.golden)
+    if golden is None:
+        return None, [NotRun(CERTIFICATE, "golden.npz cannot be read")]
+
+    def work() -> tuple[Certificate | None]:
         kept = None if dataset is None else dataset.kept_samples(MAX_OBSERVATIONS)
-        golden = subject.bundle.golden
         observation = golden.observation[:MAX_OBSERVATIONS] if kept is None else kept.samples.observation
         features = golden.features if dataset is None else dataset.flown_inputs(0, MAX_FEATURE_ROWS)[0]
-        return certify(subject.checkpoint, observation, features)
+        return (certify(subject.checkpoint, observation, features),)
 
-    if subject.misfit is not None or subject.contract.gate is None:
-        return None
-    return attempt(work)[0]
+    # In a tuple, since None is an answer too.
+    found, problem = attempt(work)
+    if problem is not None:
+        return None, [FactCheck(CERTIFICATE, "largest rounding error of recorded decisions, computed", 1, (problem,))]
+    assert found is not None
+    return found[0], []

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import yaml
+from onnx import numpy_helper
 
 from deploy_kit.bundle.reader import manifest_text
 from deploy_kit.collection.run import CollectOptions, collect
@@ -154,8 +156,6 @@ def swap_terms(task):
 )
 def test_a_contract_that_says_otherwise_is_caught(collected, trained, bundle, tmp_path, change, problem, cause):
     """Trap: joints or terms in another order in contract and graph alike, with a manifest that fits."""
-    import onnx
-
     forged = tmp_path / "bundle"
     shutil.copytree(bundle, forged)
     contract = json.loads((forged / "contract.json").read_text())
@@ -169,6 +169,25 @@ def test_a_contract_that_says_otherwise_is_caught(collected, trained, bundle, tm
     report, failed = judged(forged, trained.checkpoint, collected[1].path)
     assert problem in " ".join(failed["contract/task"].reasons)
     assert [found.cause for found in report.diagnosis if found.part == "contract"] == [cause]
+
+
+def test_a_graph_whose_joints_are_swapped_is_caught_and_they_are_named(collected, trained, bundle, tmp_path):
+    forged = tmp_path / "bundle"
+    shutil.copytree(bundle, forged)
+    model = onnx.load(forged / "policy.onnx")
+    for tensor in model.graph.initializer:
+        if tensor.name in ("mlp.4.weight", "mlp.4.bias"):
+            values = numpy_helper.to_array(tensor).copy()
+            values[[0, 2]] = values[[2, 0]]
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, forged / "policy.onnx")
+    (forged / "manifest.json").write_text(manifest_text(forged))
+    report, failed = judged(forged, trained.checkpoint, collected[1].path)
+    assert "onnx/proof" in failed
+    assert [found.cause for found in report.diagnosis if found.part == "onnx"] == [
+        "actions come in another order: front_right_hip in place of front_left_hip, front_left_hip in place of "
+        "front_right_hip"
+    ]
 
 
 def test_a_run_with_joints_in_another_order_is_not_flown(collected, tmp_path):

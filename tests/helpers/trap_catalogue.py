@@ -5,6 +5,8 @@ The table in docs/traps.md is written from here, and tests/traps runs every entr
 
 import json
 import shutil
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -413,6 +415,17 @@ def _golden_not_finite(bundle: Path) -> None:
     edit_golden(bundle, action=action)
 
 
+def _golden_doubled(second: str) -> Callable[[Path], None]:
+    """Store the actions twice, of which Python takes the last, another reader may take the first."""
+
+    def mutate(bundle: Path) -> None:
+        with zipfile.ZipFile(bundle / "golden.npz", "a") as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            archive.writestr(second, archive.read("action.npy"))
+
+    return mutate
+
+
 def _golden_forged(kit: Kit) -> Run:
     """Observations of this policy with what another one makes of them: consistent in itself."""
     result = copied(kit.run, kit.folder)
@@ -509,6 +522,20 @@ FILES = [
         "golden/stored-commands",
     ),
     _file("golden", "a stored action that is NaN", _golden_not_finite, "not finite", "golden/stored-outputs"),
+    _file(
+        "golden",
+        "an array of the golden samples that is there twice",
+        _golden_doubled("action.npy"),
+        "an array is there twice",
+        "golden/stored-outputs",
+    ),
+    _file(
+        "golden",
+        "an array of the golden samples that is there twice, once without `.npy`",
+        _golden_doubled("action"),
+        "an array is there twice",
+        "golden/stored-outputs",
+    ),
     Trap(
         "golden",
         "outputs of another policy for the stored observations",

@@ -1,6 +1,8 @@
 """The bound on float32 rounding: nothing that float32 gives, in whatever order, is farther from the exact logit."""
 
 import copy
+import json
+import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
@@ -9,11 +11,14 @@ from torch import nn
 
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.policy.folded_network import fold_batch_norms
+from deploy_kit.verify import verifier
 from deploy_kit.verify.certificate import UNIT, certify, feature_radius, head_margins, logit_margins
 from deploy_kit.verify.flight_like import flight_like_samples
-from deploy_kit.verify.report import VerifyReport
+from deploy_kit.verify.outputs.junit import junit_xml
+from deploy_kit.verify.report import Status, Verdict, VerifyReport
 from deploy_kit.verify.table import format_table
 from deploy_kit.verify.verifier import verify_bundle
+from helpers.bundles import copy_bundle, edit_golden
 from helpers.networks import small_network
 
 
@@ -148,3 +153,29 @@ def test_the_report_holds_the_certificate(run, tmp_path):
     assert report.certificate.feature_rows == 300
     assert VerifyReport.from_json(report.to_json()) == report
     assert "no order of float32 summation could flip 36 of 36" in " ".join(format_table(report).split())
+
+
+def test_a_certificate_that_cannot_be_made_is_a_failed_check_everywhere(run, tmp_path, monkeypatch):
+    def broken(*_):
+        raise ArithmeticError("no bound")
+
+    monkeypatch.setattr(verifier, "certify", broken)
+    report = verify_bundle(run.verify(search_evaluations=64, report=tmp_path / "report.json"))
+    assert [verdict for verdict in report.verdicts if verdict.status is Status.FAILED] == [
+        Verdict("certificate/decisions", Status.FAILED, "all hold", ("ArithmeticError: no bound",))
+    ]
+    assert not report.passed
+    assert report.certificate is None
+    assert VerifyReport.from_json(json.loads((tmp_path / "report.json").read_text())) == report
+    assert "certificate/decisions" in format_table(report)
+    assert "ArithmeticError: no bound" in (tmp_path / "report.html").read_text()
+    failures = ET.fromstring(junit_xml(report)).findall(".//testcase[@name='certificate/decisions']/failure")
+    assert [failure.get("message") for failure in failures] == ["ArithmeticError: no bound"]
+
+
+def test_without_golden_samples_the_certificate_is_left_out_by_name(run, tmp_path):
+    bundle = copy_bundle(run.bundle, tmp_path / "bundle")
+    edit_golden(bundle, action=None)
+    report = verify_bundle(run.verify(bundle=bundle, search_evaluations=64))
+    assert report.verdict("certificate/decisions").status is Status.NOT_RUN
+    assert "certificate/decisions" in {check.name for check in report.left_out}

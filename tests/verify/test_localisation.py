@@ -7,6 +7,7 @@ import torch
 
 from deploy_kit.bundle.reader import open_bundle
 from deploy_kit.verify.flight_like import flight_like_samples
+from deploy_kit.verify.localisation import diagnosis
 from deploy_kit.verify.localisation.layers import first_difference, graph_model, graph_tensors, network_layers
 from deploy_kit.verify.report import VerifyReport
 from deploy_kit.verify.structure.graph import onnx_graph
@@ -90,3 +91,14 @@ def test_a_diagnosis_is_in_report_and_table(run, tmp_path):
 
 def test_a_right_bundle_has_no_diagnosis(run, tmp_path):
     assert verify_bundle(run.verify(report=tmp_path / "r.json")).diagnosis == ()
+
+
+def test_a_diagnosis_that_cannot_be_made_says_why(run, tmp_path, monkeypatch):
+    def broken(*_):
+        raise ArithmeticError("no cause")
+
+    monkeypatch.setattr(diagnosis, "looked_into", broken)
+    wrong = mutate_graph(run, tmp_path, lambda model: change_weight(model, "actor.4.bias", largest_off))
+    report = verify_bundle(wrong.verify(search_evaluations=64))
+    assert not report.passed
+    assert [str(found) for found in report.diagnosis] == ["diagnosis: could not be made: ArithmeticError: no cause"]

@@ -238,7 +238,7 @@ def test_a_dropped_normaliser_is_found_and_named(exported, tmp_path):
     assert causes(report)["onnx"] == diagnosis.NORMALISER_DROPPED
 
 
-def test_swapped_joints_are_found_and_named(exported, tmp_path):
+def test_swapped_actions_are_found_and_named(exported, tmp_path, monkeypatch):
     subject = exported["mlp"].copy(tmp_path / "bundle")
 
     def swap(graph):
@@ -249,7 +249,13 @@ def test_swapped_joints_are_found_and_named(exported, tmp_path):
     change_onnx(subject.bundle, swap)
     report = verify(subject)
     assert {"onnx/proof", "replay/golden/onnx"} <= failed(report)
-    assert causes(report)["onnx"] == f"{diagnosis.ORDER}: 0 is action 0, 1 is action 2, 2 is action 1"
+    assert causes(report)["onnx"] == f"{diagnosis.ORDER}: action 2 in place of action 1, action 1 in place of action 2"
+
+    def broken(*_):
+        raise ArithmeticError("no cause")
+
+    monkeypatch.setattr(diagnosis, "golden_episodes", broken)
+    assert causes(verify(subject)) == {"diagnosis": "could not be made: ArithmeticError: no cause"}
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])

@@ -18,8 +18,7 @@ from deploy_kit.verify.flight_like import flight_like_samples
 from deploy_kit.verify.localisation.cause import SEEN, Evidence, columns_of, explained, looked_into, unit_of
 from deploy_kit.verify.localisation.hypotheses import TRAINING_MODE
 from deploy_kit.verify.localisation.layers import Layers, graph_model, graph_tensors, network_layers
-from deploy_kit.verify.opening import attempt
-from deploy_kit.verify.report import Check, Diagnosis, FactCheck, Status, VerifyReport
+from deploy_kit.verify.report import Check, Diagnosis, FactCheck
 from deploy_kit.verify.samples import random_samples
 from deploy_kit.verify.structure.graph import StructureError
 from deploy_kit.verify.structure.onnx_file import is_runnable, load_graph
@@ -30,17 +29,6 @@ _ROWS = 24
 
 _TRAINS = re.compile(r"torch\.batch_norm\([^)]*\bTrue, \d")
 """A call of a batch norm with its flag for training set, before its momentum."""
-
-
-def diagnosed(report: VerifyReport, subject: BundleAndCheckpoint) -> VerifyReport:
-    """Return a report with a diagnosis of what failed in it; as it is, if nothing did."""
-    failed = [verdict.name for verdict in report.verdicts if verdict.status is Status.FAILED]
-    if not failed:
-        return report
-    found, problem = attempt(lambda: diagnose(subject, report.checks, failed))
-    if found is None:
-        found = (Diagnosis("diagnosis", None, None, None, f"could not be made: {problem}"),)
-    return replace(report, diagnosis=found)
 
 
 def diagnose(subject: BundleAndCheckpoint, checks: Sequence[Check], failed: Iterable[str]) -> tuple[Diagnosis, ...]:

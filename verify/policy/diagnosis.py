@@ -1,6 +1,6 @@
 """The likely cause of what failed: known faults of policies, each held against what an artifact gave."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from deploy_kit.verify.opening import attempt
 from deploy_kit.verify.policy.artifacts import PolicyArtifacts
 from deploy_kit.verify.policy.sequences import Episodes, golden_episodes, run_episodes, state_outputs_of
 from deploy_kit.verify.policy.subject import PolicySubject
-from deploy_kit.verify.policy.task_causes import task_cause
+from deploy_kit.verify.policy.task_causes import action_names, task_cause
 from deploy_kit.verify.report import Check, Diagnosis, FactCheck
 
 NOT_RESET = "the hidden state is not reset where an episode begins"
@@ -85,8 +85,14 @@ def _cause(subject: PolicySubject, episodes: Episodes, actions: Float32) -> str 
         if _agree(actions, expected):
             return cause
     if (order := _order(actions, _actions(_run(subject, subject.reference, episodes)))) is not None:
-        return f"{ORDER}: {', '.join(f'{here} is action {there}' for here, there in enumerate(order))}"
+        return f"{ORDER}: {', '.join(_moves(order, action_names(subject)))}"
     return None
+
+
+def _moves(order: tuple[int, ...], names: Sequence[str] | None) -> Iterator[str]:
+    """Yield which action stands in place of which, where it is another."""
+    called = [f"action {index}" for index in range(len(order))] if names is None else names
+    return (f"{called[there]} in place of {called[here]}" for here, there in enumerate(order) if here != there)
 
 
 def _faults(subject: PolicySubject, episodes: Episodes) -> Iterator[tuple[str, Float32]]:

@@ -16,8 +16,7 @@ def task_cause(subject: PolicySubject) -> str:
     Args:
         subject: bundle and checkpoint, whose `task` differ.
     """
-    spec = subject.checkpoint.network.spec
-    ours, _ = attempt(lambda: resolve_task_meaning(subject.checkpoint.params, spec.groups, spec.num_actions))
+    ours = _meaning_by_run(subject)
     theirs = subject.contract.task
     if ours is None or theirs is None:
         return NOT_OF_THE_RUN
@@ -29,6 +28,18 @@ def task_cause(subject: PolicySubject) -> str:
                 f"{expected[place]}"
             )
     return NOT_OF_THE_RUN
+
+
+def action_names(subject: PolicySubject) -> Sequence[str] | None:
+    """Return what the run's files call the actions, in the checkpoint's order; None if they do not tell."""
+    ours = _meaning_by_run(subject)
+    return None if ours is None else ours.actions.names
+
+
+def _meaning_by_run(subject: PolicySubject) -> TaskMeaning | None:
+    """Return what the run's files say; what is wrong with them is told by the check `contract/task`."""
+    spec = subject.checkpoint.network.spec
+    return attempt(lambda: resolve_task_meaning(subject.checkpoint.params, spec.groups, spec.num_actions))[0]
 
 
 def _names(theirs: TaskMeaning, ours: TaskMeaning) -> list[tuple[str, Sequence[str], Sequence[str]]]:

@@ -14,6 +14,7 @@ from deploy_kit.errors import OptionError
 from deploy_kit.policy.fingerprint import policy_feature_sha256
 from deploy_kit.policy.policy_checkpoint import PolicyCheckpoint
 from deploy_kit.progress import Progress
+from deploy_kit.verify.localisation.diagnosed import diagnosed
 from deploy_kit.verify.opening import (
     CHANGED,
     FILES_COMPARED,
@@ -30,7 +31,7 @@ from deploy_kit.verify.policy.diagnosis import diagnose_policy
 from deploy_kit.verify.policy.live import live_checks
 from deploy_kit.verify.policy.subject import pair_policy
 from deploy_kit.verify.recording import environment_of, plain, subject_of, verified_runtimes
-from deploy_kit.verify.report import Check, FactCheck, Status, VerifyReport
+from deploy_kit.verify.report import Check, FactCheck, VerifyReport
 from deploy_kit.verify.report_file import REPORT_NAME, UNFINISHED, ReportFile
 
 
@@ -88,10 +89,8 @@ def verify_policy(
             checks = checks if signature is None else [signature, *checks]
             if manifest_sha256(options.bundle) != manifest:
                 checks.append(CHANGED)
-            found = report(checks, bundle, artifacts.providers)
-            failed = {verdict.name for verdict in found.verdicts if verdict.status is Status.FAILED}
-            causes = diagnose_policy(checks, failed, subject, artifacts, options.runtimes[0]) if failed else ()
-            found = dataclasses.replace(found, diagnosis=causes)
+            found, runtime = report(checks, bundle, artifacts.providers), options.runtimes[0]
+            found = diagnosed(found, lambda failed: diagnose_policy(checks, failed, subject, artifacts, runtime))
         place.finish(found)
         page.finish(found, Evidence())
     return found
