@@ -89,7 +89,7 @@ def main() -> None:
     graph = cut_head(onnx.load_model_from_string(bundle.read("policy.onnx")))
     head = OnnxRunner(graph, bundle.contract, features=True)
     with open_feature_file(options.feature_file) as file:
-        validation, test = load_heldout([file], None)
+        validation, test = load_heldout([file], bundle.contract.timing.policy_period_s.value)
     logits = [head(rows.features.numpy())["gate_logit"][:, 0].astype(np.float64) for rows in (validation, test)]
     print(f"detector: {own}")
     fired = fire(OnboardDetector(contract.detector), logits[1], test.episode)

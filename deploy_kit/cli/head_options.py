@@ -44,5 +44,6 @@ def seconds_per_step_option(heading: str) -> Callable[[Callable[..., Any]], Call
         "--seconds-per-step",
         metavar="S",
         type=click.FloatRange(min=0, min_open=True),
-        help="Period of the policy, where the feature file does not say. [default: the racing task's]",
+        help="Period of the policy, where the feature file does not say. [default: the run's, else the racing "
+        "task's for its policies]",
     )

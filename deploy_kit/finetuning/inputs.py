@@ -12,6 +12,7 @@ from deploy_kit.data.schema import FeatureFileInfo
 from deploy_kit.errors import CheckpointError
 from deploy_kit.finetuning.options import EVENTS, FinetuneOptions
 from deploy_kit.finetuning.rows import FinetuneRows, load_rows
+from deploy_kit.finetuning.step_duration import step_duration
 from deploy_kit.gate.correction import Correction
 from deploy_kit.policy.any_policy import AnyCheckpoint, head_of, head_vector, with_new_head
 from deploy_kit.policy.checkpoint import Checkpoint
@@ -140,11 +141,13 @@ def read_inputs(source: AnyCheckpoint, files: Sequence[FeatureFile], options: Fi
 
     Raises:
         DatasetError: a file is another policy's, or lacks rows of a class.
+        OptionError: see `step_duration`.
     """
     for file in files:
         file.require_policy(source.network)
     for_events = options.objective == EVENTS
-    rows = load_rows(files, options.seed, options.memory, options.seconds_per_step, for_events)
+    seconds_per_step = step_duration(files, options.seconds_per_step, source)
+    rows = load_rows(files, options.seed, options.memory, seconds_per_step, for_events)
     return FinetuneInputs(source, rows, files[0].attrs, _dataset(files, rows))
 
 

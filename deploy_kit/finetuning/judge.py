@@ -13,6 +13,7 @@ from deploy_kit.finetuning.inputs import dataset_sha256, label_facts, require_ga
 from deploy_kit.finetuning.learners.attack import Attack
 from deploy_kit.finetuning.options import feature_paths
 from deploy_kit.finetuning.rows import load_heldout
+from deploy_kit.finetuning.step_duration import step_duration
 from deploy_kit.gate.evaluation import FigureIntervals, evaluate_with_intervals
 from deploy_kit.gate.threshold import ThresholdRule
 from deploy_kit.policy.any_policy import head_vector, save_with_head
@@ -33,7 +34,8 @@ class JudgeOptions:
             and ``?``.
         output: copy of the checkpoint with the calibration; ``outputs/judge/`` and the checkpoint's name if None.
         threshold_rule: see `ThresholdRule.parse`.
-        seconds_per_step: the policy's period, s, where the feature files do not say; the racing task's if None.
+        seconds_per_step: the policy's period, s, where the feature files do not say; if None the run's, else the
+            racing task's for its policies.
         seed: seed of the resampling behind the intervals.
         overwrite: replace an existing copy.
         hints: what neither checkpoint nor run say of the network.
@@ -86,7 +88,7 @@ def judge_head(options: JudgeOptions) -> JudgeResult:
         files = [stack.enter_context(open_feature_file(path)) for path in feature_paths(options.feature_files)]
         for file in files:
             file.require_policy(source.network)
-        validation, test = load_heldout(files, options.seconds_per_step)
+        validation, test = load_heldout(files, step_duration(files, options.seconds_per_step, source))
         detector = rule.choose(
             validation.score(head), validation.label, validation.timeline, validation.seconds_per_step
         )

@@ -70,7 +70,8 @@ class FinetuneOptions:
         patience: stop after so many epochs without a better validation AUROC and keep the best one; None for never.
         new_head: give a policy that has no head one, of zeros before it is trained.
         resume: go on with an interrupted finetuning in `output`.
-        seconds_per_step: the policy's period, s, where the feature files do not say; the racing task's if None.
+        seconds_per_step: the policy's period, s, where the feature files do not say; if None the run's, else the
+            racing task's for its policies.
         seed: seed of the order of the rows and of the resampling.
         device: torch device.
         overwrite: replace the results of an earlier finetuning in the folder.

@@ -13,10 +13,10 @@ from deploy_kit.data.blocks import ShuffledRows
 from deploy_kit.data.reader import FeatureFile, Split
 from deploy_kit.data.rows import Rows
 from deploy_kit.data.schema import UNKNOWN_TRACK
-from deploy_kit.errors import DatasetError, OptionError
+from deploy_kit.errors import DatasetError
 from deploy_kit.gate.detector import TOLERANCE_S, steps_of
 from deploy_kit.gate.evaluation import EvaluationRows
-from deploy_kit.task.racing import RACING_TASK
+from deploy_kit.task.racing import TASK_ID
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class FinetuneRows:
 
 
 def load_rows(
-    files: Sequence[FeatureFile], seed: int, memory: int | None, seconds: float | None, for_events: bool = False
+    files: Sequence[FeatureFile], seed: int, memory: int | None, seconds_per_step: float, for_events: bool = False
 ) -> FinetuneRows:
     """Read the rows of one or several feature files.
 
@@ -65,7 +65,7 @@ def load_rows(
         files: files of one policy; see `require_one_origin`. Their training rows' ids are dropped.
         seed: seed of that split.
         memory: bytes that the process may take, None for half of what is free.
-        seconds: duration of a step, s, where the files do not say; see `step_duration`.
+        seconds_per_step: duration of a step, s; see `step_duration`.
         for_events: leave out negatives that are a passage within the detector's tolerance, and weight the others to
             flight's share of positives.
 
@@ -74,8 +74,7 @@ def load_rows(
         OptionError: the bound of memory is too small to work with.
     """
     require_one_origin(files)
-    seconds_per_step = step_duration(files, seconds)
-    names = ", ".join(str(file.path) for file in files)
+    names, kind = ", ".join(str(file.path) for file in files), _kind(files)
     for file in files:
         if for_events:
             file.train = file.train.select(~just_before_a_passage(file, steps_of(TOLERANCE_S, seconds_per_step)))
@@ -89,16 +88,17 @@ def load_rows(
         validation, test = (_heldout(files, split) for split in ("validation", "test"))
         source, train = "held-out episodes", filled
         if _warn_of_unknown_tracks(files):
-            source = "held-out episodes, on tracks that are not known"
+            source = f"held-out episodes, from {kind}s that are not known"
     else:
         split = [_substitute(part, seed) for part in filled]
         train, validation, test = ([parts[number] for parts in split] for number in range(3))
         source = "a seeded tenth of the training rows"
         logger.warning(
             "%s has no held-out episodes: threshold and figures come from %d training rows at their class balance, not "
-            "at flight's, on tracks the head was trained on; they flatter. Collect with --heldout-episodes",
+            "at flight's, from %ss the head was trained on; they flatter. Collect with --heldout-episodes",
             names,
             sum(len(part) for part in (*validation, *test)),
+            kind,
         )
     for parts, name in ((validation, "validation rows"), (test, "test rows")):
         _require_both(names, np.concatenate([part.label for part in parts]), name)
@@ -154,19 +154,18 @@ def _negative_weight(names: str, rows: ShuffledRows, prior: float | None) -> flo
     return rows.positives / (rows.rows - rows.positives) * (1 - prior) / prior
 
 
-def load_heldout(files: Sequence[FeatureFile], seconds: float | None) -> tuple[EvaluationRows, EvaluationRows]:
+def load_heldout(files: Sequence[FeatureFile], seconds_per_step: float) -> tuple[EvaluationRows, EvaluationRows]:
     """Read the held-out episodes of feature files, validation and test.
 
     Args:
         files: files of one policy; see `require_one_origin`.
-        seconds: duration of a step, s, where the files do not say; see `step_duration`.
+        seconds_per_step: duration of a step, s; see `step_duration`.
 
     Raises:
         DatasetError: there are none of either, or they hold one class only.
     """
     require_one_origin(files)
     _warn_of_unknown_tracks(files)
-    seconds_per_step = step_duration(files, seconds)
     names = ", ".join(str(file.path) for file in files)
     judged = []
     for split in ("validation", "test"):
@@ -174,32 +173,6 @@ def load_heldout(files: Sequence[FeatureFile], seconds: float | None) -> tuple[E
         _require_both(names, np.concatenate([part.label for part in parts]), f"{split} rows")
         judged.append(_judged(parts, True, seconds_per_step))
     return judged[0], judged[1]
-
-
-def step_duration(files: Sequence[FeatureFile], given: float | None) -> float:
-    """Return the duration of a step, s: what the files say, else what is given, else the racing task's, with a warning.
-
-    Raises:
-        DatasetError: files contradict each other.
-        OptionError: the files contradict what is given.
-    """
-    stored = {file.attrs.policy_period_s: file for file in files if file.attrs and file.attrs.policy_period_s > 0}
-    if len(stored) > 1:
-        found = ", ".join(f"{seconds:g} s in {file.path}" for seconds, file in stored.items())
-        raise DatasetError(f"the files have steps of {found}; use files of one policy period")
-    for seconds, file in stored.items():
-        if given is not None and not math.isclose(given, seconds, rel_tol=1e-6):
-            raise OptionError(f"--seconds-per-step {given:g}, but {file.path} says {seconds:g}; leave the option out")
-        return seconds
-    if given is None:
-        period = RACING_TASK.clock.policy_dt
-        logger.warning(
-            "%s does not say how long a step is; %g s are assumed, the racing task's, or give --seconds-per-step",
-            ", ".join(str(file.path) for file in files),
-            period,
-        )
-        return period
-    return given
 
 
 def require_one_origin(files: Sequence[FeatureFile]) -> None:
@@ -222,14 +195,15 @@ def require_one_origin(files: Sequence[FeatureFile]) -> None:
                 f"{file.path}: labels mean {rules[1]}, in {first.path} {rules[0]}; use files of one rule"
             )
     use: dict[int, tuple[str, FeatureFile]] = {}
+    kind = _kind(files)
     for file in files:
         for name, rows in _tracks(file):
             for track in set(np.unique(rows).tolist()) - {UNKNOWN_TRACK}:
                 known, other = use.setdefault(track, (name, file))
                 if known != name:
                     raise DatasetError(
-                        f"{file.path}: track {track} is for {name} here and for {known} in {other.path}, so figures "
-                        "would flatter; collect with different seeds, and give only files that do not share tracks"
+                        f"{file.path}: {kind} {track} is for {name} here and for {known} in {other.path}, so figures "
+                        f"would flatter; collect with different seeds, and give only files that do not share {kind}s"
                     )
 
 
@@ -254,11 +228,19 @@ def _warn_of_unknown_tracks(files: Sequence[FeatureFile]) -> bool:
     unknown = unknown_tracks(files)
     if unknown:
         logger.warning(
-            "%s: the environment did not say which tracks its episodes are on, so held-out episodes may be on tracks "
-            "that the head was trained on, and figures may flatter",
+            "%s: the environment did not say which %ss its episodes are from (extras['track_id']), so held-out "
+            "episodes may be from %ss that the head was trained on, and figures may flatter",
             ", ".join(str(file.path) for file in unknown),
+            _kind(files),
+            _kind(files),
         )
     return bool(unknown)
+
+
+def _kind(files: Sequence[FeatureFile]) -> str:
+    """Return what a `track_id` numbers: a track in the racing task, a group of episodes in any other."""
+    tasks = {str(file.attrs.env_config.get("task", TASK_ID)) for file in files if file.attrs is not None}
+    return "group" if tasks - {TASK_ID} else "track"
 
 
 def _tracks(file: FeatureFile) -> list[tuple[str, npt.NDArray[np.int64]]]:

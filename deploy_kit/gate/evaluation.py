@@ -34,8 +34,8 @@ class EvaluationRows:
 
     features: Tensor
     label: npt.NDArray[np.bool_]
-    episode: npt.NDArray[np.int64] | None = None
-    seconds_per_step: float = 0.03
+    episode: npt.NDArray[np.int64] | None
+    seconds_per_step: float
 
     @cached_property
     def timeline(self) -> Timeline | None:

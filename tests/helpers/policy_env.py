@@ -13,6 +13,8 @@ class PolicyEnv(VecEnv):
     labels_before_resets = True
     """An episode's end changes none of the numbers, so that a label reads what it was."""
 
+    step_dt = 0.02
+
     def __init__(self, num_envs: int, seed: int, num_actions: int = 3, shapes=None) -> None:
         self.num_envs, self.num_actions, self.device, self.cfg = num_envs, num_actions, "cpu", {}
         self.max_episode_length = 30

@@ -34,6 +34,8 @@ from deploy_kit.policy.calibration import GateDetector
 _COLOURS = {"before": "#9aa3ad", "after": "#1d6fb8"}
 _EPISODES_SHOWN = 6
 _LOGITS_BELOW = 6.0
+_ROOM_FOR_COUNTS = 0.16
+"""Share of a panel's height."""
 _PROBABILITIES = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.2, 0.5, 0.8, 0.9, 0.97, 0.99, 0.999, 0.9999)
 _PASS, _OTHER = "#2a9d5c", "#c2410c"
 
@@ -173,6 +175,7 @@ def _reliability(label: Labels, heads: Sequence[HeadScores], rows: str) -> Figur
         predicted, found = _logits(bins.confidence), _logits(bins.frequency)
         low = min(predicted.min(), found.min(), ends.min()) - 0.3
         high = max(predicted.max(), found.max(), ends.max()) + 0.3
+        high += _ROOM_FOR_COUNTS * (high - low)
         axes.plot([low, high], [low, high], color="black", linewidth=0.8, linestyle=":", label="calibrated")
         name = (
             f"passes / steps of a bin\nexpected calibration error {expected_calibration_error(head.logit, label):.3f}"
@@ -180,13 +183,10 @@ def _reliability(label: Labels, heads: Sequence[HeadScores], rows: str) -> Figur
         style: dict[str, Any] = {"color": _COLOURS[head.name], "linewidth": 1, "markersize": 5, "capsize": 2}
         error = np.abs(ends - found).clip(0)
         axes.errorbar(predicted, found, error, fmt="o-", label=name, **style)
-        for number, (x, y, count, total) in enumerate(zip(predicted, found, passes, bins.rows, strict=True)):
-            left = number % 2 == 0
-            place: dict[str, Any] = {
-                "xytext": (-6 if left else 6, 4 if left else -9),
-                "ha": "right" if left else "left",
-            }
-            axes.annotate(f"{count:.0f}/{total:,}", (x, y), textcoords="offset points", fontsize=7, **place)
+        # Upright, each above its interval, since bins of high probabilities lie close together.
+        for x, top, count, total in zip(predicted, ends[1], passes, bins.rows, strict=True):
+            place: dict[str, Any] = {"xytext": (0, 3), "ha": "center", "va": "bottom", "rotation": 90}
+            axes.annotate(f"{count:.0f}/{total:,}", (x, top), textcoords="offset points", fontsize=7, **place)
         margin = 0.15 * (predicted.max() - predicted.min()) + 0.3
         across = (float(predicted.min() - margin), float(predicted.max() + margin))
         axes.set(title=head.name, xlabel="predicted probability", ylabel="share of positive steps")
@@ -254,7 +254,7 @@ def _events(label: Labels, head: HeadScores, timeline: Timeline) -> Figure:
     return figure
 
 
-def _probability_ticks(axis: Axis, low: float, high: float, most: int = 10) -> None:
+def _probability_ticks(axis: Axis, low: float, high: float, most: int = 8) -> None:
     """Label an axis of logits with probabilities."""
     inside = [probability for probability in _PROBABILITIES if low <= log_odds(probability) <= high]
     step = (high - low) / most

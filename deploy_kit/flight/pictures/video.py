@@ -1,6 +1,5 @@
 """Depth videos: what the drone's camera sees, with the gate probability drawn in."""
 
-import logging
 from collections import deque
 from fractions import Fraction
 from pathlib import Path
@@ -13,8 +12,6 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
 from deploy_kit.errors import MissingDependencyError, OptionError
-
-logger = logging.getLogger(__name__)
 
 SCALE = 6
 PANEL_HEIGHT = 108
@@ -139,7 +136,6 @@ class DepthVideo:
         self._container.mux(self._stream.encode(None))
         self._container.close()
         self._partial.replace(self.path)
-        logger.info("wrote %s (%d frames)", self.path, self.frames)
 
     def __enter__(self) -> Self:
         return self

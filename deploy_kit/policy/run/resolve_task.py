@@ -59,6 +59,15 @@ def resolve_task_meaning(params: RunParams, groups: Groups, num_actions: int) ->
     return TaskMeaning(meanings, _actions(params, interface, num_actions), _timing(params, interface))
 
 
+def run_timing(params: RunParams) -> TaskTiming:
+    """Return the task's clock, as far as the run's files tell.
+
+    Raises:
+        CheckpointError: the files contradict each other, or cannot be understood.
+    """
+    return _timing(params, None if params.interface is None else read_interface(params.interface))
+
+
 def group_shapes(params: RunParams) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the observation groups that the run's files tell, without the batch.
 

@@ -15,7 +15,7 @@ def test_heads_are_compared_clean_and_attacked() -> None:
     rng = np.random.default_rng(3)
     label = np.tile(np.arange(100) % 33 == 20, 40)
     features = (rng.standard_normal((4000, 3)) + 0.9 * label[:, None]).astype(np.float32)
-    rows = EvaluationRows(torch.from_numpy(features), label, np.repeat(np.arange(40), 100))
+    rows = EvaluationRows(torch.from_numpy(features), label, np.repeat(np.arange(40), 100), 0.03)
     head = np.array([1.0, 1.0, 1.0, -2.0], np.float32)
     heads = {
         "before": DecidingHead(-head, plain_detector(0.0, 0.03)),
@@ -39,7 +39,7 @@ def test_heads_are_compared_clean_and_attacked() -> None:
 def test_figures_that_a_head_has_none_of_are_left_out_of_the_record() -> None:
     rng = np.random.default_rng(3)
     label = np.arange(200) % 4 == 0
-    rows = EvaluationRows(torch.from_numpy(rng.standard_normal((200, 3)).astype(np.float32)), label)
+    rows = EvaluationRows(torch.from_numpy(rng.standard_normal((200, 3)).astype(np.float32)), label, None, 0.03)
     head = DecidingHead(np.array([1.0, 0.0, 0.0, 0.0], np.float32), plain_detector(0.0, 0.03))
     found = compare_heads({"before": head, "after": head}, rows, Attack(), 0.25, 0).to_json()
     assert {name: list(attacks) for name, attacks in found.items()} == {

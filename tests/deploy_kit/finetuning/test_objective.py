@@ -60,7 +60,7 @@ def test_rows_count_as_often_as_in_flight(dataset, monkeypatch):
     with open_feature_file(dataset) as file:
         near, whole = every_fifth_negative(file, 0), len(file.train)
         positives = int(file.train.label.sum())
-        found = load_rows([file], 0, None, None, for_events=True)
+        found = load_rows([file], 0, None, 0.03, for_events=True)
     # The detector's tolerance: 0.15 s of steps of 0.03 s.
     assert asked == [0, 5]
     assert near.sum() > 10
@@ -68,7 +68,7 @@ def test_rows_count_as_often_as_in_flight(dataset, monkeypatch):
     assert found.training_prior == pytest.approx(found.flight_prior)
     assert found.negative_weight > 1
     with open_feature_file(dataset) as file:
-        plain = load_rows([file], 0, None, None)
+        plain = load_rows([file], 0, None, 0.03)
     assert (plain.train.rows, plain.negative_weight) == (whole, 1.0)
 
 

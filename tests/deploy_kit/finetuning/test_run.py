@@ -661,6 +661,7 @@ def test_files_of_a_task_of_ones_own_go_together(options: FinetuneOptions, tmp_p
     shutil.copy(options.feature_files, other)
     for path in (options.feature_files, other):
         set_attribute(path, "label_threshold_m", np.nan)
+        set_attribute(path, "env_config", json.dumps({"task": "hopper:make"}))
         with h5py.File(path, "r+") as file:
             for name in ("track_id", "heldout/track_id"):
                 file[name][...] = -1
@@ -668,7 +669,7 @@ def test_files_of_a_task_of_ones_own_go_together(options: FinetuneOptions, tmp_p
     result = finetune(replace(options, feature_files=(options.feature_files, other), epochs=1))
     found = json.loads(result.metrics_path.read_text())
     assert found["dataset"]["training_rows"] == 2400
-    assert found["judged_on"]["source"] == "held-out episodes, on tracks that are not known"
+    assert found["judged_on"]["source"] == "held-out episodes, from groups that are not known"
     assert "figures may flatter" in caplog.text
 
 

@@ -26,7 +26,7 @@ def judged() -> tuple[EvaluationRows, np.ndarray]:
     label = np.tile(np.arange(100) % 33 == 20, 40)
     logit = np.round(rng.standard_normal(4000) + 2.5 * label, 2).astype(np.float64)
     features = torch.from_numpy(rng.standard_normal((4000, 3)).astype(np.float32))
-    return EvaluationRows(features, label, np.repeat(np.arange(40), 100)), logit
+    return EvaluationRows(features, label, np.repeat(np.arange(40), 100), 0.03), logit
 
 
 def test_figures_hold_events_at_the_threshold(judged) -> None:
@@ -37,7 +37,7 @@ def test_figures_hold_events_at_the_threshold(judged) -> None:
     assert found["event_false_alarms_per_minute"] == pytest.approx(counts.false_alarms.sum() / (4000 * 0.03 / 60))
     assert found["event_latency_steps"] == counts.latency.sum() / counts.hits.sum()
     assert 0 < found["event_hit_rate"] < 1
-    assert "event_hit_rate" not in evaluate(logit, EvaluationRows(rows.features, rows.label), detector(1.5))
+    assert "event_hit_rate" not in evaluate(logit, EvaluationRows(rows.features, rows.label, None, 0.03), detector(1.5))
     assert "event_latency_steps" not in evaluate(logit, rows, detector(99.0))
 
 
@@ -76,7 +76,7 @@ def test_a_detector_is_chosen_for_passages_even_where_steps_say_otherwise() -> N
     label, logit = np.zeros(600, bool), np.full(600, -9.0)
     label[50::100], logit[50::100] = True, 1.0
     logit[[80, 81, 82]] = 2.0
-    rows = EvaluationRows(torch.zeros(600, 1), label, np.repeat(np.arange(6), 100))
+    rows = EvaluationRows(torch.zeros(600, 1), label, np.repeat(np.arange(6), 100), 0.03)
     assert events(rows, logit, [choose("f1", rows, logit)]) == (6, 1)
 
 
@@ -156,7 +156,7 @@ def test_a_resample_is_the_figure_of_the_repeated_episodes(judged, monkeypatch: 
     found = {name: value[0] for name, value in resampled._evaluate(weight.astype(float)).items()}
     drawn = np.repeat(np.arange(40), weight[0])
     index = np.concatenate([np.flatnonzero(rows.timeline.row == episode) for episode in drawn])
-    again = EvaluationRows(rows.features, rows.label[index], np.repeat(np.arange(40), 100))
+    again = EvaluationRows(rows.features, rows.label[index], np.repeat(np.arange(40), 100), 0.03)
     expected = evaluate(logit[index], again, detector(1.5))
     assert expected["auroc"] == pytest.approx(roc_auc_score(rows.label[index], logit[index]))
     assert expected["average_precision"] == pytest.approx(average_precision_score(rows.label[index], logit[index]))
