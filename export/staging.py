@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deploy_kit.bundle.reader import BUNDLE_FILES, MANIFEST_NAME, OPTIONAL_FILES
+from deploy_kit.bundle.reader import BUNDLE_FILES, MANIFEST_NAME, OPTIONAL_FILES, is_report
 from deploy_kit.bundle.signature import SIGNATURE_NAMES, SigningKey, sign_bundle
 from deploy_kit.errors import OptionError
 
@@ -36,7 +36,7 @@ def require_free(target: Path, overwrite: bool) -> None:
         raise OptionError(f"{target} is no bundle (no {MANIFEST_NAME}) and is not overwritten; choose another --output")
     # Reports of the old bundle say nothing about the new one and go with it; anything else is the user's.
     own = {*BUNDLE_FILES, *OPTIONAL_FILES, MANIFEST_NAME, *SIGNATURE_NAMES}
-    foreign = sorted(name for name in present - own if not name.startswith("report"))
+    foreign = sorted(name for name in present - own if not (is_report(name) and (target / name).is_file()))
     if foreign:
         raise OptionError(
             f"{target} also holds {foreign[0]}, which is no part of a bundle; move it away, or choose another --output"

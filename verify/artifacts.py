@@ -17,6 +17,7 @@ from deploy_kit.bundle.reader import (
     TORCHSCRIPT_NAME,
     Bundle,
     BundleFolder,
+    is_report,
 )
 from deploy_kit.bundle.runners import (
     ArtifactError,
@@ -50,10 +51,6 @@ from deploy_kit.verify.structure.sandbox import SandboxedModule
 from deploy_kit.verify.structure.torchscript_file import read_torchscript
 from deploy_kit.verify.variant_artifact import open_variant
 from deploy_kit.yaml_file import read_yaml
-
-BESIDE = ("report",)
-"""Beginnings of the names of files that may lie beside a bundle's own."""
-
 
 ARTIFACTS = ("onnx", "torchscript", "safetensors")
 """What of every bundle is replayed."""
@@ -174,19 +171,29 @@ def open_artifacts(
     ), checks
 
 
+_LEAPP_FACTOR = 4
+"""How much longer than ours a description may be that is parsed to say what differs."""
+
+
 def _leapp_check(bundle: Bundle) -> FactCheck:
     """Return the check that LEAPP's description is the one that contract and graph imply."""
     compared = "each field, and the text to the last character, against what contract and graph imply"
     graph = bundle.read(ONNX_NAME)
     wanted = leapp_description(bundle.contract, graph)
     text = bundle.read(LEAPP_NAME)
+    expected = leapp_text(bundle.contract, graph).encode()
+    if text == expected:
+        return FactCheck("leapp/description", compared, len(wanted), ())
+    if len(text) > _LEAPP_FACTOR * len(expected):
+        problems: tuple[str, ...] = (f"it has {len(text)} bytes, export writes {len(expected)}: it is another one's",)
+        return FactCheck("leapp/description", compared, len(wanted), problems)
     found = read_yaml(bundle.path / LEAPP_NAME, BundleError)
     problems = tuple(
         f"{name} is not what contract and graph imply" for name in wanted if found.get(name) != wanted[name]
     )
     problems += tuple(f"{name!r} is in no description" for name in found if name not in wanted)
-    if not problems and text != leapp_text(bundle.contract, graph).encode():
-        # A name that stands twice, an alias, `true` for 1: another reader of YAML may take something else.
+    if not problems:
+        # An alias, `true` for 1: another reader of YAML may take something else.
         problems = (
             "it is written otherwise than export writes it, and may be read otherwise; export the bundle again",
         )
@@ -209,7 +216,7 @@ def manifest_check(bundle: BundleFolder) -> FactCheck:
     problems += [
         f"{name!r} lies in the folder and is not listed"
         for name in sorted(present - {*bundle.files, MANIFEST_NAME, *SIGNATURE_NAMES})
-        if not name.startswith(BESIDE)
+        if not (is_report(name) and (bundle.path / name).is_file())
     ]
     problems += [
         f"{name!r} has a signature's name and is no regular file"

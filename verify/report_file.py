@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from deploy_kit.bundle.reader import BUNDLE_FILES, MANIFEST_NAME, OPTIONAL_FILES
-from deploy_kit.errors import DeployKitError, InputError, OptionError
+from deploy_kit.bundle.reader import BUNDLE_FILES, MANIFEST_NAME, OPTIONAL_FILES, check_files, is_report
+from deploy_kit.errors import BundleError, DeployKitError, InputError, OptionError
 from deploy_kit.files import MAX_JSON_BYTES, replace_file
 from deploy_kit.verify.report import FactCheck, Replaced, VerifyReport
 
@@ -50,14 +50,15 @@ class ReportFile:
         if self._before is not None and self._found is None:
             raise OptionError(
                 f"{path} is no report of deploy-kit and is not overwritten; move it away, or give --report"
+                + _listed(path, bundle)
             )
-        if path.parent.resolve() == bundle.resolve() and not path.name.startswith("report"):
+        if path.parent.resolve() == bundle.resolve() and not (is_report(path.name) and path.suffix == ".json"):
             own = (
                 "a file of the bundle"
                 if path.name in (*BUNDLE_FILES, *OPTIONAL_FILES, MANIFEST_NAME)
                 else "in the bundle's folder"
             )
-            raise OptionError(f"--report {path} is {own}; there, a report's name begins with 'report'")
+            raise OptionError(f"--report {path} is {own}; there, a report's name is report.json or report-NAME.json")
         self._begun = False
         self._kept = False
 
@@ -133,6 +134,17 @@ class ReportFile:
         else:
             replace_file(self.path, lambda temporary: temporary.write_bytes(before))
         self._let_go()
+
+
+def _listed(path: Path, bundle: Path) -> str:
+    """Return a hint where a bundle's manifest lists what is in a report's place, which makes it no bundle of ours."""
+    if path.parent.resolve() != bundle.resolve():
+        return ""
+    try:
+        check_files(bundle)
+    except BundleError as error:
+        return f" ({error})"
+    return ""
 
 
 def _read(path: Path) -> bytes | None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 import zipfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,14 @@ SAFETENSORS_NAME = "policy.safetensors"
 CONTRACT_NAME = "contract.json"
 GOLDEN_NAME = "golden.npz"
 MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = f"{MANIFEST_NAME}.sig"
+"""The manifest's Ed25519 signature, 64 bytes as ``openssl pkeyutl -sign -rawin`` writes them."""
+
+OPENSSF_NAME = "model.sig"
+"""OpenSSF's signature, a Sigstore bundle as JSON."""
+
+BESIDE = (MANIFEST_NAME, SIGNATURE_NAME, OPENSSF_NAME)
+"""Files of a bundle's folder that no manifest lists; reports (`is_report`) lie there too."""
 
 BUNDLE_FILES = (ONNX_NAME, TORCHSCRIPT_NAME, SAFETENSORS_NAME, CONTRACT_NAME, GOLDEN_NAME)
 """Files that every bundle holds and its manifest lists."""
@@ -35,6 +44,8 @@ FP16_NAME, INT8_NAME = "policy.fp16.onnx", "policy.int8.onnx"
 
 OPTIONAL_FILES = (CPP_NAME, LEAPP_NAME, FP16_NAME, INT8_NAME)
 """Files that a bundle holds where export was asked for them; its manifest then lists them too."""
+
+_REPORT = re.compile(r"report(-[A-Za-z0-9_-]+)?\.(json|html|xml|md)", re.ASCII)
 
 MANIFEST_VERSION = 1
 MAX_JSON_BYTES = 4 << 20
@@ -174,6 +185,11 @@ def check_files(path: Path) -> dict[str, str]:
     return {name: entry["sha256"] for name, entry in manifest.items()}
 
 
+def is_report(name: str) -> bool:
+    """Return whether a file beside a bundle's has a name that verify gives a report: report.json, report-NAME.html."""
+    return _REPORT.fullmatch(name) is not None
+
+
 def manifest_text(folder: Path) -> str:
     """Return the manifest of a folder that holds all `BUNDLE_FILES`, and maybe some of `OPTIONAL_FILES`."""
     names = (*BUNDLE_FILES, *(name for name in OPTIONAL_FILES if (folder / name).exists()))
@@ -225,6 +241,11 @@ def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
 def _check_file(folder: Path, name: str, entry: dict[str, Any]) -> None:
     if PurePosixPath(name).name != name or "\\" in name or "\0" in name or name in ("", ".", ".."):
         raise BundleError(f"{folder / MANIFEST_NAME}: {name!r} is not a plain file name; refuse this bundle")
+    if is_report(name) or name in BESIDE:
+        raise BundleError(
+            f"{folder / MANIFEST_NAME}: it lists {name}, which lies beside a bundle and is none of its files, so that "
+            "verifying or signing would alter the bundle; export the bundle again"
+        )
     path = folder / name
     if path.is_symlink() or not path.is_file():
         raise BundleError(f"{path}: the manifest lists it, but it is no regular file; copy the whole bundle again")

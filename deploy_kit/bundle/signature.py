@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy_kit.bundle.reader import MANIFEST_NAME, check_files
+from deploy_kit.bundle.reader import MANIFEST_NAME, OPENSSF_NAME, SIGNATURE_NAME, check_files, is_report
 from deploy_kit.errors import BundleError, MissingDependencyError, OptionError
 from deploy_kit.text import one_line
 
@@ -23,16 +23,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-SIGNATURE_NAME = f"{MANIFEST_NAME}.sig"
-"""The manifest's Ed25519 signature, 64 bytes as ``openssl pkeyutl -sign -rawin`` writes them."""
-
-OPENSSF_NAME = "model.sig"
-"""OpenSSF's signature, a Sigstore bundle as JSON."""
-
 SIGNATURE_NAMES = (SIGNATURE_NAME, OPENSSF_NAME)
-REPORTS = "report"
-"""What the names of a bundle's reports begin with."""
-
 PASSWORD_VARIABLE = "DEPLOY_KIT_KEY_PASSWORD"  # the variable's name
 
 MAX_KEY_BYTES = 1 << 16
@@ -220,13 +211,15 @@ def _openssf_hashing(folder: Path) -> Any:
 
 def _is_beside(name: str) -> bool:
     """Return whether a file is beside a bundle rather than of it: a signature, or a report."""
-    return name in SIGNATURE_NAMES or name.startswith(REPORTS)
+    return name in SIGNATURE_NAMES or is_report(name)
 
 
 def _require_only_signed(folder: Path, listed: set[str]) -> None:
     for entry in sorted(folder.iterdir()):
         if entry.name not in {*listed, MANIFEST_NAME} and not (_is_beside(entry.name) and entry.is_file()):
             raise BundleError(f"{entry} is not signed: {MANIFEST_NAME} does not list it; move it out of the bundle")
+        if is_report(entry.name) and entry.is_symlink():
+            raise BundleError(f"{entry} is a link; copy the report itself, or move it out of the bundle")
 
 
 def _signature_name(key: Any) -> str:

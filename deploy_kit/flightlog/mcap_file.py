@@ -12,10 +12,12 @@ import numpy.typing as npt
 from deploy_kit.errors import DeployKitError, FlightLogError, MissingDependencyError
 from deploy_kit.files import replace_file
 from deploy_kit.flightlog.reader import FlightLog, LoggedHold, LoggedReset, LoggedStep
-from deploy_kit.flightlog.sources.mcap_source import MAX_RECORD_BYTES, McapSource
+from deploy_kit.flightlog.sources.mcap_bounds import open_mcap
+from deploy_kit.flightlog.sources.mcap_source import McapSource
 from deploy_kit.flightlog.sources.message import unreadable
 from deploy_kit.flightlog.writer import Payload, record_payload, write_flight_log
 from deploy_kit.onboard.log_format import Kind
+from deploy_kit.strict_json import strict_json
 
 DEPTH_TOPIC = "/depth"
 CAMERA_TOPIC = "/camera_info"
@@ -106,8 +108,6 @@ def read_back(path: Path, target: Path) -> int:
         FlightLogError: the file cannot be read, or holds no whole records.
         InputError: the log cannot be written.
     """
-    from mcap.reader import SeekingReader
-
     ended: list[str] = []
     count = 0
 
@@ -123,11 +123,11 @@ def read_back(path: Path, target: Path) -> int:
 
     try:
         with path.open("rb") as file:
-            reader = SeekingReader(file, validate_crcs=True, record_size_limit=MAX_RECORD_BYTES)
+            reader = open_mcap(path, file)
             attachment = next((entry for entry in reader.iter_attachments() if entry.name == _HEADER_NAME), None)
             if attachment is None:
                 raise FlightLogError(f"{path} holds records of a flight log, but no {_HEADER_NAME}")
-            write_flight_log(target, json.loads(attachment.data), payloads(reader), ended)
+            write_flight_log(target, strict_json(attachment.data), payloads(reader), ended)
     except DeployKitError:
         raise
     except Exception as error:

@@ -3,6 +3,7 @@
 `cryptography` is needed where a key is trusted, and nowhere else.
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from .faults import Fault, OnboardFault
 SIGNATURE_NAME = "manifest.json.sig"
 
 _BESIDE = (SIGNATURE_NAME, "model.sig")
-"""Signatures; a bundle's reports lie beside it too, and their names begin with "report"."""
+"""Signatures; a bundle's reports lie beside it too."""
+
+_REPORT = re.compile(r"report(-[A-Za-z0-9_-]+)?\.(json|html|xml|md)", re.ASCII)
+"""Names that verify gives a report."""
 
 _SIGNATURE_BYTES = 64
 _MAX_KEY_BYTES = 1 << 16
@@ -51,7 +55,8 @@ def require_signed(folder: Path, manifest: bytes, listed: Iterable[str], trust: 
         )
     known = {*listed, "manifest.json", *_BESIDE}
     for entry in sorted(folder.iterdir()):
-        if entry.name not in known and not (entry.name.startswith("report") and entry.is_file()):
+        beside = _REPORT.fullmatch(entry.name) and entry.is_file() and not entry.is_symlink()
+        if entry.name not in known and not beside:
             raise OnboardFault(Fault.UNSIGNED_FILE, f"{entry} is not signed: the manifest does not list it")
     path = folder / SIGNATURE_NAME
     if not path.is_file():

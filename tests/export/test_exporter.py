@@ -193,6 +193,10 @@ def test_what_exists_is_kept(checkpoint, bundle_copy, tmp_path):
 
 def test_overwriting_replaces_the_whole_bundle(checkpoint, bundle_copy, tmp_path):
     (bundle_copy / "report.json").write_text("{}")
+    (bundle_copy / "report.odt").write_text("mine")
+    with pytest.raises(OptionError, match=r"also holds report\.odt"):
+        export_bundle(ExportOptions(checkpoint, bundle_copy, task=TASK_ID, num_golden=2, overwrite=True))
+    (bundle_copy / "report.odt").unlink()
     export_bundle(ExportOptions(checkpoint, bundle_copy, task=TASK_ID, num_golden=2, overwrite=True))
     bundle = open_bundle(bundle_copy)
     assert bundle.contract.gate is None

@@ -11,6 +11,7 @@ import pytest
 
 from deploy_kit.bundle.reader import BUNDLE_FILES
 from deploy_kit.errors import BundleError, OptionError
+from deploy_kit.files import file_sha256
 from deploy_kit.verify.report import Status
 from deploy_kit.verify.summary import read_report
 from deploy_kit.verify.verifier import verify_bundle
@@ -79,6 +80,18 @@ def test_manifest_that_names_other_files(run, bundle_copy, name):
     data["files"][name] = data["files"]["policy.onnx"]
     (bundle_copy / "manifest.json").write_text(json.dumps(data))
     assert set(failed(run, bundle_copy)) == {"bundle/manifest"}
+
+
+def test_manifest_that_lists_a_file_in_the_reports_place(run, bundle_copy):
+    (bundle_copy / "report.json").write_text("mine")
+    data = json.loads((bundle_copy / "manifest.json").read_text())
+    data["files"]["report.json"] = {"sha256": file_sha256(bundle_copy / "report.json"), "size": 4}
+    (bundle_copy / "manifest.json").write_text(json.dumps(data))
+    with pytest.raises(OptionError, match=r"move it away.*it lists report\.json, which lies beside a bundle"):
+        verify_bundle(run.verify(bundle=bundle_copy, **BARE))
+    assert (bundle_copy / "report.json").read_text() == "mine"
+    report = verify_bundle(run.verify(bundle=bundle_copy, report=bundle_copy.parent / "report.json", **BARE))
+    assert "it lists report.json" in report.verdict("bundle/manifest").reasons[0]
 
 
 @pytest.mark.parametrize("kind", ["itself", "link", "hard link", "copy beside it"])

@@ -196,11 +196,12 @@ def test_torchscript_of_many_observation_groups_is_read_with_their_order(tmp_pat
         right, lambda name, content: content.replace(b"[argument_1, argument_2,", b"[argument_2, argument_1,")
     )
     assert prove_plan(read_torchscript(swapped).graph, network.plan(), None).problems
-    unread = rezipped(
-        right, lambda name, content: content.replace(b"    return ", b"    _9 = [argument_1]\n    return ")
-    )
-    with pytest.raises(StructureError, match="makes the list _9, which nothing reads"):
-        read_torchscript(unread)
+    for value in (b"[argument_1]", b"argument_1", b"(argument_1, argument_2)"):
+        unread = rezipped(
+            right, lambda name, content, v=value: content.replace(b"    return ", b"    _9 = " + v + b"\n    return ")
+        )
+        with pytest.raises(StructureError, match="makes _9, which nothing reads"):
+            read_torchscript(unread)
 
 
 def test_a_weight_that_differs_in_the_last_place_is_named(exported, tmp_path):

@@ -28,6 +28,15 @@ _TEXT = re.compile(r'(?:[A-Za-z0-9_ \n()\[\],.:=>-]|"[A-Za-z0-9_]*")*')
 _ERRORS = (ValueError, KeyError, IndexError, TypeError, SyntaxError)
 
 
+def _require_read(method: ast.FunctionDef) -> None:
+    """Check that each variable is read: one that is not may compute nothing, so that no node shows it."""
+    names = [node for node in ast.walk(method) if isinstance(node, ast.Name)]
+    read = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+    for node in names:
+        if isinstance(node.ctx, ast.Store) and node.id not in read:
+            raise StructureError(f"forward makes {node.id}, which nothing reads")
+
+
 @dataclass
 class TensorList:
     """A list of tensors by their names; torch gives a long one a line of its own, for `cat` alone to read."""
@@ -165,7 +174,9 @@ class _Code:
         if not isinstance(last, ast.Return) or last.value is None:
             raise StructureError("forward does not end by returning its outputs")
         returned = self.value(last.value, frame, depth)
+        _require_read(method)
         for known, held in frame.items():
+            # A list may be read by what is no `cat`, and so is not in the graph.
             if isinstance(held, TensorList) and not held.read:
                 raise StructureError(f"forward makes the list {known}, which nothing reads")
         return returned

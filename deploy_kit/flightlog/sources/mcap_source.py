@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from deploy_kit.errors import DeployKitError, FlightLogError
+from deploy_kit.flightlog.sources.mcap_bounds import open_mcap
 from deploy_kit.flightlog.sources.message import Message, getter, not_installed, unreadable
-
-MAX_RECORD_BYTES = 256 << 20
 
 
 class McapSource:
@@ -50,11 +49,9 @@ class McapSource:
             yield Message(channel.topic, 0, message.log_time, getter(content))
 
     def _records(self, topics: set[str] | None, headers_alone: bool = False) -> Iterator[tuple[Any, Any, Any]]:
-        from mcap.reader import SeekingReader
-
         try:
             with self._path.open("rb") as file:
-                reader = SeekingReader(file, validate_crcs=True, record_size_limit=MAX_RECORD_BYTES)
+                reader = open_mcap(self._path, file)
                 summary = reader.get_summary() if headers_alone else None
                 if summary is not None:
                     yield from ((None, channel, None) for channel in summary.channels.values())

@@ -42,11 +42,13 @@ class UlogSource:
                 yield Message(data.name, data.multi_id, time_ns, get(row))
 
     def _read(self, topics: list[str] | None) -> list[Any]:
-        from pyulog import ULog
+        from deploy_kit.flightlog.sources.bounded_ulog import read_ulog
 
         try:
             # pyulog prints what it finds odd in a file; what matters is raised here.
-            log = ULog(str(self._path), topics)
+            log = read_ulog(self._path, topics)
+        except FlightLogError:
+            raise
         except Exception as error:
             raise unreadable(self._path, error) from error
         if log.file_corruption:

@@ -119,8 +119,14 @@ def test_an_unsigned_file_is_refused(signed, pair):
     (signed / "notes.txt").write_text("fly me")
     refuse(signed, pair[1], r"notes\.txt is not signed")
     (signed / "notes.txt").unlink()
-    (signed / "report.d").mkdir()
-    refuse(signed, pair[1], r"report\.d is not signed")
+    (signed / "report.json").mkdir()
+    refuse(signed, pair[1], r"report\.json is not signed")
+    (signed / "report.json").rmdir()
+    (signed / "report.json").symlink_to("/etc/hostname")
+    refuse(signed, pair[1], r"report\.json is a link")
+    (signed / "report.json").unlink()
+    (signed / "report.so").write_bytes(b"x")
+    refuse(signed, pair[1], r"report\.so is not signed")
 
 
 def test_a_signature_from_another_bundle_is_refused(signed, pair, kind, run, tmp_path):

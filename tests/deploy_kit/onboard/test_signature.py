@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy_kit.bundle import reader
 from deploy_kit.bundle.reader import manifest_text
 from deploy_kit.bundle.signature import SIGNATURE_NAME, read_signing_key, sign_bundle
 from deploy_kit.bundle.signature import SIGNATURE_NAMES as HOST_NAMES
@@ -36,6 +37,7 @@ def refuse(folder, trust, fault, words):
 
 def test_both_copies_know_the_same_files():
     assert signature._BESIDE == HOST_NAMES
+    assert signature._REPORT.pattern == reader._REPORT.pattern
 
 
 def test_a_signed_bundle_flies(folder, pair):
@@ -74,6 +76,12 @@ def test_a_changed_file_is_refused(folder, pair):
 def test_an_unsigned_file_is_refused(folder, pair):
     (folder / "policy.onnx.data").write_bytes(b"x")
     refuse(folder, pair[1], Fault.UNSIGNED_FILE, r"policy\.onnx\.data is not signed")
+    (folder / "policy.onnx.data").unlink()
+    (folder / "report.so").write_bytes(b"x")
+    refuse(folder, pair[1], Fault.UNSIGNED_FILE, r"report\.so is not signed")
+    (folder / "report.so").rename(folder.parent / "elsewhere")
+    (folder / "report.json").symlink_to(folder.parent / "elsewhere")
+    refuse(folder, pair[1], Fault.UNSIGNED_FILE, r"report\.json is not signed")
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 63, b"x" * 64, b"x" * 10_000])

@@ -259,6 +259,14 @@ def test_hostile_yaml(tmp_path):
     yaml_refused(tmp_path, "a: " + "9" * 6000, "not a usable YAML")
     yaml_refused(tmp_path, "? !!python/object/apply:f [1]\n: 2\n", "not a usable YAML")
     yaml_refused(tmp_path, "a: !other 1\n", "not a usable YAML")
+    yaml_refused(tmp_path, "a: 0x" + "f" * 5000, "line 1: an integer has more than 64 bits")
+    yaml_refused(tmp_path, "a: 1\nb: 2\n'a': 3\n", "line 3: the key 'a' stands there twice")
+    yaml_refused(tmp_path, "a: !!python/object:x.Y {b: {c: 1, c: 2}}\n", "the key 'c' stands there twice")
+    yaml_refused(tmp_path, "1: 2\ntrue: 3\n", "the key 'true' stands there twice")
+    yaml_refused(tmp_path, "a: &a {b: 1}\nc: {<<: *a, <<: *a}\n", "the key '<<' stands there twice")
+    (tmp_path / "agent.yaml").write_text("a: &a {b: 1, c: 2}\nd: {<<: *a, b: 3}\n")
+    read = yaml_file.read_yaml(tmp_path / "agent.yaml", CheckpointError)
+    assert read["d"] == {"b": 3, "c": 2}, "what is merged may be given anew"
 
 
 def test_yaml_size_limit(tmp_path, monkeypatch):

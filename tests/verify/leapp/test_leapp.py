@@ -12,6 +12,7 @@ import yaml
 
 from deploy_kit.bundle.reader import open_bundle
 from deploy_kit.errors import BundleError, OptionError
+from deploy_kit.verify import artifacts
 from deploy_kit.verify.leapp.description import read_leapp
 from deploy_kit.verify.leapp.run import verify_leapp
 from deploy_kit.verify.options import VerifyOptions
@@ -266,6 +267,17 @@ def test_a_bundles_description_can_be_judged_like_leapps_own(run, tmp_path):
     report = verify_leapp(options(run, described(run, tmp_path).bundle / "leapp.yaml"))
     assert failed(report) == {}
     assert report.passed
+
+
+def test_a_long_description_is_not_parsed(run, tmp_path, monkeypatch):
+    changed = described(run, tmp_path, rewrite=lambda text: text + "more: [" + "[]," * 20_000 + "]\n")
+
+    def parse(*arguments):
+        raise AssertionError("it was parsed")
+
+    monkeypatch.setattr(artifacts, "read_yaml", parse)
+    check = artifacts._leapp_check(open_bundle(changed.bundle))
+    assert "bytes, export writes" in check.problems[0]
 
 
 def test_a_bundles_description_says_what_the_numbers_are(run, tmp_path):

@@ -192,7 +192,7 @@ def test_no_archive_is_refused():
 WRONG = {
     "weight": (next_weight, r"stem\.0\.weight, batch norm folded differs in 1 of 36"),
     "order of outputs": (code("return (_2, _3)", "return (_3, _2)"), "differs|has shape"),
-    "left-over": (code(RETURN, "    _9 = torch.relu(state)\n" + RETURN), "is no part of the policy"),
+    "left-over": (code(RETURN, "    _9 = torch.relu(state)\n" + RETURN), "makes _9, which nothing reads"),
     "slope": (code("leaky_relu(input1)", "leaky_relu(input1, 0.2)"), "has alpha"),
     "transposed convolution": (code("[1, 1], False", "[1, 1], True"), "arguments that are not on the list"),
     "scale of a sum": (code("torch.add(_0, _1)", "torch.add(_0, _1, 2)"), "arguments that are not on the list"),
@@ -333,7 +333,12 @@ def test_tensors_are_compared_bit_by_bit():
 
 def test_file_that_no_bundle_has_is_named(run, tmp_path):
     folder = copy_bundle(run.bundle, tmp_path / "bundle")
-    (folder / "report.html").touch()
+    for name in ("report.html", "report-cuda.json", "report-cuda.xml"):
+        (folder / name).touch()
+    for name in ("report.so", "reporter.py", "report-a.b.json"):
+        (folder / name).touch()
+        assert manifest_check(open_bundle(folder)).problems == (f"{name!r} lies in the folder and is not listed",)
+        (folder / name).unlink()
     (folder / "weights.bin").write_bytes(b"x")
     check = manifest_check(open_bundle(folder))
     assert check.problems == ("'weights.bin' lies in the folder and is not listed",)
