@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
+from .binding import BoundSession
 from .contract import CONTRACT_METADATA_KEY, FloatArray, OnboardContract
 from .faults import Fault, OnboardFault
 from .options import CUDA, LEVELS, OnboardOptions
@@ -69,12 +70,13 @@ class Graph:
         self._buffers = [*inputs, first, *([] if gate is None else [gate])]
         self.providers: tuple[str, ...] = tuple(session.get_providers())
         self.versions: dict[str, Any] = {"onnxruntime": onnxruntime.__version__}
-        self._session, self._binding = session, session.io_binding()
+        outputs = self._buffers[len(inputs) :]
         try:
-            for name, array in zip(contract.inputs, inputs, strict=True):
-                self._binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-            for name, array in zip(contract.outputs, self._buffers[len(inputs) :], strict=True):
-                self._binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+            self._bound = BoundSession(
+                session,
+                zip(contract.inputs, inputs, strict=True),
+                zip(contract.outputs, outputs, strict=True),
+            )
         except RUNTIME_ERRORS as error:
             raise OnboardFault(
                 Fault.CONTRACT_INVALID, f"policy.onnx does not take the contract's shapes: {error}"
@@ -87,7 +89,7 @@ class Graph:
             OnboardFault: onnxruntime fails.
         """
         try:
-            self._session.run_with_iobinding(self._binding)
+            self._bound.run()
         except RUNTIME_ERRORS as error:
             raise OnboardFault(Fault.RUNTIME, f"onnxruntime failed in flight: {error}") from error
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from .binding import BoundSession
 from .contract import FloatArray
 from .faults import Fault, OnboardFault
 from .graph import RUNTIME_ERRORS, open_session
@@ -51,14 +52,13 @@ class PolicyGraph:
         self.logit: FloatArray | None = None if logit is None else logit[0]
         inputs = [*(group[None] for group in self.groups.values()), *self._memory]
         outputs = [action, *([] if logit is None else [logit]), *self._next]
-        self._buffers = [*inputs, *outputs]
         self.providers: tuple[str, ...] = tuple(session.get_providers())
-        self._session, self._binding = session, session.io_binding()
         try:
-            for name, array in zip(contract.inputs, inputs, strict=True):
-                self._binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-            for name, array in zip(contract.outputs, outputs, strict=True):
-                self._binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+            self._bound = BoundSession(
+                session,
+                zip(contract.inputs, inputs, strict=True),
+                zip(contract.outputs, outputs, strict=True),
+            )
         except RUNTIME_ERRORS as error:
             raise OnboardFault(
                 Fault.CONTRACT_INVALID, f"policy.onnx does not take the contract's shapes: {error}"
@@ -76,7 +76,7 @@ class PolicyGraph:
             OnboardFault: onnxruntime fails.
         """
         try:
-            self._session.run_with_iobinding(self._binding)
+            self._bound.run()
         except RUNTIME_ERRORS as error:
             raise OnboardFault(Fault.RUNTIME, f"onnxruntime failed in flight: {error}") from error
 

@@ -6,6 +6,7 @@ What passes is written again as an archive of the very parts that were read, so 
 import io
 import re
 import zipfile
+import zlib
 from dataclasses import dataclass
 
 import torch
@@ -85,7 +86,7 @@ def _read_archive(data: bytes) -> dict[str, bytes]:
                     raise StructureError(f"the archive's entry {printable(entry.filename)!r} is not on the list")
                 if not rest.endswith(".debug_pkl") and not rest.startswith("traced_inputs"):
                     parts[rest] = archive.read(entry)
-    except (zipfile.BadZipFile, OSError, *_ERRORS) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, *_ERRORS) as error:
         if isinstance(error, StructureError):
             raise
         raise StructureError(f"it is not a readable TorchScript archive: {printable(error)[:200]}") from error

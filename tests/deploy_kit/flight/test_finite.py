@@ -54,8 +54,10 @@ def _fly(device, broken, go_on, nan_action_at=None):
 
     steps = []
     try:
-        for record in rollout(env, driver, STEPS, go_on_broken=go_on):
-            steps.append(None if record.broken is None else record.broken.tolist())
+        steps.extend(
+            None if record.broken is None else record.broken.tolist()
+            for record in rollout(env, driver, STEPS, go_on_broken=go_on)
+        )
     except TaskError as caught:
         error = str(caught)
     return steps, torch.stack(env.log).cpu(), error

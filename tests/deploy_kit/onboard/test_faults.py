@@ -162,7 +162,7 @@ def test_what_onnxruntime_raises_in_flight_is_a_fault(bundles):
         def run_with_iobinding(self, binding):
             raise RuntimeError("device lost")
 
-    policy._graph._session = Session()
+    policy._graph._bound._session = Session()
     with pytest.raises(OnboardFault, match="device lost") as caught:
         policy.step(STATE, DEPTH)
     assert caught.value.fault is Fault.RUNTIME

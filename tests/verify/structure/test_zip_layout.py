@@ -51,6 +51,17 @@ def test_torch_and_python_read_another_policy_from_one_file(archive, tmp_path):
         read_torchscript(joined)
 
 
+def test_a_compressed_part_that_cannot_be_unpacked_is_refused(archive):
+    damaged = bytearray(archive)
+    with zipfile.ZipFile(io.BytesIO(archive)) as read:
+        part = next(entry for entry in read.infolist() if entry.compress_type == zipfile.ZIP_DEFLATED)
+    names = struct.unpack_from("<2H", archive, part.header_offset + 26)
+    # Its first block of a type that there is not.
+    damaged[part.header_offset + 30 + sum(names)] |= 0b110
+    with pytest.raises(StructureError, match="not a readable TorchScript archive"):
+        read_torchscript(bytes(damaged))
+
+
 def test_an_entry_that_says_that_it_is_a_folder_is_refused():
     with pytest.raises(StructureError, match="says that it is a folder"):
         require_one_reading(small(external_attr=0x10))
