@@ -15,8 +15,8 @@ from deploy_kit.bundle.implied import describe
 from deploy_kit.bundle.leapp import leapp_text
 from deploy_kit.bundle.reader import (
     CONTRACT_NAME,
-    CPP_NAME,
     GOLDEN_NAME,
+    HEADERS,
     LEAPP_NAME,
     MANIFEST_NAME,
     ONNX_NAME,
@@ -190,10 +190,10 @@ def _write(
     report("choosing golden samples")
     golden = _golden(options, source, contract, samples)
     write_golden(folder / GOLDEN_NAME, golden)
-    if "cpp" in options.formats:
-        report("writing C++")
-        header = header_text(checkpoint.network, contract, golden)
-        (folder / CPP_NAME).write_text(header, encoding="utf-8", newline="\n")
+    for form in (form for form in HEADERS if form in options.formats):
+        report(f"writing C++, {HEADERS[form]}")
+        header = header_text(checkpoint.network, contract, golden, form)
+        (folder / HEADERS[form]).write_text(header, encoding="utf-8", newline="\n")
     if "leapp" in options.formats:
         report("writing LEAPP's description")
         text = leapp_text(contract, (folder / ONNX_NAME).read_bytes())

@@ -11,7 +11,7 @@ from deploy_kit.policy.network_hints import NetworkHints
 NATIVE_OPSET = 18
 """Opset that torch's exporter implements natively."""
 
-FORMATS = ("cpp", "leapp")
+FORMATS = ("cpp", "cpp-fp16", "cpp-int8", "leapp")
 """What a bundle may hold besides ONNX, TorchScript and safetensors."""
 
 VARIANTS = ("fp16", "int8")

@@ -8,12 +8,14 @@ from deploy_kit.bundle.contract import FEATURES_TENSOR
 from deploy_kit.bundle.leapp import leapp_description, leapp_text
 from deploy_kit.bundle.reader import (
     BUNDLE_FILES,
-    CPP_NAME,
+    HEADER_PROFILES,
+    HEADERS,
     LEAPP_NAME,
     MANIFEST_NAME,
     ONNX_NAME,
     OPTIONAL_FILES,
     SAFETENSORS_NAME,
+    STORED,
     TORCHSCRIPT_NAME,
     Bundle,
     BundleFolder,
@@ -36,7 +38,7 @@ from deploy_kit.errors import BundleError, InputError
 from deploy_kit.policy.checkpoint import load_checkpoint
 from deploy_kit.text import one_line
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
-from deploy_kit.verify.cpp_artifact import open_cpp
+from deploy_kit.verify.cpp_artifact import open_cpp, stored_outputs
 from deploy_kit.verify.matrix import provider_check
 from deploy_kit.verify.meaning import checkpoint_check, contract_checks
 from deploy_kit.verify.opening import FILES_COMPARED, attempt, guarded
@@ -55,7 +57,7 @@ from deploy_kit.yaml_file import read_yaml
 ARTIFACTS = ("onnx", "torchscript", "safetensors")
 """What of every bundle is replayed."""
 
-OPTIONAL_ARTIFACTS = {"cpp": CPP_NAME, **VARIANTS}
+OPTIONAL_ARTIFACTS = {**HEADERS, **VARIANTS}
 """What is replayed where a bundle has it, and its file."""
 
 
@@ -64,16 +66,18 @@ class Artifact:
     """Something that can be run on observations.
 
     Attributes:
-        name: "onnx", "torchscript", "safetensors", "cpp", "fp16" or "int8".
+        name: "onnx", "torchscript", "safetensors", "cpp", "fp16", …
         runner: how to run it.
         roles: outputs to compare.
         profile: whose limits judge it; None for the report's.
+        truth: what its outputs are held against; None for the checkpoint.
     """
 
     name: str
     runner: Runner
     roles: tuple[str, ...]
     profile: str | None = None
+    truth: Runner | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class Artifacts:
         heads: parts features → outputs by artifact, None for one that cannot be cut or loaded.
         providers: execution providers that onnxruntime really uses.
         switched_off: option by which the user switched an artifact off, by the artifact's name.
-        variants: the graph in narrower arithmetic, by its kind.
+        variants: what flies besides the graph: in narrower arithmetic, or with narrower weights.
     """
 
     observed: tuple[Artifact, ...]
@@ -96,7 +100,7 @@ class Artifacts:
     heads: Mapping[str, Runner | None]
     providers: tuple[str, ...]
     switched_off: dict[str, str] = field(default_factory=dict)
-    variants: Mapping[str, OnnxRunner] = field(default_factory=dict)
+    variants: Mapping[str, Runner] = field(default_factory=dict)
 
 
 def open_artifacts(
@@ -139,17 +143,22 @@ def open_artifacts(
             observed.append(artifact)
     heads: dict[str, Runner | None] = {"onnx": head}
     optional = tuple(name for name, file in OPTIONAL_ARTIFACTS.items() if file in subject.bundle.files)
-    if "cpp" in optional:
-        built, problem = attempt(lambda: open_cpp(subject, checks, cpp))
+    variants: dict[str, Runner] = {}
+    for form in (form for form in HEADERS if form in optional):
+        built, problem = attempt(partial(open_cpp, subject, form, checks, cpp))
         if problem is not None:
-            checks.append(FactCheck("cpp/read", "read as data", 1, (problem,)))
-        heads["cpp"] = None if built is None else built.heads
-        if built is not None:
-            observed.append(Artifact("cpp", built.rows, _all_roles(subject)))
+            checks.append(FactCheck(f"{form}/read", "read as data", 1, (problem,)))
+        heads[form] = None if built is None else built.heads
+        if built is None:
+            continue
+        observed.append(Artifact(form, built.rows, _all_roles(subject), HEADER_PROFILES.get(form)))
+        if form in HEADER_PROFILES:
+            variants[form] = built.rows
+            truth = stored_outputs(subject, form)
+            observed.append(Artifact(f"{form}{STORED}", built.rows, _all_roles(subject), truth=truth))
     proven = onnx is not None and not any(
         check.problems for check in checks if isinstance(check, FactCheck) and check.name.startswith("onnx/")
     )
-    variants: dict[str, OnnxRunner] = {}
     for kind in (kind for kind in VARIANTS if kind in optional):
         narrow, problem = attempt(partial(open_variant, subject, kind, checks, runtime, proven))
         if problem is not None:
@@ -159,10 +168,12 @@ def open_artifacts(
             observed.append(Artifact(kind, narrow, subject.roles, kind))
     if LEAPP_NAME in subject.bundle.files:
         checks += guarded("leapp/read", "read as data", (_leapp_check(part) for part in [subject.bundle]))
-    wanted = {"torchscript": (torchscript, "--no-torchscript"), "cpp": (cpp, "--no-cpp")}
+    stored = tuple(f"{form}{STORED}" for form in HEADER_PROFILES if form in optional)
+    headers = (*(form for form in HEADERS if form in optional), *stored)
+    wanted = {"torchscript": (torchscript, "--no-torchscript"), **dict.fromkeys(headers, (cpp, "--no-cpp"))}
     return Artifacts(
         tuple(observed),
-        (*ARTIFACTS, *optional),
+        (*ARTIFACTS, *optional, *stored),
         onnx,
         heads,
         () if onnx is None else onnx.providers,

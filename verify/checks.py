@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from deploy_kit.bundle.parity import ParityCheck, ParityComparison
+from deploy_kit.bundle.reader import HEADER_PROFILES
 from deploy_kit.bundle.runners import FEATURE_TERMS, GATE_TERMS, Float32
 from deploy_kit.progress import Progress
 from deploy_kit.verify.artifacts import Artifacts, open_artifacts
@@ -84,7 +85,8 @@ def _replayed_and_flown(
     else:
         for name, head in artifacts.heads.items():
             switch = artifacts.switched_off.get(name)
-            yield from dataset.heldout_checks(subject, name, head, options.max_rows, progress, switch)
+            profile = HEADER_PROFILES.get(name)
+            yield from dataset.heldout_checks(subject, name, head, options.max_rows, progress, switch, profile)
         kept = dataset.kept_samples(options.max_observations)
         if kept is None:
             reason = f"{dataset.path.name} holds no whole observations; collect with --keep-observations"
@@ -203,6 +205,8 @@ def _replay_set(
             # Narrow arithmetic ends where the ranges do, and the onboard runner refuses what lies beyond.
             samples = samples.within_ranges(subject.contract)
             reference = reference_outputs(subject.reference, samples.observation)
+        if artifact.truth is not None:
+            reference = {**reference, **artifact.truth(samples.observation)}
         described = f"{samples.described}{', one by one and in batches' if samples.recorded else ''}"
         comparison = ParityComparison(
             f"replay/{samples.name}/{artifact.name}", described, artifact.roles, subject.semantics

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 from deploy_kit.bundle.codec import DecodeError, decode
-from deploy_kit.bundle.runners import OnnxRunner
+from deploy_kit.bundle.runners import Runner
 from deploy_kit.errors import InputError, TaskError
 from deploy_kit.progress import Progress
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
@@ -64,7 +64,7 @@ class Crew:
         environments: Environments,
         others: Processes | None,
         subject: BundleAndCheckpoint,
-        onnx: OnnxRunner,
+        onnx: Runner,
         progress: Callable[[Progress], None],
     ) -> None:
         self._others, self._progress, self._shares = others, progress, options.shares

@@ -1,7 +1,7 @@
 """Replay of a feature file: held-out rows through the head, kept observations through everything."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -70,6 +70,7 @@ class Dataset:
         max_rows: int | None,
         progress: Callable[[Progress], None],
         switch: str | None = None,
+        profile: str | None = None,
     ) -> Iterator[Check]:
         """Replay held-out rows through an artifact's part features → outputs.
 
@@ -82,6 +83,7 @@ class Dataset:
             max_rows: most rows, spread evenly; None for all.
             progress: told the rows done.
             switch: option by which the user switched the artifact off.
+            profile: profile whose limits judge it; None for the report's.
         """
         heldout = self._file.num_heldout > 0
         rows = self._file.heldout() if heldout else self._file.train
@@ -105,9 +107,10 @@ class Dataset:
 
         blocks = _select(rows.matrix, chosen).blocks(FEATURE_BATCH_SIZES[-1])
         replay_features(blocks, subject.reference, head, comparison, advance)
-        yield comparison.result(
+        check = comparison.result(
             lambda row: _where("row", rows, int(chosen[row])), self._note(heldout, chosen.size, len(rows))
         )
+        yield replace(check, profile=profile)
 
     def kept_samples(self, max_observations: int | None) -> KeptSamples | None:
         """Return kept observations, at most so many, spread evenly; None if the file has none."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from deploy_kit.bundle.reader import CPP_NAME, LEAPP_NAME
+from deploy_kit.bundle.reader import HEADER_PROFILES, HEADERS, LEAPP_NAME, STORED
 from deploy_kit.bundle.runtime import runtimes
 from deploy_kit.bundle.variants import VARIANTS
 from deploy_kit.errors import InputError
@@ -55,7 +55,6 @@ _BUNDLE = (
     *("safetensors/tensors", "golden/stored-outputs"),
     *_names("contract", "schema_version inputs outputs network provenance checkpoint"),
 )
-_CPP = ("cpp/text", "cpp/run")
 _DRAWN = ("near", "flight-like", "random", "extreme")
 
 _RACING = _Kind(
@@ -99,7 +98,7 @@ _SWITCHES = {
     "--no-replay": ("replay/heldout/*-head", "replay/kept", "replay/stored-features", "flight-log/distribution"),
     "--no-observations": ("replay/kept", "replay/stored-features", "flight-log/distribution"),
     "--no-torchscript": ("torchscript/run", "replay/*/torchscript", "flight-log/replay/torchscript"),
-    "--no-cpp": ("cpp/run", "replay/*/cpp", "replay/*/cpp-head", "flight-log/replay/cpp"),
+    "--no-cpp": ("cpp*/run", "replay/*/cpp*", "flight-log/replay/cpp*", "live/driving@cpp-*"),
     "--no-vehicle": (*_names("contract", "action timing vehicle camera"), "live/contract"),
     "--no-live": ("live/*",),
     "--live-mode": ("live/*",),
@@ -140,13 +139,16 @@ def held_to_options(checks: tuple[Check, ...], options: dict[str, Any], files: I
 def _with_optional(kind: _Kind, files: frozenset[str]) -> _Kind:
     """Return a kind of subject with what is checked of the files that not every bundle holds."""
     variants = tuple(name for name, file in VARIANTS.items() if file in files)
+    headers = tuple(name for name, file in HEADERS.items() if file in files)
+    narrow = tuple(name for name in headers if name in HEADER_PROFILES)
     static = [*kind.static, *(f"{name}/graph" for name in variants)]
-    static += (*(_CPP if CPP_NAME in files else ()), *(("leapp/description",) if LEAPP_NAME in files else ()))
+    static += [f"{name}/{part}" for name in headers for part in ("text", "run")]
+    static += ["leapp/description"] if LEAPP_NAME in files else []
     return replace(
         kind,
         static=tuple(static),
-        artifacts=(*kind.artifacts, *(("cpp",) if CPP_NAME in files else ()), *variants),
-        live=(*kind.live, *(f"driving@{name}" for name in variants)),
+        artifacts=(*kind.artifacts, *headers, *(f"{name}{STORED}" for name in narrow), *variants),
+        live=(*kind.live, *(f"driving@{name}" for name in (*narrow, *variants))),
     )
 
 

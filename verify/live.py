@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
-from deploy_kit.bundle.runners import OnnxRunner
+from deploy_kit.bundle.runners import Runner
 from deploy_kit.flight.episodes import FirstEpisodes
 from deploy_kit.flight.paired import paired_differences
 from deploy_kit.policy.checkpoint import Checkpoint
@@ -71,7 +71,7 @@ class LiveTest:
         self._environments.prepare(checkpoint)
 
     def run(
-        self, subject: BundleAndCheckpoint, onnx: OnnxRunner | None, progress: Callable[[Progress], None]
+        self, subject: BundleAndCheckpoint, onnx: Runner | None, progress: Callable[[Progress], None]
     ) -> Iterator[Check]:
         """Fly, and yield the checks of the modes asked for."""
         if onnx is None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploy_kit.bundle.parity import ParityCheck, ParityComparison
-from deploy_kit.bundle.runners import ArtifactError, OnnxRunner
+from deploy_kit.bundle.runners import ArtifactError, Runner
 from deploy_kit.bundle.runtime import Runtime
 from deploy_kit.bundle.thresholds import Thresholds
 from deploy_kit.flight.episodes import FirstEpisodes
@@ -222,7 +222,7 @@ class ShareFlights:
         options: LiveOptions,
         environments: Environments,
         subject: BundleAndCheckpoint,
-        onnx: OnnxRunner,
+        onnx: Runner,
         progress: Callable[[Progress], None],
     ) -> None:
         self._index, self._options, self._environments = index, options, environments

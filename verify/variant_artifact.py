@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import onnx
 
 from deploy_kit.bundle.reader import ONNX_NAME
-from deploy_kit.bundle.runners import ArtifactError, OnnxRunner
+from deploy_kit.bundle.runners import ArtifactError, OnnxRunner, Runner
 from deploy_kit.bundle.runtime import Runtime
 from deploy_kit.bundle.variants import VARIANTS, fp16_variant, int8_variant, stated_ranges
 from deploy_kit.errors import CheckFailedError
@@ -80,7 +80,7 @@ def _difference(found: onnx.ModelProto, implied: onnx.ModelProto) -> str | None:
 
 def variant_flights(
     kind: str,
-    runner: OnnxRunner,
+    runner: Runner,
     subject: BundleAndCheckpoint,
     checkpoint: Checkpoint,
     options: LiveOptions,
@@ -89,8 +89,8 @@ def variant_flights(
     """Fly a variant against the checkpoint, from the same seeds, and yield the check of the flights.
 
     Args:
-        kind: "fp16" or "int8".
-        runner: the variant.
+        kind: "fp16", "int8", "cpp-fp16" or "cpp-int8".
+        runner: the variant, or the built header.
         subject: bundle and checkpoint.
         checkpoint: the truth.
         options: of the bundle's own flights.

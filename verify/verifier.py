@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 
-from deploy_kit.bundle.reader import Bundle
+from deploy_kit.bundle.reader import HEADER_PROFILES, Bundle
 from deploy_kit.bundle.runners import import_onnxruntime
 from deploy_kit.bundle.signature import read_trusted_key
 from deploy_kit.errors import OptionError
@@ -41,6 +41,7 @@ from deploy_kit.verify.processes import live_options, other_processes, with_devi
 from deploy_kit.verify.recording import environment_of, plain, subject_of, verified_runtimes
 from deploy_kit.verify.report import Certificate, Check, FactCheck, NotRun, VerifyReport
 from deploy_kit.verify.report_file import REPORT_NAME, UNFINISHED, ReportFile
+from deploy_kit.verify.rollouts import DRIVING
 from deploy_kit.verify.variant_artifact import variant_flights
 
 __all__ = ["REPORT_NAME", "VerifyOptions", "verify_bundle"]
@@ -126,9 +127,11 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
             checks, artifacts = run_checks(subject, dataset, live, options.replayed, progress)
             for kind, variant in artifacts.variants.items():
                 if flown is None:
-                    checks.append(NotRun(f"live/driving@{kind}", "--no-live", "--no-live"))
+                    checks.append(NotRun(f"{DRIVING}@{kind}", "--no-live", "--no-live"))
                 else:
                     checks += variant_flights(kind, variant, subject, checkpoint, flown, progress)
+            unbuilt = (name for name in artifacts.switched_off if name in HEADER_PROFILES)
+            checks += [NotRun(f"{DRIVING}@{name}", "--no-cpp", "--no-cpp") for name in unbuilt]
             checks = checks if signature is None else [signature, *checks]
             if log is not None:
                 picture = place.path.with_name(f"{place.path.stem}-flight.png")

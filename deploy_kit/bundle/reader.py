@@ -39,10 +39,19 @@ BUNDLE_FILES = (ONNX_NAME, TORCHSCRIPT_NAME, SAFETENSORS_NAME, CONTRACT_NAME, GO
 """Files that every bundle holds and its manifest lists."""
 
 CPP_NAME = "policy.hpp"
+HEADERS = {"cpp": CPP_NAME, "cpp-fp16": "policy.fp16.hpp", "cpp-int8": "policy.int8.hpp"}
+"""C++ headers by the format that export is asked for; the name says in which form large matrices are stored."""
+
+HEADER_PROFILES = {"cpp-fp16": "fp16", "cpp-int8": "int8"}
+"""Profile by which a header with narrow weights is judged against the checkpoint."""
+
+STORED = "-stored"
+"""Ending of the name under which such a header is held against its own weights, within the limits of float32."""
+
 LEAPP_NAME = "leapp.yaml"
 FP16_NAME, INT8_NAME = "policy.fp16.onnx", "policy.int8.onnx"
 
-OPTIONAL_FILES = (CPP_NAME, LEAPP_NAME, FP16_NAME, INT8_NAME)
+OPTIONAL_FILES = (*HEADERS.values(), LEAPP_NAME, FP16_NAME, INT8_NAME)
 """Files that a bundle holds where export was asked for them; its manifest then lists them too."""
 
 _REPORT = re.compile(r"report(-[A-Za-z0-9_-]+)?\.(json|html|xml|md)", re.ASCII)

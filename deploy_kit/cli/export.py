@@ -119,8 +119,9 @@ _graph, _samples, _output = under("Graph"), under("Golden samples"), under("Outp
     "formats",
     type=click.Choice(FORMATS),
     multiple=True,
-    help="Add to the bundle: cpp, one C++17 header without a runtime (policy.hpp); leapp, a description for LEAPP "
-    "(leapp.yaml). May be repeated.",
+    help="Add to the bundle: cpp, one C++17 header without a runtime (policy.hpp); cpp-fp16 or cpp-int8, the same with "
+    "large matrices stored so (policy.fp16.hpp, policy.int8.hpp), judged by that profile; leapp, a description for "
+    "LEAPP (leapp.yaml). May be repeated.",
 )
 @_output(
     "--variant",

@@ -1,6 +1,6 @@
 """Activations as C++: a struct each, with torch's constants."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import nn
@@ -18,12 +18,14 @@ class Activation:
         comment: what it computes.
         body: C++ that returns the activation of ``x``.
         vector: whether the body takes a vector, not one number.
+        module: torch's.
     """
 
     name: str
     comment: str
     body: str
     vector: bool = False
+    module: nn.Module = field(default_factory=nn.Identity, compare=False)
 
     @property
     def text(self) -> str:
@@ -47,6 +49,10 @@ def activation_of(module: nn.Module) -> Activation:
     Raises:
         OptionError: it is not among those that can be written as C++.
     """
+    return replace(_written(module), module=module)
+
+
+def _written(module: nn.Module) -> Activation:
     match module:
         case nn.Identity():
             return Activation("Identity", "x", "return x;", vector=True)

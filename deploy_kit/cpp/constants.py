@@ -21,14 +21,15 @@ def comment(text: object) -> str:
     return re.sub(r"[^A-Za-z0-9 .,:;()\[\]+=^<>_/-]|/(?=/)", " ", plain)[:_LONGEST].rstrip()
 
 
-def introduction(contract: Contract, program: Program, generator: int, weights: int) -> str:
+def introduction(contract: Contract, program: Program, generator: int, size: tuple[int, int], stored: str) -> str:
     """Return the comment at the head.
 
     Args:
         contract: of the bundle.
         program: what the network computes.
         generator: version of the text.
-        weights: numbers in the arrays.
+        size: numbers in the arrays, and their bytes.
+        stored: how weights are stored, in words.
     """
     rows, columns = program.image_shape
     count = program.state_size
@@ -39,8 +40,9 @@ def introduction(contract: Contract, program: Program, generator: int, weights: 
         f"// Policy of deploy-kit as C++17, without a runtime. Generator {generator}. Do not edit: deploy-kit verify "
         "compares this file line by line.\n"
         f"// Checkpoint {comment(source.checkpoint)}, sha256 {comment(source.checkpoint_sha256)}\n"
-        f"// {weights} numbers of weights, {4 * weights} bytes; static memory, no allocation, no exceptions, "
+        f"// {size[0]} numbers of weights, {size[1]} bytes; static memory, no allocation, no exceptions, "
         "no dependency.\n"
+        f"// Weights are stored as {stored}.\n"
         "//\n"
         "// HOW TO FLY IT\n"
         "//  1. Include this file; build with -std=c++17 -O3 and the machine's vectors: -march=native, -mavx2 -mfma,\n"

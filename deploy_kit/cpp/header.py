@@ -10,15 +10,17 @@ from importlib.resources import files
 import numpy as np
 
 from deploy_kit.bundle.contract import Contract
-from deploy_kit.bundle.reader import GoldenSamples
+from deploy_kit.bundle.reader import HEADERS, GoldenSamples
 from deploy_kit.cpp.constants import constants_text, introduction
+from deploy_kit.cpp.evaluation import StoredNetwork
 from deploy_kit.cpp.literals import array_text
 from deploy_kit.cpp.network_text import array_declaration, network_text
 from deploy_kit.cpp.program import Program, program_of
+from deploy_kit.cpp.storage import FORMATS, LARGE, Storage
 from deploy_kit.errors import OptionError
 from deploy_kit.policy.network import VisionActorCritic
 
-GENERATOR = 1
+GENERATOR = 2
 """Version of what is written; raised with every change of the text."""
 
 NUM_GOLDEN = 2
@@ -29,28 +31,49 @@ TOLERANCE = 1e-5
 
 _NAMESPACE = "@NAMESPACE@"
 
+_INCLUDES = (
+    "#if defined(__GNUC__) && defined(__SSE2__)\n#include <immintrin.h>\n"
+    "#elif defined(__GNUC__) && defined(__aarch64__)\n#include <arm_neon.h>\n#endif\n"
+)
+"""What converting narrow weights needs."""
 
-def header_text(network: VisionActorCritic, contract: Contract, golden: GoldenSamples) -> str:
-    """Return the header of a bundle.
+_STORED = {
+    Storage.FLOAT32: "float32",
+    Storage.FLOAT16: f"float32, matrices with {LARGE:.0%} of them or more as float16; all arithmetic is float32",
+    Storage.INT8: f"float32, matrices with {LARGE:.0%} of them or more as int8; all arithmetic is float32",
+}
+
+
+def header_text(network: VisionActorCritic, contract: Contract, golden: GoldenSamples, form: str = "cpp") -> str:
+    """Return a header of a bundle.
 
     Args:
         network: the checkpoint's network.
         contract: the bundle's contract.
         golden: the bundle's golden samples.
+        form: "cpp", "cpp-fp16" or "cpp-int8": how large matrices are stored.
 
     Raises:
-        OptionError: the policy cannot be written as C++, or the contract does not say how metres become the image.
+        OptionError: the policy cannot be written as C++, a weight is too large for float16, or the contract does not
+            say how metres become the image.
     """
+    storage = FORMATS[form]
     depth = contract.observation.depth
     if depth.clip_m is None or depth.divisor_m is None:
         raise OptionError(
-            "--format cpp: how metres become the depth image is unknown; give depth_range_m in --vehicle FILE"
+            f"--format {form}: how metres become the depth image is unknown; give depth_range_m in --vehicle FILE"
         )
     program = program_of(network, contract.gate is not None)
-    text = network_text(program)
+    text = network_text(program, storage)
     arrays = "".join(array_declaration(name, values) for name, values in text.arrays.items())
-    weights = sum(values.size for values in text.arrays.values())
-    kernels = _part("kernels.hpp").replace("}  // namespace kernels\n", f"{text.types}\n}}  // namespace kernels\n")
+    size = sum(values.size for values in text.arrays.values()), sum(values.nbytes for values in text.arrays.values())
+    loads = "\n" if storage is Storage.FLOAT32 else f"{_part(f'{storage}.hpp')}\n"
+    kernels = (
+        _part("kernels.hpp")
+        .replace("@LOADS@\n", loads)
+        .replace("}  // namespace kernels\n", f"{text.types}\n}}  // namespace kernels\n")
+    )
+    prelude = _part("prelude.hpp").replace("@INCLUDES@", "" if storage is Storage.FLOAT32 else _INCLUDES)
     policy = (
         _part("policy.hpp")
         .replace("@BUFFERS@", text.buffers)
@@ -58,9 +81,9 @@ def header_text(network: VisionActorCritic, contract: Contract, golden: GoldenSa
         .replace("@HEADS@", text.heads)
     )
     parts = (
-        introduction(contract, program, GENERATOR, weights),
+        introduction(contract, program, GENERATOR, size, _STORED[storage]),
         "#ifndef DEPLOY_KIT_POLICY_HPP\n#define DEPLOY_KIT_POLICY_HPP\n\n",
-        _part("prelude.hpp"),
+        prelude.replace("policy.hpp", HEADERS[form]),
         "\nnamespace deploy_kit_policy {\n"
         "// Named after the content, so that two policies in one program stay apart.\n"
         f"inline namespace {_NAMESPACE} {{\n\n",
@@ -70,7 +93,7 @@ def header_text(network: VisionActorCritic, contract: Contract, golden: GoldenSa
         "\n",
         kernels,
         "\n",
-        _golden_text(golden, program),
+        _golden_text(golden, program, storage),
         "\n",
         policy,
         f"\n}}  // namespace {_NAMESPACE}\n}}  // namespace deploy_kit_policy\n",
@@ -85,24 +108,32 @@ def _part(name: str) -> str:
     return files("deploy_kit.cpp").joinpath("parts", name).read_text(encoding="utf-8")
 
 
-def _golden_text(golden: GoldenSamples, program: Program) -> str:
+def _golden_text(golden: GoldenSamples, program: Program, storage: Storage) -> str:
     """Return the samples of the self-test: the first one, and of the others that with the highest gate logit."""
     rows = [0]
     if len(golden) > 1:
         rows.append(len(golden) - 1 if golden.gate_logit is None else 1 + int(np.argmax(golden.gate_logit[1:, 0])))
-    none = np.zeros((len(golden), 1), np.float32)
+    observation, action = golden.observation[rows], golden.action[rows]
+    logit = terms = np.zeros((len(rows), 1), np.float32)
+    if program.gate and golden.gate_logit is not None and golden.gate_terms is not None:
+        logit, terms = golden.gate_logit[rows], golden.gate_terms[rows]
+    gave = "what PyTorch gave for them"
+    if storage is not Storage.FLOAT32:
+        # By these weights: a test against PyTorch's own would let pass whatever rounding them changes, and more.
+        outputs = StoredNetwork(program, storage, ordered=True)(observation)
+        action, logit = outputs["action"].astype(np.float32), outputs.get("gate_logit", logit).astype(np.float32)
+        gave = "what the weights above give, computed in float64"
     arrays = {
-        "kGoldenObservation": golden.observation,
-        "kGoldenAction": golden.action,
-        "kGoldenLogit": golden.gate_logit if program.gate and golden.gate_logit is not None else none,
-        "kGoldenTerms": golden.gate_terms if program.gate and golden.gate_terms is not None else none,
+        "kGoldenObservation": observation,
+        "kGoldenAction": action,
+        "kGoldenLogit": logit,
+        "kGoldenTerms": terms,
     }
     text = "".join(
-        f"inline const float {name}[{values[rows].size}] = {{\n{array_text(values[rows])}}};\n"
-        for name, values in arrays.items()
+        f"inline const float {name}[{values.size}] = {{\n{array_text(values)}}};\n" for name, values in arrays.items()
     )
     return (
-        "// ---- golden samples: normalised observations, and what PyTorch gave for them ----\n"
+        f"// ---- golden samples: normalised observations, and {gave} ----\n"
         "#if !defined(DEPLOY_KIT_NO_SELF_TEST)\n"
         f"constexpr int kGoldenSamples = {len(rows)};\n"
         f"constexpr double kGoldenTolerance = {TOLERANCE};\n"

@@ -1,9 +1,12 @@
 """The order in which weights lie in memory, so that a kernel reads them from the first to the last."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 Float32 = npt.NDArray[np.float32]
+Numbers = npt.NDArray[Any]
 
 STEP = 8
 """Buffers and outputs are filled up with zeros to a multiple of this, the widest vector."""
@@ -18,7 +21,7 @@ def padded(count: int) -> int:
     return -(-count // STEP) * STEP
 
 
-def panels(matrix: Float32, widths: tuple[int, ...]) -> Float32:
+def panels(matrix: Numbers, widths: tuple[int, ...]) -> Numbers:
     """Return a matrix (inputs, outputs) as panels of columns, each stored input by input.
 
     Args:
@@ -26,7 +29,7 @@ def panels(matrix: Float32, widths: tuple[int, ...]) -> Float32:
         widths: widths of panels.
     """
     inputs, outputs = matrix.shape
-    filled = np.zeros((inputs, padded(outputs)), np.float32)
+    filled = np.zeros((inputs, padded(outputs)), matrix.dtype)
     filled[:, :outputs] = matrix
     parts, start = [], 0
     for width in widths:
@@ -41,7 +44,7 @@ def filled_up(vector: Float32) -> Float32:
     return np.pad(vector, (0, padded(len(vector)) - len(vector)))
 
 
-def convolution_weights(weight: Float32, channels: int) -> Float32:
+def convolution_weights(weight: Float32, channels: int) -> Numbers:
     """Return a convolution's weights (out, in, rows, columns), for pixels of `channels` numbers, in panels."""
     out, inside, rows, columns = weight.shape
     wide = np.zeros((rows, columns, channels, out), np.float32)
@@ -49,10 +52,10 @@ def convolution_weights(weight: Float32, channels: int) -> Float32:
     return panels(wide.reshape(-1, out), CONVOLUTION_PANELS)
 
 
-def dense_weights(weight: Float32, groups: int, size: int) -> Float32:
+def dense_weights(weight: Numbers, groups: int, size: int) -> Numbers:
     """Return a matrix (outputs, inputs) in panels, for a buffer of groups of numbers, each filled up to `size`."""
     outputs = len(weight)
-    wide = np.zeros((groups, size, outputs), np.float32)
+    wide = np.zeros((groups, size, outputs), weight.dtype)
     inside = weight.T.reshape(groups, -1, outputs)
     wide[:, : inside.shape[1]] = inside
     return panels(wide.reshape(-1, outputs), DENSE_PANELS)

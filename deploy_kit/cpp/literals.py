@@ -1,12 +1,13 @@
 """Numbers and arrays as C++ literals: hexadecimal, so that every bit is said."""
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 A_LINE = 8
-"""Numbers in a line of an array."""
+"""float32 numbers in a line of an array."""
 
 
 def float_literal(value: np.floating | float) -> str:
@@ -32,8 +33,13 @@ def _hexadecimal(value: float, suffix: str) -> str:
     return f"{whole}{'.' if digits else ''}{digits}p{exponent}{suffix}"
 
 
-def array_text(values: npt.NDArray[np.float32]) -> str:
-    """Return the lines of a float32 array's initialiser, without its braces."""
-    literals = [float_literal(value) for value in values.ravel().tolist()]
-    lines = (", ".join(literals[start : start + A_LINE]) for start in range(0, len(literals), A_LINE))
+def array_text(values: npt.NDArray[Any]) -> str:
+    """Return the lines of an array's initialiser, without its braces: float32, float16 as its bits, or int8."""
+    if values.dtype == np.float16:
+        literals, a_line = [f"0x{bits:04x}" for bits in values.ravel().view(np.uint16).tolist()], 2 * A_LINE
+    elif values.dtype == np.int8:
+        literals, a_line = [str(value) for value in values.ravel().tolist()], 3 * A_LINE
+    else:
+        literals, a_line = [float_literal(value) for value in values.ravel().tolist()], A_LINE
+    lines = (", ".join(literals[start : start + a_line]) for start in range(0, len(literals), a_line))
     return "".join(f"  {line},\n" for line in lines)

@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from deploy_kit.cpp.activations import Activation
 from deploy_kit.cpp.bands import bands_of
-from deploy_kit.cpp.layout import convolution_weights, dense_weights, filled_up, padded
+from deploy_kit.cpp.layout import Numbers, convolution_weights, dense_weights, filled_up, padded
 from deploy_kit.cpp.literals import array_text
 from deploy_kit.cpp.program import (
     ACTION,
@@ -17,11 +15,18 @@ from deploy_kit.cpp.program import (
     Convolution,
     Convolutions,
     Dense,
-    Float32,
     Normalise,
+    Product,
     Program,
     Step,
 )
+from deploy_kit.cpp.storage import Storage, stored_matrices
+
+_TYPES = {"float32": "float", "float16": "std::uint16_t", "int8": "std::int8_t"}
+"""Types of the arrays in C++; float16 as its bits, for not every compiler has such a type."""
+
+_SUMS = "sums"
+"""Buffer of sums that a scale is still to be multiplied to."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +50,24 @@ class NetworkText:
         heads: statements from `FEATURES` to `ACTION` and `GATE`.
     """
 
-    arrays: dict[str, Float32] = field(default_factory=dict)
+    arrays: dict[str, Numbers] = field(default_factory=dict)
     types: str = ""
     buffers: str = ""
     encoder: str = ""
     heads: str = ""
 
 
-def network_text(program: Program) -> NetworkText:
-    """Write a program as C++."""
-    return _Writer(program).text
+def network_text(program: Program, storage: Storage = Storage.FLOAT32) -> NetworkText:
+    """Write a program as C++.
+
+    Args:
+        program: the network.
+        storage: how large matrices are stored.
+
+    Raises:
+        OptionError: a weight cannot be stored so.
+    """
+    return _Writer(program, storage).text
 
 
 def camel_case(name: str) -> str:
@@ -63,7 +76,8 @@ def camel_case(name: str) -> str:
 
 
 class _Writer:
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, storage: Storage) -> None:
+        self._matrices = stored_matrices(program, storage)
         rows, columns = program.image_shape
         self.text = NetworkText()
         self._activations: dict[str, Activation] = {}
@@ -97,7 +111,7 @@ class _Writer:
             case Dense():
                 return self._dense(step)
 
-    def _array(self, name: str, values: Float32) -> str:
+    def _array(self, name: str, values: Numbers) -> str:
         label = f"k{camel_case(name)}"
         assert label not in self.text.arrays
         self.text.arrays[label] = values
@@ -140,16 +154,29 @@ class _Writer:
         bias = self._array(f"{step.name}_bias", filled_up(step.bias))
         lines = [f"  kernels::copy<{size}>({bias}, b.{step.target});\n"]
         for product in step.products:
-            source = self._buffers[product.source]
-            assert product.weight.shape == (count, source.groups * source.count), product.name
-            values = dense_weights(product.weight, source.groups, source.size if source.groups > 1 else source.count)
-            weight = self._array(f"{product.name}_weight", values)
-            inputs = values.size // size
-            lines.append(f"  kernels::multiply<{inputs}, {size}>(b.{product.source}, {weight}, b.{step.target});\n")
+            lines += self._product(product, count, step.target)
         if step.activation.name != "Identity":
             activation = self._activation(step.activation)
             lines.append(f"  kernels::activate<kernels::{activation}, {size}>(b.{step.target});\n")
         return "".join(lines)
+
+    def _product(self, product: Product, count: int, target: str) -> list[str]:
+        """Write what adds a product to a buffer of `count` numbers."""
+        source, size = self._buffers[product.source], padded(count)
+        assert product.weight.shape == (count, source.groups * source.count), product.name
+        matrix = self._matrices[product.name]
+        values = dense_weights(matrix.values, source.groups, source.size if source.groups > 1 else source.count)
+        weight = self._array(f"{product.name}_weight", values)
+        call = f"  kernels::multiply<{values.size // size}, {size}>(b.{product.source}, {weight}, "
+        if matrix.scale is None:
+            return [f"{call}b.{target});\n"]
+        scale = self._array(f"{product.name}_scale", filled_up(matrix.scale))
+        self._buffers[_SUMS] = _whole(max(count, self._buffers.get(_SUMS, _whole(0)).count))
+        return [
+            f"  kernels::clear<{size}>(b.{_SUMS});\n",
+            f"{call}b.{_SUMS});\n",
+            f"  kernels::add_scaled<{size}>(b.{_SUMS}, {scale}, b.{target});\n",
+        ]
 
 
 def _whole(count: int) -> _Buffer:
@@ -182,7 +209,7 @@ def _convolution_struct(
     )
 
 
-def array_declaration(name: str, values: Float32) -> str:
+def array_declaration(name: str, values: Numbers) -> str:
     """Return the definition of an array of weights."""
-    values = np.ascontiguousarray(values, np.float32)
-    return f"alignas(64) inline const float {name}[{values.size}] = {{\n{array_text(values)}}};\n"
+    kind = _TYPES[values.dtype.name]
+    return f"alignas(64) inline const {kind} {name}[{values.size}] = {{\n{array_text(values)}}};\n"

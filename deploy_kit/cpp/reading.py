@@ -7,6 +7,7 @@ the header that it lies in.
 import re
 from collections.abc import Iterator
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,13 @@ import numpy.typing as npt
 MOST_NAMED = 5
 """Differences that are named; more would say no more."""
 
-_ARRAY = re.compile(r"^(?:alignas\(64\) )?inline const float (\w+)\[(\d+)\] = \{$")
-_LITERAL = re.compile(r"-?0x[01](?:\.[0-9a-f]{1,6})?p[+-]\d{1,3}f")
+_ARRAY = re.compile(r"^(?:alignas\(64\) )?inline const (float|std::u?int\d+_t) (\w+)\[(\d+)\] = \{$")
+_LITERALS = {
+    np.float32: re.compile(r"-?0x[01](?:\.[0-9a-f]{1,6})?p[+-]\d{1,3}f"),
+    np.float16: re.compile(r"0x[0-9a-f]{4}"),
+    np.int8: re.compile(r"0|-?[1-9]\d?|-?1[01]\d|-?12[0-7]"),
+}
+"""Numbers as they are written, by type; float16 as its bits."""
 _GENERATOR = re.compile(r"Generator (\d+)\.")
 _PLACES = (
     ("// ---- the contract's constants", "the contract's constants"),
@@ -83,7 +89,7 @@ class _Parts:
                 continue
             inside = None
             if match := _ARRAY.match(line):
-                inside = self.arrays.setdefault(match.group(1), [])
+                inside = self.arrays.setdefault(match.group(2), [])
             # The namespace is the hash of the rest.
             self.lines.append((number, place, re.sub(r"\bpolicy_[0-9a-f]{16}\b", "policy_", line)))
 
@@ -93,21 +99,29 @@ def _array_problem(found: list[str], expected: list[str]) -> str | None:
         return None
     values, wanted = _values(found), _values(expected)
     assert wanted is not None
-    if values is None:
+    if values is None or values.dtype != wanted.dtype:
         return "holds something that is no number as deploy-kit writes it"
     if len(values) != len(wanted):
         return f"has {len(values)} numbers, expected {len(wanted)}"
-    differs = values.view(np.uint32) != wanted.view(np.uint32)
+    bits = f"u{values.itemsize}"
+    differs = values.view(bits) != wanted.view(bits)
     if not differs.any():
         return "has the right numbers, written otherwise"
-    error = np.abs(values.astype(np.float64) - wanted)
+    with np.errstate(invalid="ignore"):
+        error = np.abs(values.astype(np.float64) - wanted.astype(np.float64))
     worst = int(np.argmax(np.where(differs, error, -1.0)))
     return f"differs in {int(differs.sum())} of {len(wanted)} values, by up to {error[worst]:.3g} at [{worst}]"
 
 
-def _values(lines: list[str]) -> npt.NDArray[np.float32] | None:
+def _values(lines: list[str]) -> npt.NDArray[Any] | None:
+    """Return an array's numbers in their type, None if something is no number of one type."""
     literals = [literal.strip() for line in lines for literal in line.rstrip(",").split(",")]
-    if not all(_LITERAL.fullmatch(literal) for literal in literals):
-        return None
-    with np.errstate(over="ignore"):
-        return np.array([float.fromhex(literal[:-1]) for literal in literals], np.float32)
+    for kind, form in _LITERALS.items():
+        if all(form.fullmatch(literal) for literal in literals):
+            if kind is np.float16:
+                return np.array([int(literal, 16) for literal in literals], np.uint16).view(np.float16)
+            if kind is np.int8:
+                return np.array([int(literal) for literal in literals], np.int8)
+            with np.errstate(over="ignore"):
+                return np.array([float.fromhex(literal[:-1]) for literal in literals], np.float32)
+    return None

@@ -1,7 +1,7 @@
 """All checks of a flight's log, and what its picture shows."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.parity import ParityCheck, ParityComparison
+from deploy_kit.bundle.reader import HEADER_PROFILES, HEADERS
 from deploy_kit.bundle.runners import ArtifactError, Float32, Outputs
 from deploy_kit.flightlog.imported import imported
 from deploy_kit.flightlog.reader import FlightLog
@@ -154,6 +155,8 @@ class _Replay:
     by_input: ParityComparison
     artifacts: dict[str, ParityComparison]
     not_opened: dict[str, str | None]
+    profiles: dict[str, str | None]
+    flown_profile: str | None
     state: list[npt.NDArray[np.float64]] = field(default_factory=list)
     observed: list[Float32] = field(default_factory=list)
     features: list[Float32] = field(default_factory=list)
@@ -184,8 +187,12 @@ class _Replay:
         """Yield the recorded outputs against the checkpoint's, then the artifacts' on the same inputs."""
         where = self._where
         recorded = self.recorded.result(where)
-        others = {name: comparison.result(where) for name, comparison in self.artifacts.items()}
-        yield self.recorded.result(where, self._note(recorded, others, same_graph))
+        others = {
+            name: replace(comparison.result(where), profile=self.profiles[name])
+            for name, comparison in self.artifacts.items()
+        }
+        noted = self.recorded.result(where, self._note(recorded, others, same_graph))
+        yield replace(noted, profile=self.flown_profile)
         yield from others.values()
         for name, switch in self.not_opened.items():
             yield NotRun(f"{NAME}/replay/{name}", switch or "not opened: a check above says why", switch)
@@ -194,6 +201,8 @@ class _Replay:
         """Say why the recorded outputs differ from the checkpoint's, if they do clearly."""
         if _worst(recorded) <= 1.0:
             return None
+        if self.flown_profile is not None:
+            return f"the header with narrow weights flew: judged by the profile {self.flown_profile}"
         if _worst(self.by_input.result(self._where)) <= 1.0:
             return (
                 "the outputs are the checkpoint's for what the network saw: the network's input was made otherwise "
@@ -226,6 +235,14 @@ def _worst(check: ParityCheck) -> float:
     return max((share for share in shares if share is not None), default=0.0)
 
 
+def _flown_profile(log: FlightLog, subject: BundleAndCheckpoint) -> str | None:
+    """Return the profile of what flew: a header with narrow weights, if the log says so and the bundle has it."""
+    engine = log.header.get("engine")
+    if not isinstance(engine, str) or HEADERS.get(engine) not in subject.bundle.files:
+        return None
+    return HEADER_PROFILES.get(engine)
+
+
 def _replay(
     log: FlightLog, subject: BundleAndCheckpoint, artifacts: Artifacts, progress: Callable[[Progress], None]
 ) -> _Replay:
@@ -247,6 +264,8 @@ def _replay(
             for name, artifact in opened.items()
         },
         {name: artifacts.switched_off.get(name) for name in artifacts.expected if name not in opened},
+        {name: artifact.profile for name, artifact in opened.items()},
+        _flown_profile(log, subject),
     )
     last, run, done, total = None, 0, 0, len(log.flown)
     for block in blocks(log, subject.contract):
@@ -256,7 +275,9 @@ def _replay(
         found.by_input.add(subject.reference(block.seen), recorded)
         for name, comparison in found.artifacts.items():
             try:
-                comparison.add(reference, opened[name].runner(block.observation))
+                truth = opened[name].truth
+                expected = reference if truth is None else {**reference, **truth(block.observation)}
+                comparison.add(expected, opened[name].runner(block.observation))
             except ArtifactError as error:
                 comparison.fail(str(error))
         _note_inputs(found, block)

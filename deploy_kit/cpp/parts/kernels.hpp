@@ -28,7 +28,7 @@ constexpr int kPixels = 6;
 constexpr int kColumns = 64;
 #endif
 #endif
-
+@LOADS@
 // Convolutions compute while the memory rests: meanwhile the weights that come after them are fetched, line by line.
 DEPLOY_KIT_INLINE void fetch(std::uintptr_t& ahead) {
 #if DEPLOY_KIT_LANES > 1
@@ -117,8 +117,8 @@ inline void convolve(const float* in, const float* weights, const float* bias, f
 }
 
 // out += x times a panel of Width columns; weights: [input][column].
-template <int Inputs, int Width>
-DEPLOY_KIT_INLINE void multiply_panel(const float* x, const float* weights, float* out) {
+template <int Inputs, int Width, class Weight>
+DEPLOY_KIT_INLINE void multiply_panel(const float* x, const Weight* weights, float* out) {
   constexpr int kAtOnce = Width < kColumns ? Width : kColumns;
   constexpr int kVectors = kAtOnce / kLanes;
   constexpr int kChains = kVectors >= 8 ? 1 : kVectors >= 4 ? 2 : 4; // sums that do not wait for each other
@@ -126,7 +126,7 @@ DEPLOY_KIT_INLINE void multiply_panel(const float* x, const float* weights, floa
   for (int column = 0; column < Width; column += kAtOnce) {
     for (int begin = 0; begin < Inputs; begin += kShort) {
       const int end = begin + kShort < Inputs ? begin + kShort : Inputs;
-      const float* from = weights + begin * Width + column;
+      const Weight* from = weights + begin * Width + column;
       Vector sum[kChains][kVectors] = {};
       int k = begin;
       DEPLOY_KIT_UNROLL_BY_2
@@ -155,8 +155,8 @@ DEPLOY_KIT_INLINE void multiply_panel(const float* x, const float* weights, floa
 }
 
 // out += x times a matrix, which is stored in panels of 64, 32, 16 and 8 columns.
-template <int Inputs, int Outputs>
-inline void multiply(const float* x, const float* weights, float* out) {
+template <int Inputs, int Outputs, class Weight>
+inline void multiply(const float* x, const Weight* weights, float* out) {
   constexpr int kWhole = Outputs / 64 * 64;
   for (int column = 0; column < kWhole; column += 64) {
     multiply_panel<Inputs, 64>(x, weights + column * Inputs, out + column);

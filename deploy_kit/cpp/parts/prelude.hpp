@@ -12,7 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-
+@INCLUDES@
 // Multiply-add may be contracted to one rounding (GCC and Clang do so by default where the machine has FMA) or not:
 // outputs differ in the last bits, within the limits that they were verified under. Nothing else depends on it.
 
