@@ -32,6 +32,7 @@ class _Kind:
         flights: what is judged of flights besides, where any are flown.
         by_contract: the same of flights by the contract alone.
         heldout: alternatives for the check of held-out rows; empty for none.
+        heads: what held-out rows are replayed in.
     """
 
     static: tuple[str, ...]
@@ -43,6 +44,7 @@ class _Kind:
     flights: tuple[str, ...]
     by_contract: tuple[str, ...] = ()
     heldout: tuple[str, ...] = ("replay/heldout/onnx-head", "replay/training-rows/onnx-head")
+    heads: tuple[str, ...] = ("onnx",)
 
 
 def _names(room: str, parts: str) -> tuple[str, ...]:
@@ -149,6 +151,7 @@ def _with_optional(kind: _Kind, files: frozenset[str]) -> _Kind:
         static=tuple(static),
         artifacts=(*kind.artifacts, *headers, *(f"{name}{STORED}" for name in narrow), *variants),
         live=(*kind.live, *(f"driving@{name}" for name in (*narrow, *variants))),
+        heads=(*kind.heads, *headers),
     )
 
 
@@ -163,8 +166,10 @@ def _lacking(held: tuple[Check, ...], kind: _Kind, options: dict[str, Any]) -> I
     for name in _expected(kind, options):
         if name not in present and not any(name.startswith(f"{group}/") for group in groups):
             yield name
-    if kind.heldout and not present.intersection(kind.heldout) and "replay" not in groups:
-        yield kind.heldout[0]
+    for head in kind.heads if "replay" not in groups else ():
+        ways = [name.replace("onnx-head", f"{head}-head") for name in kind.heldout]
+        if ways and not present.intersection(ways):
+            yield ways[0]
 
 
 def _expected(kind: _Kind, options: dict[str, Any]) -> Iterator[str]:

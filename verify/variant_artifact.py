@@ -106,4 +106,6 @@ def variant_flights(
         live.prepare(checkpoint)
         for check in live.run(apart, runner, progress):
             if check.name == DRIVING:
-                yield dataclasses.replace(check, name=name)
+                yield dataclasses.replace(
+                    check, name=name, compared=f"{kind} drives, against PyTorch from the same seed"
+                )

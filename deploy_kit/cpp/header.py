@@ -81,7 +81,9 @@ def header_text(network: VisionActorCritic, contract: Contract, golden: GoldenSa
         .replace("@HEADS@", text.heads)
     )
     parts = (
-        introduction(contract, program, GENERATOR, size, _STORED[storage]),
+        introduction(contract, program, GENERATOR, size, _STORED[storage]).replace(
+            "-mavx2 -mfma", "-mavx2 -mfma -mf16c" if storage is Storage.FLOAT16 else "-mavx2 -mfma"
+        ),
         "#ifndef DEPLOY_KIT_POLICY_HPP\n#define DEPLOY_KIT_POLICY_HPP\n\n",
         prelude.replace("policy.hpp", HEADERS[form]),
         "\nnamespace deploy_kit_policy {\n"

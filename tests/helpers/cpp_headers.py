@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy_kit.bundle.contract import Contract
-from deploy_kit.bundle.reader import CPP_NAME, GoldenSamples, manifest_text, open_bundle
+from deploy_kit.bundle.reader import HEADERS, GoldenSamples, manifest_text, open_bundle
 from deploy_kit.cpp.compiler import build_library
 from deploy_kit.cpp.header import header_text
 from deploy_kit.cpp.library import PolicyLibrary
@@ -43,12 +43,15 @@ def build(text: str, folder: Path, flags: Sequence[str] = QUICK) -> PolicyLibrar
     return PolicyLibrary(build_library(text, folder, tuple(flags)))
 
 
-def with_header(run: Run, folder: Path, change: Callable[[str], str] = lambda text: text) -> Run:
-    """Copy a bundle and put its C++ header into it, changed, listed in the manifest."""
+def with_header(
+    run: Run, folder: Path, change: Callable[[str], str] = lambda text: text, forms: Sequence[str] = ("cpp",)
+) -> Run:
+    """Copy a bundle and put C++ headers into it, changed, listed in the manifest."""
     bundle = copy_bundle(run.bundle, folder / "bundle")
     opened = open_bundle(bundle)
-    text = change(header_text(run.network, opened.contract, opened.golden))
-    (bundle / CPP_NAME).write_bytes(text.encode())
+    for form in forms:
+        text = change(header_text(run.network, opened.contract, opened.golden, form))
+        (bundle / HEADERS[form]).write_bytes(text.encode())
     (bundle / "manifest.json").write_text(manifest_text(bundle), encoding="utf-8")
     return replace(run, bundle=bundle)
 
@@ -71,5 +74,16 @@ def first_number(array: str, change: Callable[[np.float32], np.float32]) -> Call
         end = text.index(",", start)
         value = change(np.float32(float.fromhex(text[start : end - 1])))
         return text[:start] + float_literal(value) + text[end:]
+
+    return mutate
+
+
+def first_whole(array: str, change: Callable[[str], str]) -> Callable[[str], str]:
+    """Return a change of the first literal of an array of whole numbers, named with its type."""
+
+    def mutate(text: str) -> str:
+        start = text.index("\n", text.index(f"{array}[")) + 3
+        end = text.index(",", start)
+        return text[:start] + change(text[start:end]) + text[end:]
 
     return mutate

@@ -25,7 +25,7 @@ from helpers import contract_traps as contracts
 from helpers import graph_traps as graphs
 from helpers import network_traps as networks
 from helpers.bundles import Run, edit_golden, rewrite_manifest
-from helpers.cpp_headers import first_number, replaced, with_header
+from helpers.cpp_headers import first_number, first_whole, replaced, with_header
 from helpers.mutations import (
     add_constants,
     change_weight,
@@ -669,6 +669,41 @@ CPP = [
 ]
 
 
+def _narrow_header(form: str, what: str, change: Callable[[str], str]) -> Trap:
+    return Trap(
+        form,
+        f"{form}: {what}",
+        lambda kit: with_header(kit.run, kit.folder, change, (form,)),
+        (f"{form}/text",),
+        "",
+    )
+
+
+def _renamed_header(kit: Kit) -> Run:
+    plain = (with_header(kit.run, kit.folder / "plain").bundle / "policy.hpp").read_text()
+    return with_header(kit.run, kit.folder, lambda _: plain, ("cpp-fp16",))
+
+
+NARROW_HEADERS = [
+    _narrow_header(
+        "cpp-int8", "one weight by one step", first_whole("std::int8_t kStemLinearWeight", lambda v: str(int(v) ^ 1))
+    ),
+    _narrow_header("cpp-int8", "the scale of one output", first_number("kStemLinearScale", lambda v: v * 2)),
+    _narrow_header(
+        "cpp-int8",
+        "a weight of a matrix that stays float32",
+        first_number("kActor4Weight", lambda v: np.nextafter(v, np.float32(9))),
+    ),
+    _narrow_header(
+        "cpp-fp16",
+        "one weight to the next half",
+        first_whole("std::uint16_t kStemLinearWeight", lambda v: f"0x{int(v, 16) ^ 1:04x}"),
+    ),
+    _narrow_header("cpp-fp16", "another decoding", replaced("(112u << 23)", "(111u << 23)")),
+    Trap("cpp-fp16", "cpp-fp16: the header of float32 under its name", _renamed_header, ("cpp-fp16/text",), ""),
+]
+
+
 def _narrow(kind: str, what: str, change: Callable[[onnx.ModelProto], object]) -> Trap:
     return Trap(
         kind, f"{kind}: {what}", lambda kit: narrowed(kit.run, kit.folder, kind, change), (f"{kind}/graph",), ""
@@ -749,4 +784,4 @@ LEAPP = [
     _rewritten("a truth value for a size", "      - 1\n", "      - true\n"),
 ]
 
-TRAPS = [*GRAPHS, *EXPORTS, *FILES, *CONTRACTS, *OTHERS, *CPP, *NARROW, *LEAPP]
+TRAPS = [*GRAPHS, *EXPORTS, *FILES, *CONTRACTS, *OTHERS, *CPP, *NARROW_HEADERS, *NARROW, *LEAPP]

@@ -96,7 +96,7 @@ class SandboxedLibrary:
         start = 0
         for (name, (shape, dtype)), size in zip(shapes.items(), sizes, strict=True):
             if size or name != "gate_logit":
-                outputs[name] = np.frombuffer(data[start : start + size], dtype).reshape(shape)
+                outputs[name] = np.frombuffer(data[start : start + size], dtype).reshape(shape).copy()
             start += size
         return outputs
 

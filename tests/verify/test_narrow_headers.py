@@ -1,0 +1,94 @@
+"""C++ headers with narrow weights: judged by their profiles against the checkpoint, and closely by their weights."""
+
+import json
+
+import pytest
+
+from deploy_kit.cpp import compiler
+from deploy_kit.export.exporter import ExportOptions, export_bundle
+from deploy_kit.task.racing import TASK_ID
+from deploy_kit.verify.report import Status, VerifyReport
+from deploy_kit.verify.structure import sandboxed_library
+from deploy_kit.verify.verifier import verify_bundle
+from helpers.cpp_headers import replaced, with_header
+
+FORMS = {"cpp-fp16": "fp16", "cpp-int8": "int8"}
+SETS = ("golden", "kept", "near", "flight-like", "random", "extreme", "search")
+
+
+@pytest.fixture(scope="module")
+def report(run, tmp_path_factory):
+    narrow = with_header(run, tmp_path_factory.mktemp("narrow"), forms=tuple(FORMS))
+    return verify_bundle(narrow.verify(search_evaluations=64))
+
+
+def outcome(report):
+    return {verdict.name: verdict.status for verdict in report.verdicts}
+
+
+def test_they_are_replayed_under_their_profiles_and_by_their_weights(report):
+    assert report.passed, [v for v in report.verdicts if v.status is Status.FAILED]
+    found, checks = outcome(report), {check.name: check for check in report.checks}
+    for form, profile in FORMS.items():
+        judged = {f"replay/heldout/{form}-head", *(f"replay/{name}/{form}" for name in SETS)}
+        closely = {f"replay/{name}/{form}-stored" for name in SETS}
+        assert {name for name in found if form in name} == {
+            *judged,
+            *closely,
+            *(f"{form}/text", f"{form}/run", f"live/driving@{form}"),
+        }
+        assert {found[name] for name in judged | closely} == {Status.PASSED}
+        assert {checks[name].profile for name in judged} == {profile}
+        assert {checks[name].profile for name in closely} == {None}
+        # The narrow weights ran: far off the checkpoint by float32's measure, and near to what they stand for.
+        errors = [max(output.max_error for output in checks[f"replay/kept/{name}"].outputs) for name in
+                  (form, f"{form}-stored")]  # fmt: skip
+        assert errors[0] > 1e-4 > 1e-5 > errors[1]
+
+
+def test_a_report_that_lacks_one_of_their_checks_has_not_passed(report):
+    data = report.to_json()
+    assert VerifyReport.from_json(data).passed
+    for name in (name for name in outcome(report) if "cpp" in name):
+        kept = [check for check in data["checks"] if check["name"] != name]
+        assert not VerifyReport.from_json({**data, "checks": kept}).passed, name
+
+
+def test_a_wrong_build_fails_by_its_weights(run, tmp_path, monkeypatch):
+    """By a thousandth in one kernel: the profile int8 takes that for rounding, the weights do not."""
+    build, line = compiler.build_library, "out[i] += sums[i] * scale[i];"
+
+    def broken(text, folder):
+        return build(replaced(line, line.replace("scale[i]", "scale[i] * 1.001f"))(text), folder)
+
+    monkeypatch.setattr(sandboxed_library, "build_library", broken)
+    wrong = with_header(run, tmp_path, forms=("cpp-int8",))
+    found = outcome(verify_bundle(wrong.verify(search_evaluations=64)))
+    assert found["cpp-int8/text"] is Status.PASSED
+    assert found["replay/kept/cpp-int8"] is Status.PASSED
+    for name in ("cpp-int8/run", "replay/golden/cpp-int8-stored", "replay/kept/cpp-int8-stored"):
+        assert found[name] is Status.FAILED, name
+
+
+def test_they_can_be_left_unbuilt(run, tmp_path):
+    narrow = with_header(run, tmp_path, forms=tuple(FORMS))
+    report = verify_bundle(narrow.verify(search_evaluations=64, cpp=False))
+    assert report.passed
+    assert not report.complete
+    assert outcome(report)["cpp-fp16/text"] is Status.PASSED
+    assert outcome(report)["live/driving@cpp-int8"] is Status.NOT_RUN
+    # Said of a run that did build them, it does not excuse them.
+    data = report.to_json()
+    data["options"]["cpp"] = True
+    assert {"cpp-int8/run", "live/driving@cpp-fp16"} <= {c.name for c in VerifyReport.from_json(data).left_out}
+
+
+def test_export_writes_them(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(compiler, "machine_flags", lambda: ("-O0",))
+    options = ExportOptions(
+        run.checkpoint, tmp_path / "b", use_auxiliary_head=True, task=TASK_ID, formats=("cpp-int8",), num_golden=4
+    )
+    bundle = export_bundle(options)
+    listed = json.loads((bundle / "manifest.json").read_text())["files"]
+    assert "policy.hpp" not in listed
+    assert listed["policy.int8.hpp"]["size"] == (bundle / "policy.int8.hpp").stat().st_size
