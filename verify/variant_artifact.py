@@ -16,7 +16,7 @@ from deploy_kit.text import one_line
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
 from deploy_kit.verify.live import LiveTest
 from deploy_kit.verify.outputs.evidence import Evidence
-from deploy_kit.verify.report import Check, FactCheck, NotRun
+from deploy_kit.verify.report import Check, FactCheck, FlightCheck, NotRun
 from deploy_kit.verify.rollouts import DRIVING
 from deploy_kit.verify.share import LiveOptions
 from deploy_kit.verify.structure.onnx_file import load_graph
@@ -105,7 +105,8 @@ def variant_flights(
     with LiveTest(dataclasses.replace(options, modes=("driving",), shares=1)) as live:
         live.prepare(checkpoint)
         for check in live.run(apart, runner, progress):
-            if check.name == DRIVING:
-                yield dataclasses.replace(
-                    check, name=name, compared=f"{kind} drives, against PyTorch from the same seed"
-                )
+            if isinstance(check, FlightCheck):
+                compared = f"{kind} drives, against PyTorch from the same seed"
+                yield dataclasses.replace(check, name=name, compared=compared)
+            elif check.name == DRIVING:
+                yield dataclasses.replace(check, name=name)
