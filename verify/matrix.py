@@ -22,8 +22,7 @@ def provider_check(name: str, runner: OnnxRunner, contract: Contract) -> FactChe
     """Return the check that a graph's arithmetic runs on the provider that was asked for, operator by operator."""
     wanted = runner.runtime.execution_provider
     compared = f"each operator runs on {wanted}, as asked for ({runner.runtime})"
-    batch = contract.inputs[0].shape[0]
-    rows = np.zeros((batch if isinstance(batch, int) else 1, contract.observation.size), np.float32)
+    rows = np.zeros((contract.batch or 1, contract.observation.size), np.float32)
     try:
         found = runner.executed(rows)
     except ArtifactError as error:

@@ -86,9 +86,8 @@ class Input:
 def input_of(bundle: Bundle) -> Input:
     """Return the first golden sample in all forms, as many rows as a fixed batch has."""
     contract = bundle.contract
-    batch = contract.inputs[0].shape[0]
     observation = bundle.golden.observation[:1]
-    rows = np.repeat(observation, batch if isinstance(batch, int) else 1, axis=0)
+    rows = np.repeat(observation, contract.batch or 1, axis=0)
     spec = contract.observation
     state = depth = None
     if spec.depth.divisor_m is not None:

@@ -3,10 +3,8 @@
 Plain data without torch. Written as `contract.json` and into the ONNX's `metadata_props`, with full float precision.
 """
 
-import json
 from dataclasses import dataclass
 
-from deploy_kit.bundle.codec import DecodeError, decode, encode
 from deploy_kit.bundle.contract_fields import (
     ActionSpec,
     GateSpec,
@@ -19,11 +17,11 @@ from deploy_kit.bundle.contract_fields import (
     TimingSpec,
     Versions,
 )
+from deploy_kit.bundle.contract_text import POLICY_KIND, contract_data, decoded, require_all, text_of
 from deploy_kit.bundle.tensor_names import FEATURES_TENSOR as FEATURES_TENSOR
 from deploy_kit.errors import BundleError
 from deploy_kit.policy.run.camera import CameraSpec
 from deploy_kit.policy.run.state_term import StateTerm
-from deploy_kit.strict_json import strict_json
 
 SCHEMA_VERSION = 2
 """Version of the contract's JSON; raised whenever a field changes its meaning, appears or goes."""
@@ -68,7 +66,7 @@ class Contract:
 
     def to_json(self, indent: int | None = 2) -> str:
         """Return the contract as JSON text; the same contract always gives the same text."""
-        return json.dumps(encode(self), indent=indent, allow_nan=False, ensure_ascii=False)
+        return text_of(self, indent)
 
     @classmethod
     def from_json(cls, text: str, where: str = "contract.json") -> "Contract":
@@ -81,25 +79,18 @@ class Contract:
         Raises:
             BundleError: not JSON, another schema version, or a field is unknown, missing, mistyped or inconsistent.
         """
-        try:
-            data = strict_json(text)
-        except (ValueError, RecursionError) as error:
-            raise BundleError(f"{where}: not valid JSON ({error}); export the bundle again") from error
-        if isinstance(data, dict) and data.get("kind") == "policy":
+        data = contract_data(text, where)
+        if isinstance(data, dict) and data.get("kind") == POLICY_KIND:
             raise BundleError(f"{where}: a bundle of another policy than VisionActorCritic, which this does not take")
-        found = data.get("schema_version") if isinstance(data, dict) else None
-        if found != SCHEMA_VERSION:
-            raise BundleError(
-                f"{where}: contract schema version {found!r}, this deploy-kit reads version {SCHEMA_VERSION}; "
-                "make the bundle anew: deploy-kit export --checkpoint CHECKPOINT --overwrite, with the options it was "
-                "exported with"
-            )
-        try:
-            contract = decode(cls, data, "contract")
-        except DecodeError as error:
-            raise BundleError(f"{where}: {error}; export the bundle again") from error
+        contract = decoded(cls, data, SCHEMA_VERSION, where)
         contract._validate(where)
         return contract
+
+    @property
+    def batch(self) -> int | None:
+        """The graph's fixed batch size, None for a dynamic one."""
+        size = self.inputs[0].shape[0]
+        return size if isinstance(size, int) else None
 
     def input(self, role: str) -> TensorSpec:
         """Return the input of that role, KeyError if the layout has none."""
@@ -140,9 +131,7 @@ class Contract:
             "gate: a threshold needs a detector, whose release lies at or below its threshold": self.gate is None
             or _detector_fits(self.gate),
         }
-        for message, passed in checks.items():
-            if not passed:
-                raise BundleError(f"{where}: {message}; export the bundle again")
+        require_all(checks, where)
 
 
 def _fits_its_size(term: StateTerm) -> bool:

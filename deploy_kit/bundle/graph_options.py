@@ -38,12 +38,11 @@ def graph_options_of(contract: Contract, network: VisionActorCritic, transform: 
         network: without a gate head, no gate output can have been asked for.
         transform: action transform of the vehicle, for graphs that hold it.
     """
-    batch = contract.inputs[0].shape[0]
     return GraphOptions(
         layout=contract.observation.layout,
         gate_output=None if contract.gate is None or network.aux_decoder is None else contract.gate.output,
         transform=transform if contract.action.inside_graph else None,
-        batch_size=batch if isinstance(batch, int) else None,
+        batch_size=contract.batch,
         input_names=tuple(spec.name for spec in contract.inputs),
         output_names=tuple(spec.name for spec in contract.outputs[: 1 if network.aux_decoder is None else 2]),
     )

@@ -4,15 +4,10 @@
 """
 
 import math
-import platform
-import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import deploy_kit
 from deploy_kit.arrays import sigmoid
 from deploy_kit.bundle.contract import SCHEMA_VERSION, Contract
 from deploy_kit.bundle.contract_fields import (
@@ -24,17 +19,14 @@ from deploy_kit.bundle.contract_fields import (
     NetworkSpec,
     NormalizerSpec,
     ObservationSpec,
-    Provenance,
     SourcedValue,
     TimingSpec,
-    Versions,
 )
 from deploy_kit.bundle.graph_options import GraphOptions, input_specs, output_specs
-from deploy_kit.bundle.runners import import_onnxruntime
+from deploy_kit.bundle.origin import provenance_of, versions_here
 from deploy_kit.bundle.tensor_names import FEATURES_TENSOR
 from deploy_kit.errors import BundleError
 from deploy_kit.policy.checkpoint import Checkpoint, GateDetector
-from deploy_kit.policy.fingerprint import feature_sha256, head_sha256
 from deploy_kit.policy.network import NetworkConfig
 from deploy_kit.policy.run.observation import DepthMeasure, RunObservation
 from deploy_kit.policy.run.state_term import StateTerm
@@ -143,27 +135,8 @@ def describe(
             num_actions=config.num_actions,
             activation=config.activation,
         ),
-        provenance=Provenance(
-            checkpoint=checkpoint.path.name,
-            checkpoint_sha256=checkpoint.sha256,
-            checkpoint_format=str(checkpoint.format),
-            iteration=checkpoint.iteration,
-            weights_sha256=weights_sha256,
-            feature_sha256=feature_sha256(network),
-            head_sha256=None if network.aux_decoder is None else head_sha256(network),
-            samples_sha256=samples_sha256,
-        ),
-        versions=Versions(
-            deploy_kit=deploy_kit.__version__,
-            python=platform.python_version(),
-            torch=version("torch"),
-            onnx=version("onnx"),
-            onnxruntime=str(import_onnxruntime().__version__),
-            numpy=version("numpy"),
-            opset=opset,
-            ir_version=ir_version,
-            git_commit=git_commit(Path(deploy_kit.__file__).parent),
-        ),
+        provenance=provenance_of(checkpoint, weights_sha256, samples_sha256),
+        versions=versions_here(opset, ir_version),
     )
 
 
@@ -319,21 +292,3 @@ def _sourced(vehicle: Vehicle, name: str, unit: str) -> SourcedValue:
 def _source(vehicle: Vehicle, name: str) -> str:
     source = vehicle.sources[name]
     return f"{source} ({vehicle.overridden[name]})" if name in vehicle.overridden else source
-
-
-def git_commit(folder: Path) -> str | None:
-    """Return the commit of the checkout that tracks this package, with "-dirty" if files differ; None outside one."""
-    try:
-        # An installed package may lie inside a checkout of something else: the file must be tracked.
-        subprocess.run(
-            ["git", "-C", str(folder), "ls-files", "--error-unmatch", "errors.py"], check=True, capture_output=True
-        )
-        described = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip() or None

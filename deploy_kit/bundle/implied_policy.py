@@ -1,17 +1,14 @@
 """What a checkpoint of any policy and its run imply for its contract: export writes it, verify rebuilds it."""
 
-import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import deploy_kit
-from deploy_kit.bundle.contract_fields import NormalizerSpec, Provenance, Versions
-from deploy_kit.bundle.implied import DETECTOR_RULE, git_commit
+from deploy_kit.bundle.contract_fields import NormalizerSpec
+from deploy_kit.bundle.contract_text import POLICY_KIND
+from deploy_kit.bundle.implied import DETECTOR_RULE
+from deploy_kit.bundle.origin import provenance_of, versions_here
 from deploy_kit.bundle.policy_contract import (
-    POLICY_KIND,
     POLICY_SCHEMA_VERSION,
     RESET,
     GroupSpec,
@@ -21,10 +18,8 @@ from deploy_kit.bundle.policy_contract import (
     StateSpec,
 )
 from deploy_kit.bundle.policy_tensors import STATE, policy_inputs, policy_outputs
-from deploy_kit.bundle.runners import import_onnxruntime
 from deploy_kit.bundle.tensor_names import FEATURES_TENSOR
 from deploy_kit.files import file_sha256
-from deploy_kit.policy.fingerprint import policy_feature_sha256, policy_head_sha256
 from deploy_kit.policy.policy_checkpoint import PolicyCheckpoint, record_of
 from deploy_kit.policy.run.resolve_task import resolve_task_meaning
 
@@ -116,27 +111,8 @@ def describe_policy(
         ),
         task=resolve_task_meaning(checkpoint.params, spec.groups, spec.num_actions),
         run=_run_hashes(checkpoint),
-        provenance=Provenance(
-            checkpoint=checkpoint.path.name,
-            checkpoint_sha256=checkpoint.sha256,
-            checkpoint_format=str(checkpoint.format),
-            iteration=checkpoint.iteration,
-            weights_sha256=weights_sha256,
-            feature_sha256=policy_feature_sha256(network),
-            head_sha256=policy_head_sha256(network),
-            samples_sha256=samples_sha256,
-        ),
-        versions=Versions(
-            deploy_kit=deploy_kit.__version__,
-            python=platform.python_version(),
-            torch=version("torch"),
-            onnx=version("onnx"),
-            onnxruntime=str(import_onnxruntime().__version__),
-            numpy=version("numpy"),
-            opset=opset,
-            ir_version=ir_version,
-            git_commit=git_commit(Path(deploy_kit.__file__).parent),
-        ),
+        provenance=provenance_of(checkpoint, weights_sha256, samples_sha256),
+        versions=versions_here(opset, ir_version),
     )
 
 

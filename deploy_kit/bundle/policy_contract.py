@@ -3,20 +3,15 @@
 Plain data without torch. What is not known is null.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
-from deploy_kit.bundle.codec import DecodeError, decode, encode
 from deploy_kit.bundle.contract_fields import NormalizerSpec, Provenance, TensorSpec, Versions
+from deploy_kit.bundle.contract_text import POLICY_KIND, contract_data, decoded, require_all, text_of
 from deploy_kit.bundle.policy_tensors import ACTIONS, LOGIT, OBSERVATION, STATE
 from deploy_kit.errors import BundleError
 from deploy_kit.policy.calibration import GateDetector
 from deploy_kit.policy.run.task_meaning import TaskMeaning
-from deploy_kit.strict_json import strict_json
-
-POLICY_KIND = "policy"
-"""What `kind` is; contracts of the racing policy have no such field."""
 
 POLICY_SCHEMA_VERSION = 1
 """Version of this contract's JSON; raised whenever a field changes its meaning, appears or goes."""
@@ -153,7 +148,7 @@ class PolicyContract:
 
     def to_json(self, indent: int | None = 2) -> str:
         """Return the contract as JSON text; the same contract always gives the same text."""
-        return json.dumps(encode(self), indent=indent, allow_nan=False, ensure_ascii=False)
+        return text_of(self, indent)
 
     @classmethod
     def from_json(cls, text: str, where: str = "contract.json") -> "PolicyContract":
@@ -166,21 +161,10 @@ class PolicyContract:
         Raises:
             BundleError: not JSON, of another kind or version, or a field is unknown, missing, mistyped or inconsistent.
         """
-        try:
-            data = strict_json(text)
-        except (ValueError, RecursionError) as error:
-            raise BundleError(f"{where}: not valid JSON ({error}); export the bundle again") from error
+        data = contract_data(text, where)
         if not isinstance(data, dict) or data.get("kind") != POLICY_KIND:
             raise BundleError(f"{where}: no contract of kind {POLICY_KIND!r}; give a bundle of such a policy")
-        if data.get("schema_version") != POLICY_SCHEMA_VERSION:
-            raise BundleError(
-                f"{where}: contract schema version {data.get('schema_version')!r}, this deploy-kit reads version "
-                f"{POLICY_SCHEMA_VERSION}; make the bundle anew: deploy-kit export --checkpoint CHECKPOINT --overwrite"
-            )
-        try:
-            contract = decode(cls, data, "contract")
-        except DecodeError as error:
-            raise BundleError(f"{where}: {error}; export the bundle again") from error
+        contract = decoded(cls, data, POLICY_SCHEMA_VERSION, where)
         contract._validate(where)
         return contract
 
@@ -218,6 +202,4 @@ class PolicyContract:
             ),
             "groups have one or three dimensions": all(len(group.shape) in (1, 3) for group in self.groups),
         }
-        for message, passed in checks.items():
-            if not passed:
-                raise BundleError(f"{where}: {message}; export the bundle again")
+        require_all(checks, where)

@@ -1,6 +1,5 @@
 """Read the bundle of any policy that is no `VisionActorCritic`. Needs no torch."""
 
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,19 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from deploy_kit.bundle.contract import Contract
-from deploy_kit.bundle.policy_contract import POLICY_KIND, PolicyContract
+from deploy_kit.bundle.contract_text import POLICY_KIND, kind_of
+from deploy_kit.bundle.golden_arrays import read_arrays
+from deploy_kit.bundle.policy_contract import PolicyContract
 from deploy_kit.bundle.reader import (
     CONTRACT_NAME,
     GOLDEN_NAME,
-    MAX_GOLDEN_BYTES,
     BundleFolder,
     check_files,
     read_json_text,
 )
 from deploy_kit.errors import BundleError
-from deploy_kit.files import UNREADABLE_NPZ
-from deploy_kit.strict_json import strict_json
-from deploy_kit.text import one_line
 
 Float32 = npt.NDArray[np.float32]
 
@@ -84,10 +81,9 @@ class PolicyBundle(BundleFolder):
 def is_policy_bundle(path: Path) -> bool:
     """Return whether a folder's contract says that it is of such a policy; false for what cannot be read."""
     try:
-        data = strict_json(read_json_text(path / CONTRACT_NAME))
-    except (BundleError, OSError, ValueError, RecursionError):
+        return bool(kind_of(read_json_text(path / CONTRACT_NAME)) == POLICY_KIND)
+    except BundleError:
         return False
-    return isinstance(data, dict) and data.get("kind") == POLICY_KIND
 
 
 def read_any_contract(text: str, where: str) -> Contract | PolicyContract:
@@ -100,12 +96,7 @@ def read_any_contract(text: str, where: str) -> Contract | PolicyContract:
     Raises:
         BundleError: it is no contract, or not of the schema that is read.
     """
-    try:
-        data = strict_json(text)
-    except (ValueError, RecursionError):
-        data = None
-    of_policy = isinstance(data, dict) and data.get("kind") == POLICY_KIND
-    return PolicyContract.from_json(text, where) if of_policy else Contract.from_json(text, where)
+    return (PolicyContract if kind_of(text) == POLICY_KIND else Contract).from_json(text, where)
 
 
 def open_policy_bundle(path: Path) -> PolicyBundle:
@@ -118,10 +109,7 @@ def open_policy_bundle(path: Path) -> PolicyBundle:
         BundleError: no bundle, a file is missing, altered, a link or outside, or the contract cannot be read.
     """
     files = check_files(path)
-    try:
-        contract = PolicyContract.from_json(read_json_text(path / CONTRACT_NAME), str(path / CONTRACT_NAME))
-    except OSError as error:
-        raise BundleError(f"{path / CONTRACT_NAME}: cannot be read ({error.strerror or error})") from error
+    contract = PolicyContract.from_json(read_json_text(path / CONTRACT_NAME), str(path / CONTRACT_NAME))
     return PolicyBundle(path, files, contract)
 
 
@@ -135,17 +123,7 @@ def read_sequences(path: Path, contract: PolicyContract) -> GoldenSequences:
     Raises:
         BundleError: not an npz file of plain arrays, or shapes, types or values do not fit.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            total = sum(entry.file_size for entry in archive.infolist())
-        if total > MAX_GOLDEN_BYTES:
-            raise BundleError(f"{path}: {total} bytes unpacked, at most {MAX_GOLDEN_BYTES} are read")
-        with np.load(path, allow_pickle=False) as opened:
-            if len(set(opened.files)) != len(opened.files):
-                raise BundleError(f"{path}: an array is there twice, of which readers may take either; export it again")
-            arrays = {name: opened[name] for name in opened.files}
-    except UNREADABLE_NPZ as error:
-        raise BundleError(f"{path}: not a readable npz file ({one_line(error)}); export the bundle again") from error
+    arrays = read_arrays(path)
     reset = arrays.get("reset")
     if reset is None or reset.dtype != np.bool_ or reset.ndim != 2 or not reset.size or not reset[0].all():
         raise BundleError(f"{path}: 'reset' must tell for each step and episode whether it begins; export again")

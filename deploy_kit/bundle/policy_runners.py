@@ -5,27 +5,27 @@ The next state is given by the names of the graph's outputs. The truth is `Polic
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
 
+from deploy_kit.bundle.batches import in_batches
 from deploy_kit.bundle.policy_contract import PolicyContract
 from deploy_kit.bundle.policy_tensors import ACTIONS, LOGIT, STATE
 from deploy_kit.bundle.runners import (
     GATE_TERMS,
     ArtifactError,
     Float32,
+    GraphSession,
     Outputs,
-    import_onnxruntime,
-    onnxruntime_errors,
-    open_session,
+    run_module,
 )
-from deploy_kit.bundle.runtime import Runtime, executed
+from deploy_kit.bundle.runtime import Runtime
 from deploy_kit.bundle.tensor_names import FEATURES_TENSOR
 from deploy_kit.policy.protocol import PolicyNetwork
-from deploy_kit.text import one_line
 
 Groups = Mapping[str, Float32]
 State = tuple[Float32, ...]
@@ -80,11 +80,10 @@ class PolicyOnnxRunner:
     """
 
     def __init__(self, model: bytes, contract: PolicyContract, runtime: Runtime, *, features: bool = False) -> None:
-        self._contract, self._source, self.runtime = contract, model, runtime
-        self._errors = onnxruntime_errors()
-        self._session = open_session(model, runtime)
-        self._features = open_session(_with_features(model, contract), runtime) if features else None
-        self.providers = tuple(self._session.get_providers())
+        self._contract, self.runtime = contract, runtime
+        self._session = GraphSession(model, runtime)
+        self._features = GraphSession(_with_features(model, contract), runtime) if features else None
+        self.providers = self._session.providers
 
     def __call__(self, groups: Groups, state: State) -> Outputs:
         """Return the outputs of one step.
@@ -94,10 +93,9 @@ class PolicyOnnxRunner:
         """
         feed = _feed(self._contract, groups, state)
         names = [spec.name for spec in self._contract.outputs]
-        outputs = _batched(self._contract, lambda part: self._run(self._session, names, part), feed)
+        outputs = _batched(self._contract, partial(self._session.run, names), feed)
         if self._features is not None:
-            session = self._features
-            outputs |= _batched(self._contract, lambda part: self._run(session, [FEATURES_TENSOR], part), feed)
+            outputs |= _batched(self._contract, partial(self._features.run, [FEATURES_TENSOR]), feed)
         return {role_of(self._contract, name): values for name, values in outputs.items()}
 
     def executed(self) -> dict[str, Counter[str]]:
@@ -111,17 +109,7 @@ class PolicyOnnxRunner:
             spec.name: np.zeros([size if isinstance(size, int) else batch for size in spec.shape], np.float32)
             for spec in self._contract.inputs
         }
-        try:
-            return executed(import_onnxruntime(), self._source, self.runtime, lambda session: session.run(None, feed))
-        except self._errors as error:
-            raise ArtifactError(f"onnxruntime cannot profile the graph: {one_line(error)}") from error
-
-    def _run(self, session: object, names: list[str], feed: dict[str, Float32]) -> Outputs:
-        try:
-            values = session.run(names, feed)  # type: ignore[attr-defined] # onnxruntime carries no types
-        except self._errors as error:
-            raise ArtifactError(f"onnxruntime cannot run the graph: {one_line(error)}") from error
-        return dict(zip(names, values, strict=True))
+        return self._session.executed(feed)
 
 
 class PolicyModuleRunner:
@@ -145,11 +133,7 @@ class PolicyModuleRunner:
         return {role_of(self._contract, name): values for name, values in outputs.items()}
 
     def _run(self, feed: dict[str, Float32]) -> Outputs:
-        values = self._module(list(feed.values()))
-        names = [spec.name for spec in self._contract.outputs]
-        if len(values) != len(names):
-            raise ArtifactError(f"the module gives {len(values)} outputs, the contract names {len(names)}")
-        return dict(zip(names, values, strict=True))
+        return run_module(self._module, list(feed.values()), [spec.name for spec in self._contract.outputs])
 
 
 def role_of(contract: PolicyContract, name: str) -> str:
@@ -173,19 +157,9 @@ def _feed(contract: PolicyContract, groups: Groups, state: State) -> dict[str, F
 def _batched(
     contract: PolicyContract, run: Callable[[dict[str, Float32]], Outputs], feed: dict[str, Float32]
 ) -> Outputs:
-    """Run in batches of the graph's fixed size, the last one filled up with its last row; at once if it is dynamic."""
-    if contract.batch is None:
-        return run(feed)
-    axes = {spec.name: 1 if spec.role == STATE else 0 for spec in (*contract.inputs, *contract.outputs)}
-    axes[FEATURES_TENSOR] = 0
-    first = contract.inputs[0].name
-    rows, size = len(feed[first]), contract.batch
-    parts = []
-    for start in range(0, rows, size):
-        index = np.minimum(np.arange(start, start + size), rows - 1)
-        parts.append(run({name: np.take(values, index, axis=axes[name]) for name, values in feed.items()}))
-    joined = {name: np.concatenate([part[name] for part in parts], axis=axes[name]) for name in parts[0]}
-    return {name: np.take(values, np.arange(rows), axis=axes[name]) for name, values in joined.items()}
+    """Run in batches of the graph's fixed size; a state's rows are its second dimension."""
+    axes = {spec.name: 1 for spec in (*contract.inputs, *contract.outputs) if spec.role == STATE}
+    return in_batches(run, feed, contract.batch, axes)
 
 
 def _with_features(model: bytes, contract: PolicyContract) -> bytes:

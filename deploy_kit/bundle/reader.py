@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import re
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -14,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from deploy_kit.bundle.contract import Contract
+from deploy_kit.bundle.golden_arrays import read_arrays
 from deploy_kit.bundle.schema import schema_problem
 from deploy_kit.errors import BundleError
-from deploy_kit.files import UNREADABLE_NPZ, file_sha256
+from deploy_kit.files import file_sha256
 from deploy_kit.strict_json import strict_json
-from deploy_kit.text import one_line
 
 ONNX_NAME = "policy.onnx"
 TORCHSCRIPT_NAME = "policy.pt"
@@ -59,7 +58,6 @@ _REPORT = re.compile(r"report(-[A-Za-z0-9_-]+)?\.(json|html|xml|md)", re.ASCII)
 MANIFEST_VERSION = 1
 MAX_JSON_BYTES = 4 << 20
 MAX_FILE_BYTES = 2 << 30
-MAX_GOLDEN_BYTES = 1 << 30
 
 _GATE_ARRAYS = ("gate_logit", "gate_terms")
 
@@ -164,13 +162,10 @@ def open_bundle(path: Path) -> Bundle:
         BundleError: no bundle, a file is missing, altered, a link or outside, or the contract cannot be read.
     """
     files = check_files(path)
-    try:
-        text = read_json_text(path / CONTRACT_NAME)
-        contract = Contract.from_json(text, str(path / CONTRACT_NAME))
-        if (problem := schema_problem(json.loads(text))) is not None:
-            raise BundleError(f"{path / CONTRACT_NAME}: {problem}; export the bundle again")
-    except OSError as error:
-        raise BundleError(f"{path / CONTRACT_NAME}: cannot be read ({error.strerror or error})") from error
+    text = read_json_text(path / CONTRACT_NAME)
+    contract = Contract.from_json(text, str(path / CONTRACT_NAME))
+    if (problem := schema_problem(json.loads(text))) is not None:
+        raise BundleError(f"{path / CONTRACT_NAME}: {problem}; export the bundle again")
     return Bundle(path, files, contract)
 
 
@@ -210,14 +205,18 @@ def read_json_text(path: Path) -> str:
     """Return the text of a JSON file of a bundle.
 
     Raises:
-        BundleError: it is missing, too large or no UTF-8 text.
+        BundleError: it is missing, unreadable, too large or no UTF-8 text.
     """
-    if not path.is_file():
-        raise BundleError(f"{path}: missing; export the bundle again")
-    if (size := path.stat().st_size) > MAX_JSON_BYTES:
-        raise BundleError(f"{path}: {size} bytes, at most {MAX_JSON_BYTES} are read; this is no bundle of deploy-kit")
     try:
+        if not path.is_file():
+            raise BundleError(f"{path}: missing; export the bundle again")
+        if (size := path.stat().st_size) > MAX_JSON_BYTES:
+            raise BundleError(
+                f"{path}: {size} bytes, at most {MAX_JSON_BYTES} are read; this is no bundle of deploy-kit"
+            )
         return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         raise BundleError(f"{path}: not UTF-8 text; export the bundle again") from error
 
@@ -282,18 +281,7 @@ def read_golden(path: Path, contract: Contract) -> GoldenSamples:
     Raises:
         BundleError: not an npz file of plain arrays, or shapes, types or values do not fit.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            total = sum(entry.file_size for entry in archive.infolist())
-        if total > MAX_GOLDEN_BYTES:
-            raise BundleError(f"{path}: {total} bytes unpacked, at most {MAX_GOLDEN_BYTES} are read")
-        with np.load(path, allow_pickle=False) as archive:
-            if len(set(archive.files)) != len(archive.files):
-                raise BundleError(f"{path}: an array is there twice, of which readers may take either; export it again")
-            arrays = {name: archive[name] for name in archive.files}
-    except UNREADABLE_NPZ as error:
-        raise BundleError(f"{path}: not a readable npz file ({one_line(error)}); export the bundle again") from error
-    return _golden_from_arrays(path, contract, arrays)
+    return _golden_from_arrays(path, contract, read_arrays(path))
 
 
 def _golden_from_arrays(path: Path, contract: Contract, arrays: dict[str, npt.NDArray[Any]]) -> GoldenSamples:

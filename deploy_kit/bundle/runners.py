@@ -6,7 +6,7 @@ The truth is `Reference`, the checkpoint's own network in PyTorch; everything el
 
 import importlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnx
 import torch
 
+from deploy_kit.bundle.batches import in_batches
 from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.contract_fields import InputLayout
 from deploy_kit.bundle.runtime import Runtime, executed, session_options
@@ -150,6 +151,48 @@ def open_session(source: bytes | str, runtime: Runtime) -> Any:
     return session
 
 
+class GraphSession:
+    """A graph in onnxruntime, whose failures are named.
+
+    Args:
+        source: the graph, or its file.
+        runtime: how to run it.
+
+    Raises:
+        ArtifactError: it cannot be loaded, or another provider than the one asked for runs.
+        MissingDependencyError: onnxruntime is not installed.
+    """
+
+    def __init__(self, source: bytes | str, runtime: Runtime) -> None:
+        self._source, self._runtime = source, runtime
+        self._session, self._errors = open_session(source, runtime), onnxruntime_errors()
+        self.providers = tuple(self._session.get_providers())
+
+    def run(self, names: Sequence[str], feed: Outputs) -> Outputs:
+        """Return the tensors of these names.
+
+        Raises:
+            ArtifactError: onnxruntime refuses to run it.
+        """
+        try:
+            values = self._session.run(list(names), feed)
+        except self._errors as error:
+            rows = len(next(iter(feed.values())))
+            raise ArtifactError(f"onnxruntime cannot run the graph on {rows} rows: {one_line(error)}") from error
+        return dict(zip(names, values, strict=True))
+
+    def executed(self, feed: Outputs) -> dict[str, Counter[str]]:
+        """Run it under onnxruntime's profiler, and return how often each operator ran on each provider.
+
+        Raises:
+            ArtifactError: onnxruntime refuses to run it, or its profile cannot be read.
+        """
+        try:
+            return executed(import_onnxruntime(), self._source, self._runtime, lambda session: session.run(None, feed))
+        except self._errors as error:
+            raise ArtifactError(f"onnxruntime cannot profile the graph: {one_line(error)}") from error
+
+
 class OnnxRunner:
     """An ONNX graph in onnxruntime.
 
@@ -179,9 +222,9 @@ class OnnxRunner:
         source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
         if isinstance(source, Path):
             source = str(source)
-        self._source, self.runtime = source, runtime
-        self._session, self._errors = open_session(source, runtime), onnxruntime_errors()
-        self.providers = tuple(self._session.get_providers())
+        self.runtime = runtime
+        self._session = GraphSession(source, runtime)
+        self.providers = self._session.providers
 
     def executed(self, rows: Float32) -> dict[str, Counter[str]]:
         """Run rows under onnxruntime's profiler, and return how often each operator ran on each provider.
@@ -189,11 +232,7 @@ class OnnxRunner:
         Raises:
             ArtifactError: onnxruntime refuses to run it, or its profile cannot be read.
         """
-        feed = {FEATURES_TENSOR: rows} if self._features else split_inputs(rows, self._contract)
-        try:
-            return executed(import_onnxruntime(), self._source, self.runtime, lambda session: session.run(None, feed))
-        except self._errors as error:
-            raise ArtifactError(f"onnxruntime cannot profile the graph: {one_line(error)}") from error
+        return self._session.executed(self._feed(rows))
 
     def __call__(self, rows: Float32) -> Outputs:
         """Return the outputs by role for flat observations (n, 6928), or features (n, 192).
@@ -201,16 +240,13 @@ class OnnxRunner:
         Raises:
             ArtifactError: onnxruntime refuses to run it.
         """
-        batch = self._contract.inputs[0].shape[0]
-        parts = [self._run(part) for part in _fixed_batches(rows, batch if isinstance(batch, int) else None)]
-        return {role: np.concatenate([part[role] for part in parts])[: len(rows)] for role in self._outputs}
+        return in_batches(self._run, self._feed(rows), self._contract.batch)
 
-    def _run(self, rows: Float32) -> Outputs:
-        feed = {FEATURES_TENSOR: rows} if self._features else split_inputs(rows, self._contract)
-        try:
-            values = self._session.run(list(self._outputs.values()), feed)
-        except self._errors as error:
-            raise ArtifactError(f"onnxruntime cannot run the graph on {len(rows)} rows: {one_line(error)}") from error
+    def _feed(self, rows: Float32) -> Outputs:
+        return {FEATURES_TENSOR: rows} if self._features else split_inputs(rows, self._contract)
+
+    def _run(self, feed: Outputs) -> Outputs:
+        values = self._session.run(list(self._outputs.values()), feed).values()
         return dict(zip(self._outputs, map(np.atleast_1d, values), strict=True))
 
 
@@ -232,18 +268,23 @@ class TorchScriptRunner:
         Raises:
             ArtifactError: torch refuses to run it, or the number of outputs is not the contract's.
         """
-        batch = self._contract.inputs[0].shape[0]
-        parts = [self._run(part) for part in _fixed_batches(observation, batch if isinstance(batch, int) else None)]
-        return {role: np.concatenate([part[role] for part in parts])[: len(observation)] for role in parts[0]}
+        return in_batches(self._run, split_inputs(observation, self._contract), self._contract.batch)
 
-    def _run(self, observation: Float32) -> Outputs:
-        inputs = split_inputs(observation, self._contract)
-        values = self._module([inputs[spec.name] for spec in self._contract.inputs])
-        if len(values) != len(self._contract.outputs):
-            raise ArtifactError(
-                f"the module gives {len(values)} outputs, the contract names {len(self._contract.outputs)}"
-            )
-        return {spec.role: value for spec, value in zip(self._contract.outputs, values, strict=True)}
+    def _run(self, feed: Outputs) -> Outputs:
+        inputs = [feed[spec.name] for spec in self._contract.inputs]
+        return run_module(self._module, inputs, [spec.role for spec in self._contract.outputs])
+
+
+def run_module(module: Callable[[list[Float32]], list[Float32]], inputs: list[Float32], names: list[str]) -> Outputs:
+    """Return what a module gives, by the names that its contract gives its outputs.
+
+    Raises:
+        ArtifactError: torch refuses to run it, or the number of outputs is not the contract's.
+    """
+    values = module(inputs)
+    if len(values) != len(names):
+        raise ArtifactError(f"the module gives {len(values)} outputs, the contract names {len(names)}")
+    return dict(zip(names, values, strict=True))
 
 
 def split_inputs(observation: Float32, contract: Contract) -> dict[str, Float32]:
@@ -256,14 +297,3 @@ def split_inputs(observation: Float32, contract: Contract) -> dict[str, Float32]
         contract.input("state").name: np.ascontiguousarray(observation[:, : spec.state_size]),
         contract.input("depth").name: np.ascontiguousarray(depth),
     }
-
-
-def _fixed_batches(rows: Float32, size: int | None) -> list[Float32]:
-    """Split rows into batches of exactly `size`, the last one filled up with its last row; one batch if None."""
-    if size is None:
-        return [rows]
-    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-    missing = size - len(parts[-1])
-    if missing:
-        parts[-1] = np.concatenate((parts[-1], np.repeat(parts[-1][-1:], missing, axis=0)))
-    return parts

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy_kit.bench.options import MAX_RATE_HZ, BenchOptions
-from deploy_kit.bundle.runtime import EXECUTION_PROVIDERS, LEVELS
 from deploy_kit.cli.command import Command, under
 from deploy_kit.cli.console import stdout
 from deploy_kit.cli.options import RUN_PARAMETERS, checkpoint_path_from, hints_from, run_options
 from deploy_kit.cli.progress import progress_bars
+from deploy_kit.cli.runtime_options import runtime_options
 from deploy_kit.errors import OptionError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from deploy_kit.bench.report import BenchReport
 
-_beside, _runtime, _steps, _output = under("Beside the bundle"), under("Runtimes"), under("Steps"), under("Output")
+_beside, _steps, _output = under("Beside the bundle"), under("Steps"), under("Output")
 
 
 @click.command(
@@ -42,31 +42,7 @@ _beside, _runtime, _steps, _output = under("Beside the bundle"), under("Runtimes
 )
 @_beside("--masterracing", is_flag=True, help="The same network in the form of MasterRacing's export.")
 @_beside("--no-torchscript", is_flag=True, help="Do not run TorchScript.")
-@_runtime(
-    "--provider",
-    "providers",
-    type=click.Choice(list(EXECUTION_PROVIDERS)),
-    multiple=True,
-    default=BenchOptions.providers,
-    help="Execution provider of onnxruntime. Repeatable; ratios are to the first one.",
-)
-@_runtime(
-    "--optimisation-level",
-    "optimisation_levels",
-    type=click.Choice(list(LEVELS)),
-    multiple=True,
-    default=BenchOptions.optimisation_levels,
-    help="Graph optimisation of onnxruntime. Repeatable, likewise.",
-)
-@_runtime(
-    "--onnx-threads",
-    metavar="N",
-    type=click.IntRange(min=1),
-    multiple=True,
-    default=BenchOptions.onnx_threads,
-    help="Threads of one inference. Repeatable, likewise.",
-)
-@_runtime("--tf32", is_flag=True, help="Let CUDA round to TF32.")
+@runtime_options(BenchOptions, "; ratios are to the first one")
 @_steps(
     "--steps",
     metavar="N",

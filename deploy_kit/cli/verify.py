@@ -5,7 +5,6 @@ from typing import Any
 
 import click
 
-from deploy_kit.bundle.runtime import EXECUTION_PROVIDERS, LEVELS
 from deploy_kit.bundle.thresholds import DEFAULT_PROFILE, PROFILES, load_profile
 from deploy_kit.cli.command import Command, under
 from deploy_kit.cli.options import (
@@ -20,6 +19,7 @@ from deploy_kit.cli.options import (
 )
 from deploy_kit.cli.process_options import process_options, processes_from
 from deploy_kit.cli.progress import progress_bars
+from deploy_kit.cli.runtime_options import runtime_options
 from deploy_kit.cli.verify_result import Outputs, judge_again, show, show_next
 from deploy_kit.errors import OptionError
 from deploy_kit.ranks import launched_rank
@@ -36,7 +36,7 @@ _FLIGHTS = (
 )
 """Options that only flights need; the task also names the vehicle, the seed also random inputs."""
 
-_replay, _live, _runtime, _result = under("Replay"), under("Flights"), under("Runtimes"), under("Output")
+_replay, _live, _result = under("Replay"), under("Flights"), under("Output")
 
 
 @click.command(
@@ -121,31 +121,7 @@ _replay, _live, _runtime, _result = under("Replay"), under("Flights"), under("Ru
 @task_options
 @vehicle_option
 @under("Vehicle")("--no-vehicle", is_flag=True, help="Go without the vehicle's numbers; the report says so.")
-@_runtime(
-    "--provider",
-    "providers",
-    type=click.Choice(list(EXECUTION_PROVIDERS)),
-    multiple=True,
-    default=VerifyOptions.providers,
-    help="Execution provider of onnxruntime. Repeatable: each is verified, the first one flies.",
-)
-@_runtime(
-    "--optimisation-level",
-    "optimisation_levels",
-    type=click.Choice(list(LEVELS)),
-    multiple=True,
-    default=VerifyOptions.optimisation_levels,
-    help="Graph optimisation of onnxruntime. Repeatable, likewise.",
-)
-@_runtime(
-    "--onnx-threads",
-    metavar="N",
-    type=click.IntRange(min=1),
-    multiple=True,
-    default=VerifyOptions.onnx_threads,
-    help="Threads of one inference. Repeatable, likewise.",
-)
-@_runtime("--tf32", is_flag=True, help="Let CUDA round to TF32, judged by the profile tf32.")
+@runtime_options(VerifyOptions, ": each is verified, the first one flies", ", judged by the profile tf32")
 @_result(
     "--profile",
     metavar="NAME|FILE",

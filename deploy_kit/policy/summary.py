@@ -15,6 +15,7 @@ from deploy_kit.policy.fingerprint import (
     policy_head_sha256,
 )
 from deploy_kit.policy.policy_checkpoint import PolicyCheckpoint
+from deploy_kit.policy.run.params import RunParams
 
 
 class GateHeadState(StrEnum):
@@ -104,7 +105,6 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     network = checkpoint.network
     config = network.config
     calibration = checkpoint.calibration
-    experiment = checkpoint.params.lookup("agent", "experiment_name")
     return {
         "path": str(checkpoint.path),
         "sha256": checkpoint.sha256,
@@ -129,12 +129,7 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "gate_head": gate_head_state(checkpoint).value,
         "gate_head_training": describe_gate_head(checkpoint),
         "calibration": None if calibration is None else calibration.to_json(),
-        "run": {
-            "params": None if checkpoint.params.directory is None else str(checkpoint.params.directory),
-            "agent_yaml": checkpoint.params.agent is not None,
-            "env_yaml": checkpoint.params.env is not None,
-            "experiment_name": experiment if isinstance(experiment, str) else None,
-        },
+        "run": _run(checkpoint.params),
         "entries": sorted(map(str, checkpoint.entries)),
     }
 
@@ -145,7 +140,6 @@ def describe_policy(checkpoint: PolicyCheckpoint) -> dict[str, Any]:
     Everything is a JSON value. Sizes are numbers of elements; hashes are hexadecimal.
     """
     network, spec, calibration = checkpoint.network, checkpoint.network.spec, checkpoint.calibration
-    experiment = checkpoint.params.lookup("agent", "experiment_name")
     trained = "not known: no record of its training" if calibration is None else "finetuned by deploy-kit"
     return {
         "path": str(checkpoint.path),
@@ -168,13 +162,18 @@ def describe_policy(checkpoint: PolicyCheckpoint) -> dict[str, Any]:
         "normalizer_eps": spec.normalizer_eps,
         "head": "absent" if network.head is None else trained,
         "calibration": None if calibration is None else calibration.to_json(),
-        "run": {
-            "params": None if checkpoint.params.directory is None else str(checkpoint.params.directory),
-            "agent_yaml": checkpoint.params.agent is not None,
-            "env_yaml": checkpoint.params.env is not None,
-            "experiment_name": experiment if isinstance(experiment, str) else None,
-        },
+        "run": _run(checkpoint.params),
         "entries": sorted(map(str, checkpoint.entries)),
+    }
+
+
+def _run(params: RunParams) -> dict[str, Any]:
+    experiment = params.lookup("agent", "experiment_name")
+    return {
+        "params": None if params.directory is None else str(params.directory),
+        "agent_yaml": params.agent is not None,
+        "env_yaml": params.env is not None,
+        "experiment_name": experiment if isinstance(experiment, str) else None,
     }
 
 

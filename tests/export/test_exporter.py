@@ -11,7 +11,8 @@ import torch
 from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.contract_fields import GateOutput, InputLayout
 from deploy_kit.bundle.graph_options import GraphOptions
-from deploy_kit.bundle.implied import describe, git_commit
+from deploy_kit.bundle.implied import describe
+from deploy_kit.bundle.origin import git_commit
 from deploy_kit.bundle.reader import open_bundle
 from deploy_kit.bundle.signature import read_trusted_key, require_signed
 from deploy_kit.errors import CheckFailedError, CheckpointError, DatasetError, OptionError

@@ -22,6 +22,7 @@ def spec(name, shape):
 
 CONTRACT = types.SimpleNamespace(
     inputs=(spec("x", ("batch", 2)),),
+    batch=None,
     outputs=(spec("y", ("batch", 2)),),
     versions=types.SimpleNamespace(opset=18, ir_version=8),
     action=types.SimpleNamespace(inside_graph=False),
@@ -161,11 +162,11 @@ def test_last_batch_is_filled_up_and_cut_again():
     model = graph(DOUBLE, weights=[TWO])
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         value.type.tensor_type.shape.dim[0].dim_value = 3
-    fixed = types.SimpleNamespace(inputs=(spec("x", (3, 2)),), outputs=CONTRACT.outputs)
+    fixed = types.SimpleNamespace(inputs=(spec("x", (3, 2)),), batch=3, outputs=CONTRACT.outputs)
     rows = np.arange(14, dtype=np.float32).reshape(7, 2)
     assert run(cut_head(model), fixed, "y", rows, features=True).tolist() == (2 * rows).tolist()
     with pytest.raises(ArtifactError, match="cannot run the graph on 7 rows"):
-        fixed.inputs = (spec("x", ("batch", 2)),)
+        fixed.batch = None
         run(cut_head(model), fixed, "y", rows, features=True)
 
 

@@ -137,7 +137,7 @@ def _swapped(wanted: npt.NDArray[np.float64], found: npt.NDArray[np.float64]) ->
 def _coupled(evidence: Evidence, runner: Runner, given: Outputs, roles: tuple[str, ...]) -> str | None:
     """Return what makes rows of a batch influence each other, None if they do not."""
     rows = evidence.observation
-    if isinstance(evidence.subject.contract.inputs[0].shape[0], int):
+    if evidence.subject.contract.batch is not None:
         return None
     try:
         alone = columns_of(runner(rows[:1]), roles)

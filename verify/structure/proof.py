@@ -56,8 +56,7 @@ class _Proof:
         self.graph, self.contract, self.network = graph, contract, network
         self.problems: list[str] = []
         self.compared = 0
-        batch = contract.inputs[0].shape[0]
-        self.batch = batch if isinstance(batch, int) else None
+        self.batch = contract.batch
 
     def run(self, transform: ActionTransform) -> None:
         contract, graph = self.contract, self.graph

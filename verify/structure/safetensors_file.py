@@ -25,14 +25,18 @@ def tensors_check(data: bytes, checkpoint: Checkpoint) -> FactCheck:
         data: the file's bytes.
         checkpoint: the truth; its critic and calibration are compared too.
     """
+    state = checkpoint.network.state_dict()
+    expected = {place_of(key, CheckpointFormat.SAFETENSORS).name: tensor for key, tensor in state.items()}
+    record = json.loads(record_text(checkpoint.network.config, checkpoint.calibration, checkpoint.iteration))
+    return _compared(data, expected, record)
+
+
+def _compared(data: bytes, expected: dict[str, Tensor], record: dict[str, object]) -> FactCheck:
     name, compared = "safetensors/tensors", "every stored tensor and the record, bit by bit"
     try:
         stored = read_safetensors(data, Path("policy.safetensors"))
     except CheckpointError as error:
         return FactCheck(name, compared, 1, (one_line(error),))
-    state = checkpoint.network.state_dict()
-    expected = {place_of(key, CheckpointFormat.SAFETENSORS).name: tensor for key, tensor in state.items()}
-    record = json.loads(record_text(checkpoint.network.config, checkpoint.calibration, checkpoint.iteration))
     problems = (*compare_tensors(stored["tensors"], expected), *compare_record(stored["metadata"], record))
     return FactCheck(name, compared, len(expected) + len(record), problems)
 
@@ -79,17 +83,7 @@ def policy_tensors_check(data: bytes, checkpoint: PolicyCheckpoint) -> FactCheck
         data: the file's bytes.
         checkpoint: the truth; its head and calibration are compared too.
     """
-    name, compared = "safetensors/tensors", "every stored tensor and the record, bit by bit"
-    try:
-        stored = read_safetensors(data, Path("policy.safetensors"))
-    except CheckpointError as error:
-        return FactCheck(name, compared, 1, (one_line(error),))
     network = checkpoint.network
     expected = shipped_tensors(network)
     text = policy_record_text(record_of(network.spec, own_names=True), checkpoint.calibration, checkpoint.iteration)
-    record = json.loads(text)
-    problems = (
-        *compare_tensors(stored["tensors"], expected),
-        *compare_record(stored["metadata"], record),
-    )
-    return FactCheck(name, compared, len(expected) + len(record), problems)
+    return _compared(data, expected, json.loads(text))

@@ -4,6 +4,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from deploy_kit.bundle import golden_arrays
 from deploy_kit.bundle import reader as bundle_module
 from deploy_kit.bundle.reader import BUNDLE_FILES, open_bundle
 from deploy_kit.bundle.summary import describe_arrays
@@ -121,7 +122,7 @@ def test_golden_samples_that_cannot_be_used(bundle_copy, changes, message):
 
 
 def test_golden_samples_that_unpack_to_too_much(bundle_copy, monkeypatch):
-    monkeypatch.setattr(bundle_module, "MAX_GOLDEN_BYTES", 1000)
+    monkeypatch.setattr(golden_arrays, "MAX_GOLDEN_BYTES", 1000)
     with pytest.raises(BundleError, match="at most 1000 are read"):
         _ = open_bundle(bundle_copy).golden
 
