@@ -14,7 +14,7 @@ from deploy_kit.bench.masterracing_graph import masterracing_graph
 from deploy_kit.bench.options import BenchOptions
 from deploy_kit.bench.report import Start
 from deploy_kit.bundle.reader import (
-    CPP_NAME,
+    HEADERS,
     MANIFEST_NAME,
     MAX_FILE_BYTES,
     ONNX_NAME,
@@ -149,8 +149,8 @@ class Bench:
             for runtime in self._options.runtimes if file in self._bundle.files else ():
                 if self._is_there(runtime, kind):
                     yield from self._graph(f"onnx {kind}", self._bundle.read(file), runtime)
-        if CPP_NAME in self._bundle.files:
-            yield from self._cpp()
+        for form in (form for form, file in HEADERS.items() if file in self._bundle.files):
+            yield from self._header(form)
         if torchscript is None:
             yield self._torchscript()
         else:
@@ -237,21 +237,21 @@ class Bench:
         }
         yield from self._onboard_step("onnx", ONNX_NAME, str(runtime), options)
 
-    def _cpp(self) -> Iterator[Candidate]:
-        """Yield the C++ header, built for this computer: one call of the network, and the runner's step with it."""
-        options: dict[str, Any] = {"engine": "cpp", "cpp_cache": str(self._folder), "allow_unverified": True}
+    def _header(self, form: str) -> Iterator[Candidate]:
+        """Yield a C++ header, built for this computer: one call of the network, and the runner's step with it."""
+        options: dict[str, Any] = {"engine": form, "cpp_cache": str(self._folder), "allow_unverified": True}
         try:
-            engine = NativeEngine(load_bundle(self._checked), OnboardOptions(**options))
+            engine = NativeEngine(load_bundle(self._checked, engine=form), OnboardOptions(**options))
         except OnboardFault as fault:
-            self.left_out["cpp"] = f"the runner refuses it: {one_line(fault)}"
+            self.left_out[form] = f"the runner refuses it: {one_line(fault)}"
             return
         size = self._bundle.contract.observation.state_size
         engine.state[:] = self._input.observation[0, :size]
         engine.image[:] = self._input.observation[0, size:].reshape(engine.image.shape)
         job = {"kind": "native", "bundle": str(self._checked), "options": options}
-        data = self._bundle.read(CPP_NAME)
-        yield Candidate("cpp", "native run", None, timer(engine.run), lambda: start_fresh(job), len(data))
-        yield from self._onboard_step("cpp", CPP_NAME, None, options)
+        data = self._bundle.read(HEADERS[form])
+        yield Candidate(form, "native run", None, timer(engine.run), lambda: start_fresh(job), len(data))
+        yield from self._onboard_step(form, HEADERS[form], None, options)
 
     def _onboard_step(
         self, artifact: str, file: str, runtime: str | None, options: dict[str, Any]

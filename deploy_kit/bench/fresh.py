@@ -105,7 +105,8 @@ def _native(job: dict[str, Any]) -> Callable[[], object]:
     from deploy_kit.onboard.bundle import load_bundle
     from deploy_kit.onboard.native import NativeEngine
 
-    return NativeEngine(load_bundle(Path(job["bundle"])), OnboardOptions(**job["options"])).run
+    options = OnboardOptions(**job["options"])
+    return NativeEngine(load_bundle(Path(job["bundle"]), engine=options.engine), options).run
 
 
 def _pytorch(job: dict[str, Any]) -> Callable[[], object]:

@@ -21,7 +21,12 @@ from .verification import Verification, read_verification
 MANIFEST_VERSION = 1
 
 _NEEDED = ("contract.json", "golden.npz")
-_MODELS = {"onnxruntime": "policy.onnx", "cpp": "policy.hpp"}
+_MODELS = {
+    "onnxruntime": "policy.onnx",
+    "cpp": "policy.hpp",
+    "cpp-fp16": "policy.fp16.hpp",
+    "cpp-int8": "policy.int8.hpp",
+}
 _MAX_BYTES = 1 << 30
 _MAX_MANIFEST_BYTES = 4 << 20
 
@@ -55,7 +60,7 @@ def load_bundle(path: Path, trust: Path | None = None, engine: str = "onnxruntim
     Args:
         path: the folder, or the ONNX file inside.
         trust: public key whose signature the manifest must bear; None takes any bundle.
-        engine: what is to run: "onnxruntime" or "cpp".
+        engine: what is to run, of `ENGINES`.
 
     Raises:
         OnboardFault: a needed file is missing, a file was altered, the contract is of another version, or the bundle is
@@ -64,7 +69,8 @@ def load_bundle(path: Path, trust: Path | None = None, engine: str = "onnxruntim
     content, hashes, verification = read_files(path, trust, engine)
     contract = parse_contract(content["contract.json"].decode("utf-8", "replace"))
     golden = _read_golden(content["golden.npz"], contract)
-    model, header = content.get("policy.onnx", b""), content.get("policy.hpp")
+    header = content.get("policy.hpp" if engine == "onnxruntime" else _MODELS[engine])
+    model = content.get("policy.onnx", b"")
     return OnboardBundle(contract, model, header, golden, hashes, verification)
 
 
@@ -88,27 +94,28 @@ def read_files(path: Path, trust: Path | None = None, engine: str = "onnxruntime
     Args:
         path: the folder, or the ONNX file inside.
         trust: public key whose signature the manifest must bear; None takes any bundle.
-        engine: what is to run: "onnxruntime" or "cpp".
+        engine: what is to run, of `ENGINES`.
 
     Raises:
         OnboardFault: a needed file is missing, one was altered, or the bundle is not signed as it must be.
     """
     folder = path.parent if path.suffix == ".onnx" else path
     try:
-        return _read_files(folder, trust, (*_NEEDED, _MODELS[engine]))
+        return _read_files(folder, trust, engine)
     except OSError as error:
         raise OnboardFault(
             Fault.BUNDLE_INCOMPLETE, f"{error.filename or folder} cannot be read: {error.strerror or error}"
         ) from error
 
 
-def _read_files(folder: Path, trust: Path | None, needed: tuple[str, ...]) -> BundleFiles:
+def _read_files(folder: Path, trust: Path | None, engine: str) -> BundleFiles:
+    needed, model = (*_NEEDED, _MODELS[engine]), _MODELS[engine]
     listed, manifest = _read_manifest(folder / "manifest.json")
     if trust is not None:
         require_signed(folder, manifest, listed, trust)
     content: dict[str, bytes] = {}
-    if "policy.hpp" in needed and "policy.hpp" not in listed:
-        raise OnboardFault(Fault.BUNDLE_INCOMPLETE, f"{folder} has no policy.hpp: export it with --format cpp")
+    if engine != "onnxruntime" and model not in listed:
+        raise OnboardFault(Fault.BUNDLE_INCOMPLETE, f"{folder} has no {model}: export it with --format {engine}")
     for name in sorted({*listed, *needed}):
         if Path(name).name != name or name not in listed:
             raise OnboardFault(Fault.BUNDLE_INCOMPLETE, f"{folder}: {name!r} is not listed as it should be")

@@ -40,7 +40,7 @@ def open_engine(bundle: OnboardBundle, options: OnboardOptions) -> Engine:
     Raises:
         OnboardFault: it cannot be opened.
     """
-    if options.engine == "cpp":
+    if options.engine != "onnxruntime":
         from .native import NativeEngine
 
         return NativeEngine(bundle, options)

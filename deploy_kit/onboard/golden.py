@@ -10,13 +10,27 @@ from .engine import Engine
 from .faults import Fault, OnboardFault
 
 
-def replay(graph: Engine, contract: OnboardContract, golden: dict[str, FloatArray], tolerance: float) -> float:
-    """Run every golden sample, one at a time as in flight; return the worst as a share of the tolerance.
+def replay(
+    graph: Engine,
+    contract: OnboardContract,
+    golden: dict[str, FloatArray],
+    tolerance: float,
+    graph_tolerance: float | None = None,
+) -> float:
+    """Run every golden sample, one at a time as in flight; return the worst as a share of its tolerance.
+
+    Args:
+        graph: what computes the network.
+        contract: makes commands of its actions.
+        golden: the samples.
+        tolerance: of the contract's commands.
+        graph_tolerance: of what the network gives; `tolerance` if None.
 
     Raises:
         OnboardFault: one is out of it, or the contract makes another command of a golden action.
     """
     commands = command_share(contract, golden, tolerance)
+    tolerance = tolerance if graph_tolerance is None else graph_tolerance
     shares = [_replay_sample(graph, contract, golden, row, tolerance) for row in range(len(golden["observation"]))]
     worst = int(np.argmax(np.nan_to_num(shares, nan=np.inf)))
     # Written so that NaN is refused too.

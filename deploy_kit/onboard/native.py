@@ -14,7 +14,7 @@ from .bundle import OnboardBundle
 from .contract import FloatArray, OnboardContract
 from .faults import Fault, OnboardFault
 from .golden import sigmoid
-from .options import OnboardOptions
+from .options import NARROW_TOLERANCES, OnboardOptions
 
 
 class Answer(IntEnum):
@@ -39,7 +39,7 @@ class NativeEngine:
         image: (72, 96) write the normalised image here before `run`.
         first: (4,) action or command of the last `run` or `step`.
         gate: (1,) its gate output, None without one.
-        providers: "C++".
+        providers: "C++", and which weights where they are narrow.
         versions: the library, by the beginning of its sha256.
 
     Raises:
@@ -49,7 +49,9 @@ class NativeEngine:
     def __init__(self, bundle: OnboardBundle, options: OnboardOptions) -> None:
         if bundle.header is None:
             raise OnboardFault(
-                Fault.BUNDLE_INCOMPLETE, "the bundle has no policy.hpp: export it with --format cpp, or copy it too"
+                Fault.BUNDLE_INCOMPLETE,
+                f"the bundle has no header for the engine {options.engine}: export it with --format {options.engine}, "
+                "or copy it too",
             )
         self._contract = contract = bundle.contract
         path = built_library(bundle.header, None if options.cpp_cache is None else Path(options.cpp_cache))
@@ -57,6 +59,7 @@ class NativeEngine:
             # PyDLL keeps the interpreter's lock: a step is shorter than getting it back would be.
             self._library = ctypes.PyDLL(str(path))
             self._check_sizes(contract)
+            self._check_narrow(options)
             self._step, self._run = self._library.deploy_kit_step, self._library.deploy_kit_run
             self._library.deploy_kit_buffer_bytes.restype = ctypes.c_longlong
             # At a multiple of 64 within it.
@@ -69,7 +72,9 @@ class NativeEngine:
         count, size = len(contract.scale), len(contract.state_low)
         self.first: FloatArray = np.zeros(count, np.float32)
         self.gate: FloatArray | None = None if contract.gate_probability is None else np.zeros(1, np.float32)
-        self.providers: tuple[str, ...] = ("C++",)
+        narrow = NARROW_TOLERANCES.get(options.engine)
+        kind = "" if narrow is None else f" {options.engine[4:]} weights, golden samples within {narrow:g}"
+        self.providers: tuple[str, ...] = (f"C++{kind}",)
         self.versions: dict[str, Any] = {"library": hashlib.sha256(path.read_bytes()).hexdigest()[:16]}
         self._command, self._logit = np.zeros(count), np.zeros(1, np.float32)
         self._given, self._acting = np.zeros(size), np.zeros(count)
@@ -96,6 +101,12 @@ class NativeEngine:
         )
         if (state, (rows, columns), actions, bool(gate)) != wanted:
             raise OnboardFault(Fault.CONTRACT_INVALID, "policy.hpp has other sizes than contract.json: copy it again")
+
+    def _check_narrow(self, options: OnboardOptions) -> None:
+        # The bundle's golden samples are those of the weights as they were, from which narrow ones differ: what this
+        # build computes is seen closely only by those of its own.
+        if options.engine in NARROW_TOLERANCES and self._library.deploy_kit_self_test() != 0:
+            raise OnboardFault(Fault.GOLDEN_MISMATCH, "the golden samples in the header fail: do not fly")
 
     def _buffer(self, function: str, shape: tuple[int, ...]) -> FloatArray:
         call = getattr(self._library, function)

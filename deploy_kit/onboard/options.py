@@ -23,7 +23,10 @@ LEVELS = {
 }
 """Names of the graph optimisation levels in onnxruntime."""
 
-ENGINES = ("onnxruntime", "cpp")
+ENGINES = ("onnxruntime", "cpp", "cpp-fp16", "cpp-int8")
+
+NARROW_TOLERANCES = {"cpp-fp16": 1e-2, "cpp-int8": 0.15}
+"""Of golden samples, for headers with narrow weights: as far as the profiles that judge them let outputs be off."""
 
 CUDA = "CUDAExecutionProvider"
 
@@ -33,7 +36,8 @@ class OnboardOptions:
     """How to run.
 
     Attributes:
-        engine: what computes the network: "onnxruntime", or "cpp" for the bundle's C++ header, built on this computer.
+        engine: what computes the network: "onnxruntime", or "cpp" for the bundle's C++ header, built on this computer;
+            "cpp-fp16" and "cpp-int8" for that with narrow weights, whose outputs differ from the graph's.
         cpp_cache: folder of such builds; `~/.cache/deploy-kit/cpp` if None.
         provider: onnxruntime's execution provider; another one running instead is a fault.
         provider_options: options of that provider, as onnxruntime takes them.
@@ -43,7 +47,7 @@ class OnboardOptions:
         trust: file of the public key (PEM, Ed25519) whose signature the bundle must bear; None takes any bundle.
         allow_unverified: fly a runtime that no verification names, and a bundle whose verification failed.
         tolerance: largest error of a golden sample, absolute (times the action scale for commands) plus relative; at
-            most `MAX_TOLERANCE`.
+            most `MAX_TOLERANCE`. With narrow weights it holds for the header's own samples, see `golden_tolerance`.
         max_state_age_s: oldest state that is accepted; two policy periods if None.
         max_depth_age_s: oldest image that is accepted; one camera period plus one policy period if None.
         min_step_s: shortest time between two steps; half a policy period if None.
@@ -124,6 +128,11 @@ class OnboardOptions:
     def trusted(self) -> Path | None:
         """File of the key that is trusted."""
         return None if self.trust is None else Path(self.trust)
+
+    @property
+    def golden_tolerance(self) -> float:
+        """Largest error of what the engine gives for the bundle's golden samples."""
+        return max(self.tolerance, NARROW_TOLERANCES.get(self.engine, 0.0))
 
     @property
     def all_provider_options(self) -> dict[str, str]:

@@ -84,12 +84,12 @@ class OnboardPolicy:
         self.contract = contract = loaded.contract
         self.verification = loaded.verification
         if not options.allow_unverified:
-            if options.engine == "cpp":
-                self.verification.require_cpp()
+            if options.engine != "onnxruntime":
+                self.verification.require_header(options.engine)
             else:
                 self.verification.require(options.runtime)
         self._graph = open_engine(loaded, options)
-        self.self_check = replay(self._graph, contract, loaded.golden, options.tolerance)
+        self.self_check = replay(self._graph, contract, loaded.golden, options.tolerance, options.golden_tolerance)
         self._state = StateGuard(contract, options.range_margin, self._graph.state)
         self._depth = DepthGuard(contract, options, self._graph.image)
         self._clock = Clock(contract, options)

@@ -36,8 +36,15 @@ EXPORTED = (Runtime("CPUExecutionProvider", "all", 1, tf32=False),)
 """What export verifies before it publishes a bundle."""
 
 
-_CPP_CHECKS = {"cpp/text", "cpp/run", "replay/golden/cpp"}
-"""What is asked of a report before the C++ header is built."""
+_HEADER_CHECKS = {
+    "cpp": {"cpp/text", "cpp/run", "replay/golden/cpp"},
+    **{
+        # What rounding the weights does to flights must have been seen, too.
+        name: {*(f"{name}/text", f"{name}/run"), f"replay/golden/{name}", f"live/driving@{name}"}
+        for name in ("cpp-fp16", "cpp-int8")
+    },
+}
+"""What is asked of a report before a C++ header is built, by the engine."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +55,13 @@ class Verification:
         state: "verified", "failed", "of another bundle", "unreadable" or "absent".
         runtimes: ways to run the graph that may fly.
         complete: whether everything was run.
-        cpp: whether the C++ header was compared, built and run.
+        headers: C++ headers that were compared, built and run, those with narrow weights flown too; by their engines.
     """
 
     state: str
     runtimes: tuple[Runtime, ...] = EXPORTED
     complete: bool = False
-    cpp: bool = False
+    headers: frozenset[str] = frozenset()
 
     def require(self, runtime: Runtime) -> None:
         """Check that a way to run the graph was verified.
@@ -75,16 +82,20 @@ class Verification:
                 "deploy-kit verify with that provider, level and number of threads, and copy its report.json too",
             )
 
-    def require_cpp(self) -> None:
-        """Check that the C++ header was verified: it is code, which export and manifest alone do not vouch for.
+    def require_header(self, engine: str) -> None:
+        """Check that a C++ header was verified: it is code, which export and manifest alone do not vouch for.
+
+        Args:
+            engine: "cpp", "cpp-fp16" or "cpp-int8".
 
         Raises:
             OnboardFault: no report of these very files says so.
         """
-        if not self.cpp:
+        if engine not in self.headers:
+            name, flown = ("policy.hpp", "") if engine == "cpp" else (f"policy.{engine[4:]}.hpp", " and flown")
             raise OnboardFault(
                 Fault.NOT_VERIFIED,
-                f"no report says that policy.hpp was verified (the report beside the bundle is {self.state}): run "
+                f"no report says that {name} was verified{flown} (the report beside the bundle is {self.state}): run "
                 "deploy-kit verify where a C++ compiler is, and copy its report.json too",
             )
 
@@ -119,4 +130,5 @@ def _verification(data: dict[str, Any], manifest_sha256: str) -> Verification:
         for item in data["runtimes"]
     )
     passed = {item["name"] for item in data.get("verdicts", ()) if item["status"] == "passed"}
-    return Verification("verified", runtimes, data["complete"] is True, passed >= _CPP_CHECKS)
+    headers = frozenset(engine for engine, checks in _HEADER_CHECKS.items() if passed >= checks)
+    return Verification("verified", runtimes, data["complete"] is True, headers)
