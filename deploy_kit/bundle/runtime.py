@@ -25,6 +25,9 @@ LEVELS = {"disabled": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended"
 }
 """onnxruntime's names of the graph optimisation levels."""
 
+MAX_THREADS = 1024
+"""Of one inference, as on board; onnxruntime starts them all at once, and a hundred thousand hang the machine."""
+
 COMPUTING = ("Conv", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMatMul", "TRTKernel")
 """Beginnings of the names of operators that do a network's arithmetic; shapes may be computed on the CPU."""
 
@@ -68,8 +71,8 @@ class Runtime:
             raise OptionError(f"unknown provider {self.provider!r}; known: {', '.join(EXECUTION_PROVIDERS)}")
         if self.level not in LEVELS:
             raise OptionError(f"unknown graph optimisation level {self.level!r}; known: {', '.join(LEVELS)}")
-        if self.threads < 0:
-            raise OptionError(f"{self.threads} threads: give a number from 1")
+        if not 0 <= self.threads <= MAX_THREADS:
+            raise OptionError(f"{self.threads} threads: give a number from 1 to {MAX_THREADS}")
         if self.tf32 and self.provider != "cuda":
             raise OptionError(f"--tf32 has no effect with --provider {self.provider}; leave one out")
 

@@ -4,6 +4,7 @@ The header is code, and runs with the rights of this process: the runner builds 
 bundle says that these very files were verified.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from .faults import Fault, OnboardFault
@@ -78,6 +80,8 @@ def _safe_folder(cache: Path | None) -> Path:
     if cache is None:
         home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         cache = Path(home) / "deploy-kit" / "cpp"
+    # A library whose name has no folder would be looked for where the system's lie.
+    cache = Path(os.path.abspath(cache.expanduser()))
     try:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = cache.lstat()
@@ -88,12 +92,21 @@ def _safe_folder(cache: Path | None) -> Path:
         raise OnboardFault(
             Fault.RUNTIME, f"{cache} can be written by others, who could exchange what flies: chmod 700, or another one"
         )
-    for above in cache.resolve().parents:
-        mode = above.stat().st_mode
+    # Whoever owns a link among the folders above cannot lead elsewhere what was checked here.
+    cache = cache.resolve()
+    for above in cache.parents:
+        status = above.stat()
+        mode = status.st_mode
         # Who may rename a folder can put another in its place; the sticky bit, as of /tmp, forbids it.
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             raise OnboardFault(
                 Fault.RUNTIME, f"{above}, above {cache}, can be written by everybody, who could exchange what flies"
+            )
+        # The owner can always.
+        if hasattr(os, "getuid") and status.st_uid not in (0, os.getuid()):
+            raise OnboardFault(
+                Fault.RUNTIME,
+                f"{above}, above {cache}, is another user's, who could exchange what flies: name a folder of your own",
             )
     return cache
 
@@ -107,8 +120,17 @@ def _is_whole(library: Path, record: Path) -> bool:
         return False
 
 
+def _clear_killed(folder: Path) -> None:
+    """Remove what builds that were killed left; one that still runs is younger than `SECONDS`."""
+    for left in folder.glob(".build.*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > 2 * SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+
+
 def _build(header: bytes, compiler: str, flags: tuple[str, ...], library: Path, record: Path) -> None:
     try:
+        _clear_killed(library.parent)
         with tempfile.TemporaryDirectory(prefix=".build.", dir=library.parent) as name:
             folder = Path(name)
             (folder / "policy.hpp").write_bytes(header)

@@ -114,6 +114,7 @@ def test_combinations():
         ({"optimisation_levels": ("most",)}, "unknown graph optimisation level 'most'"),
         ({"onnx_threads": (0,)}, "--onnx-threads 0"),
         ({"onnx_threads": (-1,)}, "-1 threads"),
+        ({"onnx_threads": (100_000,)}, "100000 threads: give a number from 1 to 1024"),
         ({"providers": ()}, "no provider"),
         ({"tf32": True}, "--tf32 has no effect without --provider cuda"),
     ],

@@ -3,6 +3,8 @@
 import json
 import os
 import subprocess
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -229,6 +231,46 @@ def test_a_folder_that_others_can_exchange_is_refused(native, tmp_path):
     (tmp_path / "link").symlink_to(above / "builds")
     with pytest.raises(OnboardFault, match="can be written by others"):
         OnboardPolicy(native.plain, OnboardOptions(engine="cpp", cpp_cache=str(tmp_path / "link")))
+
+
+def test_a_folder_below_another_users_is_refused(native, tmp_path, monkeypatch):
+    (tmp_path / "theirs" / "builds").mkdir(mode=0o700, parents=True)
+    stat = Path.stat
+
+    def told(path, **options):
+        found = stat(path, **options)
+        return SimpleNamespace(st_mode=found.st_mode, st_uid=found.st_uid + 1) if path.name == "theirs" else found
+
+    monkeypatch.setattr(Path, "stat", told)
+    with pytest.raises(OnboardFault, match=r"theirs, above .*builds, is another user's, who could exchange what flies"):
+        builder.built_library((native.plain / CPP_NAME).read_bytes(), tmp_path / "theirs" / "builds")
+
+
+def test_a_folder_may_be_named_from_here_or_from_home(native, tmp_path, monkeypatch):
+    header = (native.plain / CPP_NAME).read_bytes()
+    built = builder.built_library(header, native.cache)
+    for name in (built.name, f"{built.stem}.json"):
+        (tmp_path / name).write_bytes((native.cache / name).read_bytes())
+    tmp_path.chmod(0o700)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    monkeypatch.setattr(builder, "_build", lambda *_: pytest.fail("built again"))
+    for name in (".", f"~/{tmp_path.name}"):
+        # A path without a folder would be looked for among the system's libraries.
+        assert builder.built_library(header, Path(name)) == tmp_path / built.name
+    assert OnboardPolicy(native.plain, OnboardOptions(engine="cpp", cpp_cache=".")).self_check < 1
+
+
+def test_what_killed_builds_left_goes_with_the_next_one(native, tmp_path, monkeypatch):
+    tmp_path.chmod(0o700)
+    for name, age_s in ((".build.killed", 3600), (".build.running", 5)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "policy.hpp").touch()
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+    monkeypatch.setenv("CXX", "false")
+    with pytest.raises(OnboardFault, match="false refuses"):
+        builder.built_library(b"", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".build.running"]
 
 
 def test_a_missing_compiler_is_said(native, monkeypatch):
