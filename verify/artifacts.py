@@ -50,6 +50,7 @@ from deploy_kit.verify.structure.onnx_file import graph_checks, is_runnable, loa
 from deploy_kit.verify.structure.proof import prove
 from deploy_kit.verify.structure.safetensors_file import tensors_check
 from deploy_kit.verify.structure.sandbox import SandboxedModule
+from deploy_kit.verify.structure.sandboxed_library import SandboxedLibrary
 from deploy_kit.verify.structure.torchscript_file import read_torchscript
 from deploy_kit.verify.variant_artifact import open_variant
 from deploy_kit.yaml_file import read_yaml
@@ -92,6 +93,7 @@ class Artifacts:
         providers: execution providers that onnxruntime really uses.
         switched_off: option by which the user switched an artifact off, by the artifact's name.
         variants: what flies besides the graph: in narrower arithmetic, or with narrower weights.
+        header: the C++ header, built; None if there is none, or it could not be opened.
     """
 
     observed: tuple[Artifact, ...]
@@ -101,6 +103,7 @@ class Artifacts:
     providers: tuple[str, ...]
     switched_off: dict[str, str] = field(default_factory=dict)
     variants: Mapping[str, Runner] = field(default_factory=dict)
+    header: SandboxedLibrary | None = None
 
 
 def open_artifacts(
@@ -144,6 +147,7 @@ def open_artifacts(
     heads: dict[str, Runner | None] = {"onnx": head}
     optional = tuple(name for name, file in OPTIONAL_ARTIFACTS.items() if file in subject.bundle.files)
     variants: dict[str, Runner] = {}
+    header: SandboxedLibrary | None = None
     for form in (form for form in HEADERS if form in optional):
         built, problem = attempt(partial(open_cpp, subject, form, checks, cpp))
         if problem is not None:
@@ -152,6 +156,8 @@ def open_artifacts(
         if built is None:
             continue
         observed.append(Artifact(form, built.rows, _all_roles(subject), HEADER_PROFILES.get(form)))
+        if form == "cpp":
+            header = built
         if form in HEADER_PROFILES:
             variants[form] = built.rows
             truth = stored_outputs(subject, form)
@@ -179,6 +185,7 @@ def open_artifacts(
         () if onnx is None else onnx.providers,
         {name: option for name, (run, option) in wanted.items() if not run},
         variants,
+        header,
     ), checks
 
 

@@ -13,6 +13,7 @@ from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
 from deploy_kit.verify.messages import pack, pack_figures, pack_part, unpack, unpack_figures, unpack_part
 from deploy_kit.verify.opening import manifest_sha256
 from deploy_kit.verify.share import Environments, FlownPart, LiveOptions, Order, ShareFigures, ShareFlights, Times
+from deploy_kit.verify.structure.sandboxed_library import SandboxedLibrary
 
 PATIENCE_S = 900.0
 """Least time that this process waits for another one after its own share is flown, s; it may need time to start."""
@@ -53,6 +54,7 @@ class Crew:
         subject: bundle, checkpoint, vehicle.
         onnx: the graph.
         progress: told the steps flown in this process.
+        header: the C++ header, built; None for none.
 
     Attributes:
         processes: how many fly.
@@ -66,12 +68,13 @@ class Crew:
         subject: BundleAndCheckpoint,
         onnx: Runner,
         progress: Callable[[Progress], None],
+        header: SandboxedLibrary | None = None,
     ) -> None:
         self._others, self._progress, self._shares = others, progress, options.shares
         self._times = environments.times
         self.processes = 1 if others is None else others.count
         self._own = {
-            index: ShareFlights(index, options, environments, subject, onnx, progress)
+            index: ShareFlights(index, options, environments, subject, onnx, progress, header)
             for index in own_shares(0, self.processes, options.shares)
         }
         self._expected = {

@@ -13,10 +13,20 @@ from deploy_kit.task.racing import TASK_ID
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
 from deploy_kit.verify.contract_flight import CONTRACT, accepted_check
 from deploy_kit.verify.crew import Crew, LostProcessError, Processes
+from deploy_kit.verify.header_flight import steps_check
 from deploy_kit.verify.merging import merged_parity
 from deploy_kit.verify.report import Check, FactCheck, NotRun
 from deploy_kit.verify.rollouts import DRIVING, flight_check, reference_check
-from deploy_kit.verify.share import Environments, FlownPart, LiveOptions, Order, ShareFigures, Times
+from deploy_kit.verify.share import (
+    HEADER_MODE,
+    Environments,
+    FlownPart,
+    LiveOptions,
+    Order,
+    ShareFigures,
+    Times,
+)
+from deploy_kit.verify.structure.sandboxed_library import SandboxedLibrary
 
 __all__ = ["LiveOptions", "LiveTest"]
 
@@ -34,6 +44,7 @@ MAX_SIDE_BY_SIDE = 1024
 _COMPARED = {
     "driving": "onnxruntime drives, against PyTorch from the same seed",
     "contract": "the onboard runner drives, knowing the contract alone, against PyTorch from the same seed",
+    HEADER_MODE: "the C++ header drives, against PyTorch from the same seed",
 }
 
 
@@ -71,14 +82,18 @@ class LiveTest:
         self._environments.prepare(checkpoint)
 
     def run(
-        self, subject: BundleAndCheckpoint, onnx: Runner | None, progress: Callable[[Progress], None]
+        self,
+        subject: BundleAndCheckpoint,
+        onnx: Runner | None,
+        progress: Callable[[Progress], None],
+        header: SandboxedLibrary | None = None,
     ) -> Iterator[Check]:
-        """Fly, and yield the checks of the modes asked for."""
+        """Fly, and yield the checks of the modes asked for; with the C++ header too, where there is one."""
         if onnx is None:
             yield from (NotRun(f"live/{mode}", "onnxruntime cannot load the graph") for mode in self.modes)
             return
-        crew = Crew(self._options, self._environments, self._processes, subject, onnx, progress)
-        flights = _Flights(self._options, subject, crew)
+        crew = Crew(self._options, self._environments, self._processes, subject, onnx, progress, header)
+        flights = _Flights(self._options, subject, crew, header is not None)
         try:
             if (reason := flights.unwanted()) is not None:
                 yield NotRun(CONTRACT, reason, "--no-vehicle")
@@ -101,14 +116,17 @@ class _Flights:
         options: what to fly.
         subject: bundle, checkpoint, vehicle.
         crew: flies all shares.
+        header: whether the C++ header flies too.
     """
 
-    def __init__(self, options: LiveOptions, subject: BundleAndCheckpoint, crew: Crew) -> None:
+    def __init__(self, options: LiveOptions, subject: BundleAndCheckpoint, crew: Crew, header: bool) -> None:
         self._options, self._subject, self._crew = options, subject, crew
         # By number of the rollout, then by share.
         self._parts: list[list[FlownPart]] = []
         # Rollouts of each mode.
         self._flown: dict[str, list[int]] = {m: [] for m in ("driving", "contract") if m in options.modes}
+        if header and "driving" in options.modes:
+            self._flown[HEADER_MODE] = []
         self._broken: dict[str, str] = {}
 
     def unwanted(self) -> str | None:
@@ -150,6 +168,10 @@ class _Flights:
         yield reference_check(self._reference().statistics())
         if shadows := [share.shadow for share in figures if share.shadow is not None]:
             yield merged_parity(shadows)
+        if headers := [share.header for share in figures if share.header is not None]:
+            yield merged_parity([share.shadow for share in headers])
+            if (stepped := steps_check(headers)) is not None:
+                yield stepped
         for mode in self._flown:
             yield from self._mode(mode, figures)
 
@@ -180,7 +202,7 @@ class _Flights:
         return min(planned, most) - reference.num_envs
 
     def _mode(self, mode: str, figures: list[ShareFigures]) -> Iterator[Check]:
-        name = {"driving": DRIVING, "contract": CONTRACT}[mode]
+        name = {"driving": DRIVING, "contract": CONTRACT, HEADER_MODE: f"live/{HEADER_MODE}"}[mode]
         if mode in self._broken:
             yield FactCheck(name, _COMPARED[mode], 1, (self._broken[mode],))
             return

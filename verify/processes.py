@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from deploy_kit.bundle.reader import CPP_NAME
 from deploy_kit.bundle.runners import ArtifactError
 from deploy_kit.errors import DeployKitError, InputError, OptionError
 from deploy_kit.policy.checkpoint import load_checkpoint
@@ -21,6 +22,7 @@ from deploy_kit.ranks import Rank, launched_rank, take_gpu, threads_each
 from deploy_kit.text import one_line
 from deploy_kit.verify.artifacts import open_flown_graph
 from deploy_kit.verify.bundle_and_checkpoint import NamedVehicle, find_vehicle, pair_bundle
+from deploy_kit.verify.cpp_artifact import open_cpp
 from deploy_kit.verify.crew import Leader, Processes, follow, own_shares
 from deploy_kit.verify.links import PipeLeader, StartedProcesses, StoreLeader, StoreProcesses
 from deploy_kit.verify.messages import pack
@@ -145,7 +147,8 @@ def _follow(options: VerifyOptions, rank: Rank, leader: Leader) -> None:
             except ArtifactError:
                 leader.receive()
                 return
-            flights = [ShareFlights(index, live, environments, subject, graph, silent) for index in own]
+            header = open_cpp(subject, "cpp", [], options.cpp) if CPP_NAME in bundle.files else None
+            flights = [ShareFlights(index, live, environments, subject, graph, silent, header) for index in own]
             follow(leader, flights, subject, environments.times)
     except Exception as error:
         given = isinstance(error, InputError)

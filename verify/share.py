@@ -6,7 +6,7 @@ there are, not from which process flies it.
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,19 +18,24 @@ from deploy_kit.bundle.runtime import Runtime
 from deploy_kit.bundle.thresholds import Thresholds
 from deploy_kit.flight.episodes import FirstEpisodes
 from deploy_kit.flight.first_episodes import Flight, fly_first_episodes
-from deploy_kit.flight.rollout import require_checkpoint
+from deploy_kit.flight.rollout import StepRecord, require_checkpoint
 from deploy_kit.policy.checkpoint import Checkpoint
 from deploy_kit.progress import Progress
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
 from deploy_kit.verify.contract_flight import ContractFlights
+from deploy_kit.verify.header_flight import HeaderDriver, HeaderFigures, HeaderFlights
 from deploy_kit.verify.options import DEFAULT_RUNTIME
 from deploy_kit.verify.outputs.evidence import Watch
 from deploy_kit.verify.rollouts import SHADOW, ShadowComparison, close, fly_artifact, reference_driver
+from deploy_kit.verify.structure.sandboxed_library import SandboxedLibrary
 
 if TYPE_CHECKING:
     from rsl_rl.env import VecEnv
 
     from deploy_kit.sim.options import EnvOptions
+
+HEADER_MODE = "driving@cpp"
+"""The C++ header drives; flown where the bundle has one and the mode `driving` is."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +116,14 @@ class ShareFigures:
         commands: the onboard runner's commands with PyTorch's, None if nothing was compared.
         faults: how often the onboard runner refused a step, by its reason.
         steps: that the onboard runner was given.
+        header: what the C++ header gave beside PyTorch, None if the bundle has none or that was not asked for.
     """
 
     shadow: ParityCheck | None
     commands: ParityCheck | None
     faults: dict[str, int]
     steps: int
+    header: HeaderFigures | None = None
 
 
 @dataclass
@@ -214,6 +221,7 @@ class ShareFlights:
         subject: bundle, checkpoint, vehicle.
         onnx: the graph.
         progress: told the steps flown.
+        header: the C++ header, built; None for none.
     """
 
     def __init__(
@@ -224,11 +232,13 @@ class ShareFlights:
         subject: BundleAndCheckpoint,
         onnx: Runner,
         progress: Callable[[Progress], None],
+        header: SandboxedLibrary | None = None,
     ) -> None:
         self._index, self._options, self._environments = index, options, environments
         self._subject, self._onnx, self._progress = subject, onnx, progress
         named = f"share {index}, " if options.shares > 1 else ""
         self._contract = ContractFlights(subject, options.task, options.runtime, named)
+        self._header = None if header is None else HeaderFlights(subject, options.task, header, named)
         self._shadow: ShadowComparison | None = None
         if "shadow" in options.modes:
             compared = "PyTorch drives, onnxruntime sees the same observations"
@@ -248,7 +258,10 @@ class ShareFlights:
         try:
             if self._shadow is not None:
                 self._shadow.begin(env.num_envs, order.part)
-            watch = self._recorded("PyTorch", order.part, env, self._shadow)
+            watches: list[Watch] = [] if self._shadow is None else [self._shadow]
+            if self._shadow is not None and self._header is not None:
+                watches.append(self._header.begin_shadow(env, order.part))
+            watch = self._recorded("PyTorch", order.part, env, _together(watches))
             reference = self._flown(fly_first_episodes, env, driver, watch, self._progress, phase)
         finally:
             close(env)
@@ -266,7 +279,8 @@ class ShareFlights:
         """Return what was compared so far."""
         shadow = None if self._shadow is None else self._shadow.result(self._subject.note)
         contract = self._contract
-        return ShareFigures(shadow, contract.commands_check(), dict(contract.faults), contract.steps)
+        header = None if self._header is None else self._header.figures()
+        return ShareFigures(shadow, contract.commands_check(), dict(contract.faults), contract.steps, header)
 
     def _flown(self, fly: Callable[..., Flight], env: "VecEnv", *arguments: object) -> Flight:
         """Fly, and note what it took."""
@@ -289,9 +303,33 @@ class ShareFlights:
                 phase, watch = "flights, onnxruntime drives", self._recorded("onnxruntime", part, env)
                 reference = self._subject.reference
                 return self._flown(fly_artifact, env, self._onnx, reference, self._progress, phase, watch)
+            if mode == HEADER_MODE:
+                return self._drive_header(env, part)
             driver = self._contract.driver(env)
             phase = "flights from the contract alone"
             watch = self._recorded("contract", part, env, driver.watch)
             return self._flown(fly_first_episodes, env, driver, watch, self._progress, phase)
         finally:
             close(env)
+
+    def _drive_header(self, env: "VecEnv", part: int) -> Flight:
+        assert self._header is not None
+        phase, name = "flights, the C++ header drives", "C++ header"
+        if not self._header.has_memory:
+            rows, watch = self._header.library.rows, self._recorded(name, part, env)
+            return self._flown(fly_artifact, env, rows, self._subject.reference, self._progress, phase, watch)
+        driver = HeaderDriver(self._header.fleet(env))
+        watch = self._recorded(name, part, env, driver.watch)
+        return self._flown(fly_first_episodes, env, driver, watch, self._progress, phase)
+
+
+def _together(watches: Sequence[Watch]) -> Watch | None:
+    """Return one watch of several, None for none."""
+    if len(watches) < 2:
+        return watches[0] if watches else None
+
+    def see(record: StepRecord) -> None:
+        for watch in watches:
+            watch(record)
+
+    return see

@@ -20,7 +20,7 @@ from deploy_kit.cpp.storage import FORMATS, LARGE, Storage
 from deploy_kit.errors import OptionError
 from deploy_kit.policy.network import VisionActorCritic
 
-GENERATOR = 2
+GENERATOR = 3
 """Version of what is written; raised with every change of the text."""
 
 NUM_GOLDEN = 2

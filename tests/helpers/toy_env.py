@@ -55,6 +55,32 @@ class ToyEnv(VecEnv):
         self.closed = True
 
 
+class FlownEnv(ToyEnv):
+    """The toy with the racing task's observation: quantities in their places, and the command that acts."""
+
+    FARTHEST = 8.0
+    """Farthest a target is along an axis, m."""
+
+    def reset(self):
+        super().reset()
+        self.scale, self.offset = np.array([14.715, 6.0, 6.0, 6.0]), np.array([14.715, 0.0, 0.0, 0.0])
+        self.acting = [np.tile(self.offset, (self.num_envs, 1))] * 2
+        self.background[:, 3:6] = (0.0, 0.6, 0.8)
+        self.background[:, 6:12] = self.rng.uniform(-self.FARTHEST, self.FARTHEST, (self.num_envs, 6))
+
+    def get_observations(self):
+        observations = super().get_observations()
+        observations["policy"][:, 3] = 0.0
+        observations["policy"][:, 12:16] = torch.from_numpy(self.acting[0]).float()
+        return observations
+
+    def step(self, actions):
+        self.acting = [self.acting[1], np.tanh(actions.double().numpy()) * self.scale + self.offset]
+        # Other targets, so that the head says now this, now that.
+        self.background[:, 6:12] = self.rng.uniform(-self.FARTHEST, self.FARTHEST, (self.num_envs, 6))
+        return super().step(actions)
+
+
 def make(options):
     return ToyEnv(options.num_envs, options.seed)
 

@@ -20,6 +20,7 @@ import torch
 from onnx import helper, numpy_helper
 
 from deploy_kit.bundle.reader import manifest_text
+from deploy_kit.cpp import header as cpp_header
 from deploy_kit.policy.checkpoint import load_checkpoint, save_safetensors
 from helpers import contract_traps as contracts
 from helpers import graph_traps as graphs
@@ -40,6 +41,7 @@ from helpers.mutations import (
     splice_output,
     trace_in_training_mode,
 )
+from helpers.small_flights import FLOWN, fly_small_policies
 from helpers.two_archives import rezipped, two_archives, without_weights
 from helpers.variants import described, narrowed, shift_number
 from helpers.vehicles import VEHICLE
@@ -653,6 +655,24 @@ def _other_header(kit: Kit) -> Run:
     return with_header(kit.run, kit.folder, lambda _: (other.bundle / "policy.hpp").read_text())
 
 
+SHADOW = "live/shadow@cpp"
+
+
+def _memory(what: str, old: str, new: str, caught_by: str = SHADOW) -> Trap:
+    """Return a fault of the generator: the header is what was to be written, and inputs one by one show nothing."""
+
+    def make(kit: Kit) -> Run:
+        part = cpp_header._part
+        faulty = replaced(old, new)
+        kit.monkeypatch.setattr(
+            cpp_header, "_part", lambda name: faulty(part(name)) if name == "policy.hpp" else part(name)
+        )
+        fly_small_policies(kit.monkeypatch)
+        return with_header(kit.run, kit.folder)
+
+    return Trap("cpp", f"C++: {what}", make, (caught_by,), "", FLOWN)
+
+
 CPP = [
     _cpp("C++: one weight to the next float", first_number("kActor0Weight", lambda v: np.nextafter(v, np.float32(9)))),
     _cpp("C++: one stride", lambda text: text.replace("kStrideColumns = 3;", "kStrideColumns = 2;", 1)),
@@ -666,6 +686,16 @@ CPP = [
     _cpp("C++: a golden sample that fits another weight", first_number("kGoldenAction", lambda v: v * 2)),
     _cpp("C++: lines that end with carriage returns", lambda text: text.replace("\n", "\r\n")),
     Trap("cpp", "C++: another policy's header", _other_header, ("cpp/text",), ""),
+    _memory("generator forgets the command that acts", "    push(made.command);\n", ""),
+    _memory(
+        "generator lets a command act a step early", "count, acting_[first_],", "count, acting_[(first_ + 1) % 2],"
+    ),
+    _memory(
+        "generator begins with a detector that is not armed",
+        "    armed_ = true;\n    last_",
+        "    armed_ = false;\n    last_",
+        f"{SHADOW}-steps",
+    ),
 ]
 
 

@@ -1,6 +1,7 @@
 """Bundles with a C++ header: exported, verified, and refused before anything is compiled."""
 
 import json
+import re
 
 import pytest
 
@@ -9,10 +10,12 @@ from deploy_kit.errors import CheckFailedError, OptionError
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.task.racing import TASK_ID
 from deploy_kit.verify import cpp_artifact
-from deploy_kit.verify.report import Status
+from deploy_kit.verify.report import Status, VerifyReport
 from deploy_kit.verify.structure import sandboxed_library
 from deploy_kit.verify.verifier import verify_bundle
 from helpers.cpp_headers import replaced, with_header
+from helpers.small_flights import FLOWN, fly_small_policies
+from helpers.toy_env import FlownEnv
 
 
 def export_options(run, folder, **changes):
@@ -44,17 +47,64 @@ def verdicts(report):
     return {verdict.name: verdict.status for verdict in report.verdicts}
 
 
-def test_the_header_is_replayed_like_every_artifact(run, tmp_path):
-    report = verify_bundle(with_header(run, tmp_path).verify(search_evaluations=64))
+@pytest.fixture(scope="module")
+def headed(run, tmp_path_factory):
+    """The small policy's bundle with a header, and the report of its verification with flights."""
+    bundle = with_header(run, tmp_path_factory.mktemp("headed"))
+    with pytest.MonkeyPatch.context() as patch:
+        fly_small_policies(patch)
+        flown = {"live": True, "live_modes": ("shadow", "driving"), "episodes": 16}
+        return bundle, verify_bundle(bundle.verify(search_evaluations=64, **flown))
+
+
+FLIGHTS = ("live/shadow@cpp", "live/shadow@cpp-steps", "live/driving@cpp")
+
+
+def test_the_header_is_replayed_and_flown_like_every_artifact(headed):
+    _, report = headed
     found = verdicts(report)
     ours = {name for name in found if "cpp" in name}
     assert ours == {
-        *("cpp/text", "cpp/run", "replay/heldout/cpp-head"),
+        *("cpp/text", "cpp/run", "replay/heldout/cpp-head", *FLIGHTS),
         *(f"replay/{name}/cpp" for name in ("golden", "kept", "near", "flight-like", "random", "extreme", "search")),
     }
     assert {found[name] for name in ours} == {Status.PASSED}
     assert report.passed
-    assert report.complete == verify_bundle(run.verify(search_evaluations=64)).complete
+
+
+def test_it_flies_whole_episodes_with_its_own_memory(headed):
+    _, report = headed
+    checks = {check.name: check for check in report.checks}
+    steps, shadow = checks["live/shadow@cpp-steps"], checks["live/shadow@cpp"]
+    # Every step of the first episodes, of which some end before the last one does.
+    assert 16 * 10 < steps.count == shadow.rows < checks["live/shadow"].rows
+    assert steps.note == "10 passages announced"
+    assert {output.name for output in shadow.outputs} == {"command", "gate_logit"}
+    assert checks["live/driving@cpp"].paired
+    assert checks["live/driving@cpp"].differences[0].equal_pairs == 16
+    # Not what onnxruntime gave: the last bits differ.
+    assert checks["live/shadow@cpp"].outputs[1].mean_error != checks["live/shadow"].outputs[1].mean_error
+
+
+def test_a_report_that_lacks_one_of_its_flights_has_not_passed(headed):
+    data = headed[1].to_json()
+    assert VerifyReport.from_json(data).passed
+    for name in FLIGHTS:
+        kept = [check for check in data["checks"] if check["name"] != name]
+        assert not VerifyReport.from_json({**data, "checks": kept}).passed, name
+        # Nor one that says that an option switched them off which was not given.
+        for switch in ("--no-cpp", "--no-live", "--live-mode", "--no-vehicle"):
+            off = {"kind": "not run", "name": name, "reason": "x", "switch": switch}
+            assert not VerifyReport.from_json({**data, "checks": [*kept, off]}).passed, (name, switch)
+
+
+def test_where_its_steps_are_refused_the_flight_fails(headed, monkeypatch):
+    bundle, _ = headed
+    fly_small_policies(monkeypatch)
+    monkeypatch.setattr(FlownEnv, "FARTHEST", 1e4)
+    report = verify_bundle(bundle.verify(**FLOWN))
+    reason = report.verdict("live/shadow@cpp-steps").reasons[0]
+    assert re.fullmatch(r"the header refused \d+ of \d+ steps \(state out of range: \d+\)", reason)
 
 
 def test_a_header_that_differs_is_never_built(run, tmp_path, monkeypatch):

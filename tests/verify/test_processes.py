@@ -25,6 +25,8 @@ from deploy_kit.verify.messages import pack, pack_figures, pack_part, unpack, un
 from deploy_kit.verify.report import Status
 from deploy_kit.verify.share import FlownPart, ModeFlight, ShareFigures, share_of, share_seed
 from deploy_kit.verify.verifier import verify_bundle
+from helpers.cpp_headers import with_header
+from helpers.small_flights import build_quickly
 
 TOY = "helpers.toy_env:make"
 
@@ -220,13 +222,20 @@ def other_rank(run, errors=None, **changes):
 
 
 def test_two_ranks_of_a_launcher_give_the_verdict_of_one_process(run, tmp_path, first_of_two, monkeypatch):
+    run = with_header(run, tmp_path)
+    build_quickly(monkeypatch)
     with other_rank(run):
         together, report = verified(run, tmp_path, shares=3)
     assert report.passed
     assert together.pop("live/processes").problems == ()
     monkeypatch.undo()
+    build_quickly(monkeypatch)
     alone, _ = verified(run, tmp_path, shares=3)
     assert together == alone
+    # Nothing tells what the toy measures: the header's network flies without its memory.
+    assert together["live/shadow@cpp"].rows == together["live/shadow"].rows
+    assert together["live/shadow@cpp-steps"].switch == "--no-vehicle"
+    assert together["live/driving@cpp"].paired
 
 
 def test_what_one_process_cannot_use_is_an_error_that_names_it(run, tmp_path, first_of_two):

@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from deploy_kit.bundle.runners import ArtifactError, Float32, Outputs
 from deploy_kit.cpp.compiler import build_library
+from deploy_kit.cpp.library import Steps
 from deploy_kit.verify.structure.confinement import confine_calls, confine_files
 
 SECONDS = 300.0
 """Wall time that one question may take."""
 
-_ROWS, _HEADS, _SELF_TEST = b"R", b"H", b"S"
+_ROWS, _HEADS, _SELF_TEST, _BEGIN, _STEPS, _HOLD = b"R", b"H", b"S", b"B", b"P", b"O"
 
 
 class SandboxedLibrary:
@@ -89,6 +91,39 @@ class SandboxedLibrary:
         }
         return self._outputs(_HEADS, features, shapes)
 
+    def begin(self, count: int) -> None:
+        """Make policies anew, each with the memory of one drone; see `PolicyLibrary.begin`.
+
+        Raises:
+            ArtifactError: as for rows.
+        """
+        self._ask(_BEGIN, struct.pack("<i", count), 1)
+
+    def steps(self, policies: npt.NDArray[np.int32], state: npt.NDArray[np.float64], depth: Float32) -> Steps:
+        """Let some of the policies compute a step; see `PolicyLibrary.steps`.
+
+        Raises:
+            ArtifactError: as for rows.
+        """
+        parts = policies.astype(np.int32), state.astype(np.float64), depth.astype(np.float32)
+        content = struct.pack("<2i", len(policies), state.shape[1]) + b"".join(part.tobytes() for part in parts)
+        steps = Steps.empty(len(policies), self._actions)
+        data, start = self._ask(_STEPS, content, sum(values.nbytes for values in steps)), 0
+        for values in steps:
+            found = np.frombuffer(data, values.dtype, values.size, start)
+            values[...] = found.reshape(values.shape)
+            start += values.nbytes
+        return steps
+
+    def hold(self, policy: int, command: npt.NDArray[np.float64] | None) -> None:
+        """Tell a policy which command (A,) flew in place of its own; see `PolicyLibrary.hold`.
+
+        Raises:
+            ArtifactError: as for rows.
+        """
+        numbers = b"" if command is None else command.astype(np.float64).tobytes()
+        self._ask(_HOLD, struct.pack("<i", policy) + numbers, 1)
+
     def _outputs(self, kind: bytes, rows: Float32, shapes: dict[str, tuple[tuple[int, int], Any]]) -> Outputs:
         sizes = [int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in shapes.values()]
         data = self._ask(kind, np.ascontiguousarray(rows, np.float32).tobytes(), sum(sizes))
@@ -146,6 +181,21 @@ def serve() -> None:
                 policy.observation_size,
             )
             answers.write(struct.pack("<5i", *map(int, numbers)))
+        elif kind == _BEGIN:
+            policy.begin(*struct.unpack("<i", content))
+            answers.write(b"0")
+        elif kind == _HOLD:
+            command = np.frombuffer(content[4:], np.float64) if size > 4 else None
+            (which,) = struct.unpack("<i", content[:4])
+            policy.hold(which, command)
+            answers.write(b"0")
+        elif kind == _STEPS:
+            count, width = struct.unpack("<2i", content[:8])
+            state_at = 8 + 4 * count
+            policies = np.frombuffer(content, np.int32, count, 8)
+            state = np.frombuffer(content[state_at:], np.float64, count * width).reshape(count, width)
+            depth = np.frombuffer(content[state_at + state.nbytes :], np.float32).reshape(count, -1)
+            answers.write(b"".join(values.tobytes() for values in policy.steps(policies, state, depth)))
         else:
             width = policy.observation_size if kind == _ROWS else policy.feature_size
             rows = np.frombuffer(content, np.float32).reshape(-1, width)

@@ -8,6 +8,7 @@
 #else
 #define DEPLOY_KIT_EXPORT
 #endif
+#include <new>
 extern "C" {
 
 // The caller gives the buffers: so many bytes, zeros, at a multiple of 64; one for each thread.
@@ -72,6 +73,37 @@ DEPLOY_KIT_EXPORT void deploy_kit_heads(void* buffers, const float* features, lo
     std::memcpy(action + row * kActions, b.action, kActions * sizeof(float));
     logit[row] = b.gate[0];
   }
+}
+
+// A whole policy with its memory, as `Policy` above: so many bytes at a multiple of 64, one for each drone.
+DEPLOY_KIT_EXPORT long long deploy_kit_policy_bytes() { return sizeof(deploy_kit_policy::Policy); }
+
+// Make a policy there, as at the start of an episode. max_blind_s: as in Options.
+DEPLOY_KIT_EXPORT void deploy_kit_policy_begin(void* policy, double max_blind_s) {
+  deploy_kit_policy::Options options;
+  options.max_blind_s = max_blind_s;
+  new (policy) deploy_kit_policy::Policy(options);
+}
+
+// Policy::step without times; returns its Fault, and leaves the outputs alone where it is not 0.
+DEPLOY_KIT_EXPORT int deploy_kit_policy_step(void* policy, const double* state, int count, const float* depth,
+                                             double* command, float* action, float* logit, int* event) {
+  using namespace deploy_kit_policy;
+  Output output;
+  const Fault fault = static_cast<Policy*>(policy)->step(state, count, depth, output);
+  if (fault != Fault::kNone) return static_cast<int>(fault);
+  for (int i = 0; i < kActions; ++i) {
+    command[i] = output.command[i];
+    action[i] = output.action[i];
+  }
+  *logit = output.gate_logit;
+  *event = output.gate_event ? 1 : 0;
+  return 0;
+}
+
+// Policy::hold with the command that was sent instead; returns its Fault.
+DEPLOY_KIT_EXPORT int deploy_kit_policy_hold(void* policy, const double* applied) {
+  return static_cast<int>(static_cast<deploy_kit_policy::Policy*>(policy)->hold(applied));
 }
 
 #if !defined(DEPLOY_KIT_NO_SELF_TEST)
