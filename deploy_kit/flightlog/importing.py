@@ -14,7 +14,7 @@ from deploy_kit.errors import FlightLogError
 from deploy_kit.files import file_sha256
 from deploy_kit.flightlog.images import ImageStore
 from deploy_kit.flightlog.mapping import Mapping
-from deploy_kit.flightlog.reader import LoggedInputs, LoggedStep
+from deploy_kit.flightlog.records import LoggedInputs, LoggedStep
 from deploy_kit.flightlog.signals import Gathered, gather
 from deploy_kit.flightlog.sources.opening import open_source
 from deploy_kit.flightlog.writer import Payload, record_payload, write_flight_log

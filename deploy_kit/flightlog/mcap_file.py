@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from deploy_kit.errors import DeployKitError, FlightLogError, MissingDependencyError
 from deploy_kit.files import replace_file
-from deploy_kit.flightlog.reader import FlightLog, LoggedHold, LoggedReset, LoggedStep
+from deploy_kit.flightlog.reader import FlightLog
+from deploy_kit.flightlog.records import LoggedHold, LoggedReset, LoggedStep
 from deploy_kit.flightlog.sources.mcap_bounds import open_mcap
 from deploy_kit.flightlog.sources.mcap_source import McapSource
 from deploy_kit.flightlog.sources.message import unreadable

@@ -3,105 +3,30 @@
 import json
 import mmap
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from deploy_kit.errors import FlightLogError
+from deploy_kit.flightlog.frames import MAX_JSON_BYTES, Frames
+from deploy_kit.flightlog.records import LoggedHold, LoggedInputs, LoggedReset, LoggedStep, Record
 from deploy_kit.onboard.log_format import (
     ELEMENT_TYPES,
-    FRAME,
     MAGIC,
-    MARKER,
     TIMES,
     Kind,
-    checksum,
     hold_struct,
     step_struct,
 )
 
-MAX_JSON_BYTES = 4 << 20
 _LIMITS = {"num_actions": (1, 64), "state_size": (1, 4096)}
 _LARGEST_IMAGE = 1 << 24
 _REFUSED = (struct.error, ValueError, KeyError, IndexError, RecursionError)
 """What reading a record raises that is not as it should be."""
-
-Float64 = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class LoggedStep:
-    """One call of the policy's step.
-
-    Attributes:
-        sequence: number among all records of the flight, from 1.
-        clock_ns: monotonic clock when it began.
-        duration_ns: how long it took.
-        times: `now`, state_time and depth_time as given, s; NaN where not given.
-        acting: (n,) command that was acting.
-        command: (n,) command that was given; NaN where the step was refused.
-        first: (n,) float32, the graph's first output.
-        gate: its gate output; NaN without one.
-        passed: gate_passed of the output, None without.
-        event: gate_event of the output, None without.
-        fault: "name: message" of a refused step, None for one that went well.
-    """
-
-    sequence: int
-    clock_ns: int
-    duration_ns: int
-    times: tuple[float, float, float]
-    acting: Float64
-    command: Float64
-    first: npt.NDArray[np.float32]
-    gate: float
-    passed: bool | None
-    event: bool | None
-    fault: str | None
-
-
-@dataclass(frozen=True)
-class LoggedInputs:
-    """What a step was given and what the network saw.
-
-    Attributes:
-        state: the state as given; None if it was no array that a log holds.
-        depth: the image as given; None likewise.
-        network_state: what the network saw, float32; None for a refused step.
-        network_image: likewise.
-    """
-
-    state: npt.NDArray[Any] | None
-    depth: npt.NDArray[Any] | None
-    network_state: npt.NDArray[np.float32] | None
-    network_image: npt.NDArray[np.float32] | None
-
-
-@dataclass(frozen=True)
-class LoggedHold:
-    """A period without a step: the command that flew, and whether the caller told it."""
-
-    sequence: int
-    clock_ns: int
-    now: float
-    told: bool
-    command: Float64
-
-
-@dataclass(frozen=True)
-class LoggedReset:
-    """The past was forgotten."""
-
-    sequence: int
-    clock_ns: int
-
-
-Record = LoggedStep | LoggedHold | LoggedReset
 
 
 @dataclass(frozen=True)
@@ -210,7 +135,7 @@ def open_flight_log(path: Path) -> FlightLog:
 
 
 def _read(path: Path, memory: mmap.mmap) -> FlightLog:
-    frames = _Frames(memory)
+    frames = Frames(memory)
     first = next(frames, None)
     if first is None or first[0] != Kind.HEADER or len(first[1]) > MAX_JSON_BYTES:
         raise FlightLogError(f"{path} has no whole header ({frames.cut or 'another record comes first'})")
@@ -299,54 +224,3 @@ def _read_step(log: FlightLog, values: tuple[Any, ...], payload: bytes, offset: 
 def _check_order(log: FlightLog) -> None:
     if len(log.records) > 1 and log.records[-1].sequence <= log.records[-2].sequence:
         raise ValueError(f"record {log.records[-1].sequence} comes after {log.records[-2].sequence}")
-
-
-class _Frames:
-    """Yields kind, payload and the payload's offset of each whole frame; then says what follows them.
-
-    Args:
-        memory: the file.
-
-    Attributes:
-        cut: what follows the last whole frame, None if nothing does.
-        damaged: whether it is more than one torn frame.
-        largest: bytes that no frame exceeds.
-    """
-
-    def __init__(self, memory: mmap.mmap) -> None:
-        self.cut: str | None = None
-        self.damaged = False
-        self.largest = MAX_JSON_BYTES
-        self._memory, self._at = memory, len(MAGIC)
-
-    def __iter__(self) -> Iterator[tuple[int, bytes, int]]:
-        return self
-
-    def __next__(self) -> tuple[int, bytes, int]:
-        memory, start = self._memory, self._at
-        left = len(memory) - start
-        if left == 0:
-            raise StopIteration
-        if left < FRAME.size:
-            self._stop(start, "a torn record", False)
-        marker, kind, crc, size = FRAME.unpack_from(memory, start)
-        begin, end = start + FRAME.size, start + FRAME.size + size
-        if marker != MARKER:
-            anything = self._anything_from(start)
-            self._stop(start, "no record" if anything else "zeros", anything)
-        if end > len(memory):
-            self._stop(start, "a torn record", left > self.largest)
-        payload = memory[begin:end]
-        if checksum(kind, size, payload) != crc:
-            self._stop(start, "a record with a wrong checksum", self._anything_from(end))
-        self._at = end
-        return kind, payload, begin
-
-    def _anything_from(self, start: int) -> bool:
-        """Return whether there is more than the zeros that a file system leaves which lost power."""
-        return start < len(self._memory) and bool(np.frombuffer(self._memory[start:], np.uint8).any())
-
-    def _stop(self, start: int, what: str, damaged: bool) -> NoReturn:
-        left = len(self._memory) - start
-        self.cut, self.damaged = f"{what} at byte {start}; the last {left} bytes were left out", damaged
-        raise StopIteration

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from deploy_kit.flightlog.reader import LoggedHold, LoggedReset, open_flight_log
+from deploy_kit.flightlog.reader import open_flight_log
+from deploy_kit.flightlog.records import LoggedHold, LoggedReset
 
 
 def describe_flight_log(path: Path) -> dict[str, Any]:

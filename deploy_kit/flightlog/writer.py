@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from deploy_kit.errors import FlightLogError
 from deploy_kit.files import replace_file
-from deploy_kit.flightlog.reader import LoggedHold, LoggedInputs, LoggedReset, LoggedStep, open_flight_log
+from deploy_kit.flightlog.reader import open_flight_log
+from deploy_kit.flightlog.records import LoggedHold, LoggedInputs, LoggedReset, LoggedStep
 from deploy_kit.onboard.log_format import ELEMENT_TYPES, MAGIC, TIMES, Kind, frame_head, hold_struct, step_struct
 
 Payload = tuple[int, bytes]

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from deploy_kit.arrays import sigmoid
 from deploy_kit.flightlog.imported import imported
-from deploy_kit.flightlog.reader import FlightLog, LoggedHold, LoggedReset, LoggedStep
+from deploy_kit.flightlog.reader import FlightLog
+from deploy_kit.flightlog.records import LoggedHold, LoggedReset, LoggedStep
 from deploy_kit.policy.calibration import GateDetector
 
 _LARGEST = 100.0

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.runners import Float32
-from deploy_kit.flightlog.reader import FlightLog, LoggedInputs, LoggedStep
+from deploy_kit.flightlog.reader import FlightLog
+from deploy_kit.flightlog.records import LoggedInputs, LoggedStep
 
 BLOCK = 256
 

@@ -8,7 +8,8 @@ from mcap.reader import make_reader
 from mcap.writer import Writer
 
 from deploy_kit.flightlog.mcap_file import calibration
-from deploy_kit.flightlog.reader import LoggedStep, open_flight_log
+from deploy_kit.flightlog.reader import open_flight_log
+from deploy_kit.flightlog.records import LoggedStep
 from deploy_kit.onboard import OnboardFault
 from helpers.flight_logs import fly, open_recorded
 from helpers.foreign_logs import OWN_MAPPING

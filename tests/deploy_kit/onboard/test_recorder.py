@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from deploy_kit.errors import FlightLogError
-from deploy_kit.flightlog.reader import LoggedHold, LoggedReset, open_flight_log
+from deploy_kit.flightlog.reader import open_flight_log
+from deploy_kit.flightlog.records import LoggedHold, LoggedReset
 from deploy_kit.onboard import Fault, OnboardFault, OnboardOptions, OnboardPolicy, RecordingOptions
 from deploy_kit.onboard.log_format import MAGIC
 from deploy_kit.onboard.log_writer import SLOTS
