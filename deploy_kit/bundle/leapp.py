@@ -17,6 +17,16 @@ from deploy_kit.bundle.reader import ONNX_NAME
 NODE = "policy"
 """Name of the one model in the pipeline."""
 
+CONNECTIONS = {
+    "state": "command:policy_state",
+    "depth": "command:policy_depth",
+    "observation": "command:policy_observation",
+    "action": "write:robot:fly",
+    "command": "write:robot:fly_command",
+}
+"""Where `isaaclab leapp deploy` takes an input from and puts an output, by its role: names of command terms, and
+methods of the scene's entity `robot`. Our racing task for deployment has them."""
+
 CONFIG_VERSION = "1.3"
 """Version of the description, as leapp 0.7.2 writes it."""
 
@@ -68,7 +78,8 @@ def leapp_text(contract: Contract, graph: bytes) -> str:
 def _tensor(spec: TensorSpec, meaning: dict[str, Any]) -> dict[str, Any]:
     shape = [size if isinstance(size, int) else 1 for size in spec.shape]
     described = {"name": spec.name, "dtype": spec.dtype, "shape": shape, "type": "tensor"}
-    return {**described, "role": spec.role, "description": spec.description, **meaning}
+    connection = {"isaaclab_connection": CONNECTIONS[spec.role]} if spec.role in CONNECTIONS else {}
+    return {**described, "role": spec.role, "description": spec.description, **connection, **meaning}
 
 
 def _input_meaning(spec: TensorSpec, contract: Contract) -> dict[str, Any]:

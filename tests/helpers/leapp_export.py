@@ -11,8 +11,12 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from rsl_rl.models import RNNModel
 
 FORMS = ("split", "flat", "probability")
 """State and image apart, one observation, a probability in place of the logit."""
@@ -60,7 +64,11 @@ def _export_rsl_rl(folder: Path, kind: str) -> None:
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from helpers.rsl_rl_files import make_policy
 
-    twin = make_policy(folder / f"{kind}-run", kind).model.as_onnx(verbose=False).to("cpu").eval()
+    model = make_policy(folder / f"{kind}-run", kind).model
+    if model.is_recurrent:
+        _export_with_memory(model, folder, kind)
+        return
+    twin = model.as_onnx(verbose=False).to("cpu").eval()
     leapp.start(name=kind, save_path=str(folder), max_cached_io=2)
     for _ in range(2):
         given = {
@@ -69,6 +77,34 @@ def _export_rsl_rl(folder: Path, kind: str) -> None:
         given = annotate.input_tensors("policy", given)
         with torch.no_grad():
             actions = twin(*given) if isinstance(given, tuple) else twin(given)
+        annotate.output_tensors("policy", {"actions": actions}, export_with="onnx")
+    leapp.stop()
+    leapp.compile_graph(visualize=False)
+
+
+def _export_with_memory(model: "RNNModel", folder: Path, kind: str) -> None:
+    """Export a recurrent policy as Isaac Lab's exporter does: its memory is a state that LEAPP feeds back."""
+    import leapp
+    import torch
+    from leapp import annotate
+    from tensordict import TensorDict
+
+    memory = model.rnn
+    zeros = torch.zeros(memory.rnn.num_layers, 1, memory.rnn.hidden_size)
+    memory.hidden_state = (zeros, zeros.clone()) if kind == "lstm" else zeros
+
+    def state() -> dict[str, torch.Tensor]:
+        hidden = memory.hidden_state
+        named = enumerate(hidden) if isinstance(hidden, tuple) else [(0, hidden)]
+        return {f"actor_state_{index}": values for index, values in named}
+
+    leapp.start(name=kind, save_path=str(folder), max_cached_io=2)
+    for _ in range(2):
+        observation = annotate.input_tensors("policy", {"obs": torch.randn(1, model.obs_dim)})
+        memory.hidden_state = annotate.state_tensors("policy", state())
+        with torch.inference_mode():
+            actions = model(TensorDict({"policy": observation}, batch_size=[1]))
+        annotate.update_state("policy", state())
         annotate.output_tensors("policy", {"actions": actions}, export_with="onnx")
     leapp.stop()
     leapp.compile_graph(visualize=False)

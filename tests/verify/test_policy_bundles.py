@@ -440,24 +440,33 @@ def rsl_rl_export(model, path: Path) -> onnxruntime.InferenceSession:
 
 
 def test_the_graph_gives_what_leapps_export_gives(exported, tmp_path):
-    """LEAPP keeps memory in a way of its own, so that policies without memory are compared."""
-    kinds = ("mlp", "cnn")
-    run_leapp("rsl_rl", tmp_path, *kinds)
+    """Step after step: LEAPP's manager feeds a memory back itself."""
+    run_leapp("rsl_rl", tmp_path, *KINDS)
     jobs, mine = [], {}
-    for kind in kinds:
+    for kind in KINDS:
         made, ours = make_policy(tmp_path / f"{kind}-again", kind), open_policy_bundle(exported[kind].bundle)
         flat = [group.name for group in ours.contract.groups if len(group.shape) == 1]
         session = onnxruntime.InferenceSession(str(ours.onnx_path))
+        names = [spec.name for spec in ours.contract.outputs]
         rows = [{name: observation[name].numpy() for name in made.shapes} for observation in made.observations(6, 1)]
-        mine[kind] = np.concatenate([session.run(["actions"], row)[0] for row in rows])
+        state = {item.input: np.zeros((item.layers, 1, item.hidden), np.float32) for item in ours.contract.state}
+        steps = []
+        for row in rows:
+            found = dict(zip(names, session.run(names, {**row, **state}), strict=True))
+            state = {item.input: found[item.output] for item in ours.contract.state}
+            steps.append(found["actions"])
+        mine[kind] = np.concatenate(steps)
         joined = [{"obs": np.concatenate([row[name] for name in flat], axis=1), **row} for row in rows]
-        names = ["obs", *(name for name in rows[0] if name not in flat)]
-        np.savez(tmp_path / f"{kind}.npz", **{name: np.concatenate([row[name] for row in joined]) for name in names})
+        inputs = ["obs", *(name for name in rows[0] if name not in flat)]
+        np.savez(tmp_path / f"{kind}.npz", **{name: np.concatenate([row[name] for row in joined]) for name in inputs})
         jobs += [tmp_path / kind / f"{kind}.yaml", tmp_path / f"{kind}.npz", tmp_path / f"{kind}-out.npz"]
     run_leapp("run", *jobs)
-    for kind in kinds:
+    for kind in KINDS:
         with np.load(tmp_path / f"{kind}-out.npz") as theirs:
             np.testing.assert_allclose(mine[kind], theirs["actions"], rtol=1e-5, atol=1e-6)
+    # It shows a memory: from the same observation the actions would be others without it.
+    again = session.run(["actions"], {**rows[-1], **{name: np.zeros_like(old) for name, old in state.items()}})[0]
+    assert np.abs(again - mine[kind][-1:]).max() > 1e-3
 
 
 def test_inspect_says_what_files_hold(exported, capsys):

@@ -12,20 +12,23 @@ from deploy_kit.yaml_file import read_yaml
 CFG_KEY, AGENT_KEY = "env_cfg_entry_point", "rsl_rl_cfg_entry_point"
 
 
+DEPLOYMENT_ID = f"{TASK_ID.removesuffix('-v0')}-Deploy-v0"
+"""The racing task as ``isaaclab leapp deploy`` takes it."""
+
+
 def register() -> None:
-    """Register the racing task with Gymnasium under its name, for Isaac Lab's own scripts; once is enough."""
+    """Register the racing task with Gymnasium under its names, for Isaac Lab's own scripts; once is enough."""
     import gymnasium
 
-    if TASK_ID not in gymnasium.registry:
-        gymnasium.register(
-            id=TASK_ID,
-            entry_point="isaaclab.envs:ManagerBasedRLEnv",
-            disable_env_checker=True,
-            kwargs={
-                CFG_KEY: "deploy_kit.sim.isaaclab.racing.config:racing_env_cfg",
-                AGENT_KEY: "deploy_kit.sim.isaaclab.racing.agent:racing_agent_cfg",
-            },
-        )
+    racing, agent = "deploy_kit.sim.isaaclab.racing", "deploy_kit.sim.isaaclab.racing.agent:racing_agent_cfg"
+    for task, cfg in ((TASK_ID, "config:racing_env_cfg"), (DEPLOYMENT_ID, "deployment:deployment_env_cfg")):
+        if task not in gymnasium.registry:
+            gymnasium.register(
+                id=task,
+                entry_point="isaaclab.envs:ManagerBasedRLEnv",
+                disable_env_checker=True,
+                kwargs={CFG_KEY: f"{racing}.{cfg}", AGENT_KEY: agent},
+            )
 
 
 def entry_point(task: str, key: str) -> Any:

@@ -108,6 +108,11 @@ class CtbrAction(ActionTerm):  # type: ignore[misc]  # Isaac Lab is not there wh
     def _command_of(self, actions: Tensor) -> Tensor:
         return torch.tanh(actions) * self._scale + self._offset
 
+    def action_of(self, command: Tensor) -> Tensor:
+        """Return the unbounded actions (N, 4) that give commands: thrust over mass, m/s², and body rates, rad/s."""
+        below_one = 1 - torch.finfo(command.dtype).eps
+        return torch.atanh(((command - self._offset) / self._scale).clamp(-below_one, below_one))
+
     def apply_actions(self) -> None:
         """Hold the wrench over a physics step."""
         self._rate_before = self._asset.data.root_com_ang_vel_b.torch.clone()

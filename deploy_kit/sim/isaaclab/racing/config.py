@@ -136,7 +136,7 @@ def racing_env_cfg(options: EnvOptions | None = None, task: Task = RACING_TASK) 
     Raises:
         OptionError: TRAINING_STAGE is not a stage.
     """
-    options = EnvOptions(stage=_stage_from_environment()) if options is None else options
+    options = EnvOptions(stage=stage_from_environment()) if options is None else options
     stage, clock = task.stages[options.stage], task.clock
     cfg = RacingEnvCfg()
     cfg.seed = options.seed
@@ -159,7 +159,12 @@ def racing_env_cfg(options: EnvOptions | None = None, task: Task = RACING_TASK) 
     return cfg
 
 
-def _stage_from_environment() -> int:
+def stage_from_environment() -> int:
+    """Return the stage that TRAINING_STAGE names, the last one without it.
+
+    Raises:
+        OptionError: it is not a stage.
+    """
     text = os.environ.get("TRAINING_STAGE", str(len(STAGES) - 1))
     if text not in map(str, range(len(STAGES))):
         raise OptionError(f"TRAINING_STAGE is {text!r}; the task has the stages 0 to {len(STAGES) - 1}")

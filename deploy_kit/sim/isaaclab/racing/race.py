@@ -106,6 +106,7 @@ class Race(CommandTerm):  # type: ignore[misc]  # Isaac Lab is not there when ty
         target_noise: noise on the current and the next gate's commanded centre, m, (N, 2, 3).
         episodes: episodes begun, (N,).
         outcome: what the last step came to, None before the first.
+        resets: how often episodes began.
         generator: source of everything random.
     """
 
@@ -142,7 +143,7 @@ class Race(CommandTerm):  # type: ignore[misc]  # Isaac Lab is not there when ty
         self.fresh = torch.zeros(n, dtype=torch.bool, device=self.device)
         self.outcome: Outcome | None = None
         self._frame = torch.full((n,), -1, dtype=torch.long, device=self.device)
-        self._judged_at, self._resets = 0, 0
+        self._judged_at, self.resets = 0, 0
         self._sight: tuple[tuple[int, int], Sight] | None = None
 
     def _tensor(self, values: Any) -> Tensor:
@@ -262,7 +263,7 @@ class Race(CommandTerm):  # type: ignore[misc]  # Isaac Lab is not there when ty
 
     def sight(self) -> Sight:
         """Return what is seen and felt now; computed once a policy instant."""
-        instant = (self._env.common_step_counter, self._resets)
+        instant = (self._env.common_step_counter, self.resets)
         if self._sight is None or self._sight[0] != instant:
             position, quaternion, velocity = self._state()
             camera = self._env.scene["camera"]
@@ -300,7 +301,7 @@ class Race(CommandTerm):  # type: ignore[misc]  # Isaac Lab is not there when ty
         self.episodes[ids] += 1
         # The camera counts its frames from 0 again.
         self._frame[ids] = -1
-        self._resets += 1
+        self.resets += 1
         self._draw_noise(ids)
 
     def _draw_noise(self, ids: Tensor) -> None:
