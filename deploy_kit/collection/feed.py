@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from deploy_kit.collection.rows import RowMaker
+from deploy_kit.data.snapshot import Snapshot
 from deploy_kit.flight.rollout import StepRecord
 
 BLOCK_STEPS = 16
@@ -37,6 +38,13 @@ class RowSink(Protocol):
     def add_training(self, **columns: Any) -> None:
         """Offer rows."""
 
+    @property
+    def due(self) -> bool:
+        """Whether a shard is to be closed."""
+
+    def checkpoint(self, snapshot: Snapshot | None = None) -> None:
+        """Close a shard."""
+
     def drop_episodes(self, episodes: Iterable[int]) -> None:
         """Let episodes not count."""
 
@@ -51,6 +59,13 @@ class _Step(NamedTuple):
     broken: Tensor | None
 
 
+class _Block(NamedTuple):
+    """Steps one after another, and where the flight stands after them if a shard is to be closed there."""
+
+    steps: list[_Step]
+    snapshot: Snapshot | None
+
+
 class TrainingFeed:
     """Takes steps, gives rows to the writer on a thread of its own. Use it as a context manager.
 
@@ -60,12 +75,15 @@ class TrainingFeed:
     Args:
         writer: where rows go.
         maker: numbers the episodes.
+        snapshot: returns where the flight stands after a step that was added; with it, shards are closed from here. It
+            is called within `add`, between two steps. None where the writer closes its shards itself.
     """
 
-    def __init__(self, writer: RowSink, maker: RowMaker) -> None:
-        self._writer, self._maker = writer, maker
+    def __init__(self, writer: RowSink, maker: RowMaker, snapshot: Callable[[], Snapshot] | None = None) -> None:
+        self._writer, self._maker, self._take_snapshot = writer, maker, snapshot
+        self._closing = False
         self._steps: list[_Step] = []
-        self._blocks: queue.Queue[list[_Step] | None] = queue.Queue(_WAITING_BLOCKS)
+        self._blocks: queue.Queue[_Block | None] = queue.Queue(_WAITING_BLOCKS)
         self._thread = threading.Thread(target=self._work, name="training rows", daemon=True)
         self._error: BaseException | None = None
         self._stopped = False
@@ -97,10 +115,13 @@ class TrainingFeed:
         track, done = None if track is None else track.clone(), record.done.clone()
         self._steps.append(_Step(record.output.features, record.label, done, track, record.broken))
         if len(self._steps) == BLOCK_STEPS:
-            self._hand_over()
+            taken = None
+            if self._take_snapshot is not None and not self._closing and self._writer.due:
+                taken, self._closing = self._take_snapshot(), True
+            self._hand_over(taken)
 
-    def _hand_over(self) -> None:
-        block, self._steps = self._steps, []
+    def _hand_over(self, snapshot: Snapshot | None = None) -> None:
+        block, self._steps = _Block(self._steps, snapshot), []
         while self._error is None:
             try:
                 self._blocks.put(block, timeout=0.1)
@@ -113,7 +134,11 @@ class TrainingFeed:
         while (block := self._blocks.get()) is not None:
             try:
                 if not self.full and not self._stopped:
-                    self._write(block)
+                    self._write(block.steps)
+                    if block.snapshot is not None:
+                        arrays = {**block.snapshot.arrays, **self._maker.state()}
+                        self._writer.checkpoint(block.snapshot._replace(arrays=arrays))
+                        self._closing = False
             except BaseException as error:  # noqa: BLE001  # raised again by the next call of the caller's thread
                 self._error = error
                 return

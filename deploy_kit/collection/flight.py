@@ -16,10 +16,12 @@ import torch
 
 from deploy_kit.collection.estimate import Forecast
 from deploy_kit.collection.feed import TrainingFeed
+from deploy_kit.collection.flight_state import FlightState
 from deploy_kit.collection.options import CollectOptions
 from deploy_kit.collection.rows import EpisodeSample, ObservationSample, RowMaker
 from deploy_kit.data.shard_writer import ShardWriter
-from deploy_kit.errors import InputError
+from deploy_kit.data.snapshot import Snapshot
+from deploy_kit.errors import DatasetError, InputError, TaskError
 from deploy_kit.flight.cpu_driver import fast_driver
 from deploy_kit.flight.meter import Meter
 from deploy_kit.flight.rollout import StepRecord, policy_period, require_checkpoint, rollout
@@ -73,6 +75,19 @@ def env_seed(seed: int, purpose: int, segment: int = 0, rank: int = 0) -> int:
     return int(root.generate_state(1)[0])
 
 
+def settling_steps(flown: int, longest: int) -> int:
+    """Return after how many steps environments that begin anew stand about where an interrupted flight stood.
+
+    As many as that flight had, and from two whole episodes on, between one and two of them: where no episode ends early
+    they are then at the same step of one, and where many do it no longer matters where they began.
+
+    Args:
+        flown: steps of the interrupted flight.
+        longest: steps of an episode that its time ends.
+    """
+    return flown if flown < 2 * longest else longest + flown % longest
+
+
 @dataclass
 class FlightResult:
     """How one process's flights ended.
@@ -90,8 +105,7 @@ class CollectionFlight:
     Args:
         options: what to fly and how much to store; held-out episodes are those of all processes.
         checkpoint: the policy.
-        shards: where rows go.
-        segment: number of the flight.
+        shards: where rows go, and which flight it is.
         rank: which process this is.
         forecast: told of every step.
         progress: told several times a second.
@@ -102,19 +116,18 @@ class CollectionFlight:
         options: CollectOptions,
         checkpoint: AnyCheckpoint,
         shards: ShardWriter,
-        segment: int,
         rank: Rank,
         forecast: Forecast,
         progress: Callable[[Progress], None],
     ) -> None:
         self._options, self._checkpoint, self._shards = options, checkpoint, shards
-        self._segment, self._rank, self._forecast, self._progress = segment, rank, forecast, progress
+        self._rank, self._forecast, self._progress = rank, forecast, progress
         self._threads = options.env.num_threads or threads_each(rank, usable_cores())
         self._told_broken = 0
 
-    def _make_env(self, purpose: int, num_envs: int) -> "VecEnv":
+    def _make_env(self, purpose: int, num_envs: int, flight: int) -> "VecEnv":
         options = self._options
-        seed = env_seed(options.env.seed, purpose, self._segment, self._rank.index)
+        seed = env_seed(options.env.seed, purpose, flight, self._rank.index)
         env_options = replace(
             options.env, num_envs=num_envs, seed=seed, episodes_per_track=episodes_per_track(options.env)
         )
@@ -131,9 +144,9 @@ class CollectionFlight:
         self._shards.record_steps(_period(env, options.task), getattr(env, "clip_actions", None))
         return env
 
-    def _row_maker(self, num_envs: int, first_id: int) -> RowMaker:
-        flight = self._segment * self._rank.count + self._rank.index
-        return RowMaker(num_envs, FLIGHT_IDS * flight + first_id, self._rank.index * self._options.env.num_envs)
+    def _row_maker(self, num_envs: int, flight_number: int, first_id: int) -> RowMaker:
+        first_env = self._rank.index * self._options.env.num_envs
+        return RowMaker(num_envs, FLIGHT_IDS * flight_number + first_id, first_env)
 
     def _drop_broken(self, record: StepRecord, episode: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
         """Say which environments gave numbers that are not finite; return them."""
@@ -154,7 +167,7 @@ class CollectionFlight:
         """Store whole episodes.
 
         Each environment gives a fixed number of its first episodes. Taking the first to finish, whichever they are,
-        would prefer those that crash early.
+        would prefer those that crash early. After an interruption among them, the same ones are flown from their start.
         """
         options, shards = self._options, self._shards
         share, rest = divmod(options.heldout_episodes, self._rank.count)
@@ -163,13 +176,13 @@ class CollectionFlight:
             shards.heldout_complete = True
             return
         num_envs = min(options.env.num_envs, wanted)
-        env = self._make_env(HELDOUT_PURPOSE, num_envs)
+        env = self._make_env(HELDOUT_PURPOSE, num_envs, 0)
         quota, rest = divmod(wanted, num_envs)
         left = quota + (np.arange(num_envs) < rest)
         steps: list[list[tuple[npt.NDArray[np.float32], np.int8]]] = [[] for _ in range(num_envs)]
         broken = np.zeros(num_envs, np.bool_)
-        maker = self._row_maker(num_envs, 0)
-        seed = (options.env.seed, self._segment, self._rank.index)
+        maker = self._row_maker(num_envs, self._rank.index, 0)
+        seed = (options.env.seed, 0, self._rank.index)
         sample: ObservationSample | EpisodeSample = ObservationSample(options.keep_observations, seed)
         if isinstance(self._checkpoint, PolicyCheckpoint) and self._checkpoint.network.is_recurrent:
             sample = EpisodeSample(options.keep_observations)
@@ -214,22 +227,36 @@ class CollectionFlight:
             "full", "max_steps" or "video".
         """
         options, shards = self._options, self._shards
-        env = self._make_env(TRAINING_PURPOSE, options.env.num_envs)
-        maker, meter = self._row_maker(env.num_envs, FIRST_TRAINING_ID), Meter(env.num_envs)
+        env = self._make_env(TRAINING_PURPOSE, options.env.num_envs, shards.origin)
+        maker = self._row_maker(env.num_envs, shards.flight_number, FIRST_TRAINING_ID)
+        meter, longest = Meter(env.num_envs), int(torch.as_tensor(env.max_episode_length).max())
         stopped = "max_steps"
         with ExitStack() as stack:
             stack.callback(close, env)
             take = None if picture is None else picture(env, stack)
-            shards.sampler.pilot_rows = env.num_envs * int(torch.as_tensor(env.max_episode_length).max())
-            feed = stack.enter_context(TrainingFeed(shards, maker))
+            shards.sampler.pilot_rows = env.num_envs * longest
             driver = stack.enter_context(fast_driver(env, self._checkpoint.network, self._threads))
-            for record in rollout(env, driver, options.max_steps, go_on_broken=True):
+            state = FlightState(env, driver, maker)
+            flown, unstored = self._begin_training(state, maker, longest)
+
+            def snapshot() -> Snapshot:
+                return Snapshot(state.take(flown), shards.env_steps)
+
+            feed = stack.enter_context(TrainingFeed(shards, maker, snapshot if state.offered else None))
+            limit = None if options.max_steps is None else max(0, options.max_steps - flown) + unstored
+            for record in rollout(env, driver, limit, go_on_broken=True):
+                shards.env_steps += env.num_envs
+                if record.step < unstored:
+                    episode, _ = maker.number(record.done.cpu().numpy())
+                    if record.broken is not None:
+                        self._drop_broken(record, episode)
+                    continue
                 if record.broken is not None:
                     self._drop_broken(record)
+                flown += 1
                 feed.add(record)
                 if self._forecast.wants_more:
                     self._forecast.add(record.label.cpu().numpy())
-                shards.env_steps += env.num_envs
                 if meter.due():
                     self._show_training(feed, meter)
                 if feed.full:
@@ -242,6 +269,34 @@ class CollectionFlight:
             stopped = "full"
         self._show_training(shards, meter)
         return stopped
+
+    def _begin_training(self, state: FlightState, maker: RowMaker, longest: int) -> tuple[int, int]:
+        """Go on from an earlier flight where that can be done.
+
+        New episodes after an interruption would over-represent beginnings, so that their first steps are not stored.
+
+        Args:
+            state: of this flight.
+            maker: numbers its episodes.
+            longest: steps of an episode that its time ends.
+
+        Returns:
+            Steps of the flight so far, and how many are to be flown before rows are stored.
+
+        Raises:
+            DatasetError: the simulator does not take the state of the earlier flight.
+        """
+        shards = self._shards
+        going_on = shards.begin_training(state.offered)
+        if going_on is not None:
+            try:
+                return state.restore(going_on.arrays), 0
+            except TaskError as error:
+                raise DatasetError(f"{going_on.path}: {error}; remove the file to go on with new episodes") from error
+        unstored = settling_steps(shards.seen_before // (self._rank.count * self._options.env.num_envs), longest)
+        if state.offered and not unstored:
+            shards.checkpoint(Snapshot(state.take(0) | maker.state(), shards.env_steps))
+        return 0, unstored
 
     def _show_training(self, counts: TrainingFeed | ShardWriter, meter: Meter) -> None:
         total = self._options.num_positive + self._options.num_negative

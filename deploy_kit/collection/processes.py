@@ -81,10 +81,8 @@ def fly_share(
     if options.env.device.startswith("cuda"):
         take_gpu(rank)
         options = replace(options, env=replace(options.env, device="cuda:0"))
-    shards = ShardWriter(folder, plan, rank, options.checkpoint_every)
-    flight = CollectionFlight(
-        options, checkpoint, shards, plan.segment, rank, Forecast(options, tell_estimate), progress
-    )
+    shards = ShardWriter(folder, plan, rank, options.checkpoint_every, num_envs=options.env.num_envs)
+    flight = CollectionFlight(options, checkpoint, shards, rank, Forecast(options, tell_estimate), progress)
     stopped, failure = "full", ""
     try:
         shards.look(now=True)

@@ -1,6 +1,6 @@
 """From rollout steps to the rows of a feature file."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,27 @@ class RowMaker:
         self._episode[ended] = self._next_episode + np.arange(ended.size)
         self._next_episode += ended.size
         return episode, step
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Return where the numbering stands, for a snapshot."""
+        return {
+            "rows.episode": self._episode.copy(),
+            "rows.step": self._step.copy(),
+            "rows.next_episode": np.array([self._next_episode], np.int64),
+        }
+
+    def restore(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Go on numbering from a `state`.
+
+        Raises:
+            KeyError: an array is missing.
+            ValueError: it is of another number of environments.
+        """
+        for array, name in ((self._episode, "rows.episode"), (self._step, "rows.step")):
+            if arrays[name].shape != array.shape:
+                raise ValueError(f"{name} has shape {arrays[name].shape}, not {array.shape}")
+            array[:] = arrays[name]
+        self._next_episode = int(arrays["rows.next_episode"][0])
 
     def rows(self, record: StepRecord) -> StepRows:
         """Return the rows of one step."""

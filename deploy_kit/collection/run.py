@@ -171,9 +171,10 @@ def _collect_alone(
         keep_observations=options.keep_observations,
         every=options.checkpoint_every,
         keep_shards=options.keep_shards,
+        num_envs=options.env.num_envs,
     )
     forecast = Forecast(options, tell_estimate)
-    flight = CollectionFlight(options, checkpoint, writer.shards, writer.segment, ALONE, forecast, progress)
+    flight = CollectionFlight(options, checkpoint, writer.shards, ALONE, forecast, progress)
     with writer:
         try:
             if not options.only_video and not writer.heldout_flown:

@@ -200,7 +200,8 @@ def _write(
 ) -> None:
     size = int(plan.info["feature_size"])
     splitter = TrackSplitter(plan.sampling_seed)
-    dropped = np.array(sorted(survey.dropped), np.int64)
+    # Every flight numbers its held-out episodes alike.
+    dropped = np.array(sorted(survey.dropped_heldout), np.int64)
     observed: list[Columns] = []
     fused.heldout_episodes = 0
     for number, (name, path) in enumerate(survey.shards):

@@ -10,13 +10,14 @@ that both classes fill up together.
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from deploy_kit.data.schema import Columns
+from deploy_kit.generators import generator_state, set_generator_state
 
 PILOT_POSITIVES = 256
 """Positives that fix the negatives' limit; its relative error is then about 1/sqrt(256)."""
@@ -32,6 +33,9 @@ SPARE = 1.25
 
 KEY = "key"
 """Column of the keys."""
+
+_GENERATOR, _FIXED, _DROPPED = "sampler.generator", "sampler.fixed", "sampler.dropped"
+"""Arrays of a snapshot."""
 
 Keys = npt.NDArray[np.float64]
 
@@ -147,6 +151,34 @@ class KeyedSampler:
         for kept, limit in zip(self.classes, limits, strict=True):
             kept.lower(limit)
         self.fixed = self.fixed or limits[0] < 1.0
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Return what a snapshot holds of the sampler: all that the stored rows do not tell."""
+        return {
+            _GENERATOR: generator_state(self._rng),
+            _FIXED: np.array([self.fixed]),
+            _DROPPED: np.array(self.dropped, np.int64),
+        }
+
+    def restore(self, arrays: Mapping[str, npt.NDArray[Any]], alone: bool) -> None:
+        """Go on from a `state`, after `go_on`.
+
+        Args:
+            arrays: the state.
+            alone: whether all rows so far are of this process.
+
+        Raises:
+            ValueError: the arrays are something else.
+        """
+        if not {_GENERATOR, _FIXED, _DROPPED} <= arrays.keys() or (arrays[_FIXED].size, arrays[_DROPPED].size) != (
+            1,
+            2,
+        ):
+            raise ValueError("it lacks the sampler's state")
+        set_generator_state(self._rng, arrays[_GENERATOR])
+        self.fixed = bool(arrays[_FIXED][0])
+        if alone:
+            self.dropped = [int(count) for count in arrays[_DROPPED]]
 
     @property
     def total_seen(self) -> tuple[int, int]:

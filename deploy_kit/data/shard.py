@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -78,6 +79,9 @@ class ShardState:
         env_steps: environment steps flown.
         policy_period_s: duration of a step, s; NaN where the environment does not say.
         clip_actions: limit of the actions' size; NaN for none.
+        snapshot: SHA-256 of the snapshot that was taken at its last row; empty for none.
+        continues: shard of an earlier flight, as segment and index, that this flight of the same process goes on from:
+            what that process stored after it does not count, since it was flown again. None for a flight of its own.
     """
 
     seen: tuple[int, int] = (0, 0)
@@ -87,6 +91,8 @@ class ShardState:
     env_steps: int = 0
     policy_period_s: float = float("nan")
     clip_actions: float = float("nan")
+    snapshot: str = ""
+    continues: tuple[int, int] | None = None
 
     def to_json(self) -> str:
         """Return it as JSON text."""
@@ -100,6 +106,9 @@ class ShardState:
             ValueError: the text is something else.
         """
         data: Any = json.loads(text if isinstance(text, str) else "")
+        if isinstance(data, dict):
+            # Shards of earlier versions have no snapshots.
+            data = {"snapshot": "", "continues": None, **data}
         if not isinstance(data, dict) or data.keys() != asdict(cls()).keys():
             raise ValueError("its state is not one that collect writes")
         try:
@@ -111,6 +120,8 @@ class ShardState:
                 env_steps=int(data["env_steps"]),
                 policy_period_s=float(data["policy_period_s"]),
                 clip_actions=float(data["clip_actions"]),
+                snapshot=str(data["snapshot"]),
+                continues=None if data["continues"] is None else _pair(data["continues"], int),
             )
         except TypeError as error:
             raise ValueError(f"its state is not one that collect writes ({error})") from error
@@ -173,6 +184,31 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def superseded(states: Mapping[ShardName, ShardState]) -> set[ShardName]:
+    """Return the shards whose steps a later flight has flown again, going on from a snapshot of before."""
+    flights: dict[int, set[tuple[int, tuple[int, int]]]] = {}
+    for name, state in states.items():
+        if state.continues is not None:
+            flights.setdefault(name.rank, set()).add((name.segment, state.continues))
+    return {
+        name
+        for name, state in states.items()
+        for segment, after in flights.get(name.rank, ())
+        if name.segment < segment and flown_after(name, state, after)
+    }
+
+
+def flown_after(name: ShardName, state: ShardState, after: tuple[int, int]) -> bool:
+    """Return whether a shard belongs to the flight of a snapshot of the same process, and comes after it.
+
+    Args:
+        name: the shard.
+        state: where the process stood.
+        after: segment and index of the snapshot's shard, the last one with a snapshot in its flight.
+    """
+    return (name.segment, name.index) > after and (name.segment == after[0] or state.continues == after)
 
 
 class Shard:

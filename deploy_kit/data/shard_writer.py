@@ -11,11 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from deploy_kit.data.cadence import DEFAULT_CADENCE, CheckpointEvery
+from deploy_kit.data.earlier_flights import EarlierFlights, GoingOn, earlier_flights
+from deploy_kit.data.other_processes import OtherProcesses
 from deploy_kit.data.row_checks import RowChecks
-from deploy_kit.data.sampling import KEY, KeyedSampler, Tally
+from deploy_kit.data.sampling import KeyedSampler
 from deploy_kit.data.schema import HELDOUT, OBSERVATIONS, REASON, UNKNOWN_TRACK, Array, Columns
-from deploy_kit.data.shard import KEYS, TRAINING, UNDECIDED, Shard, ShardName, ShardState, write_shard
+from deploy_kit.data.shard import KEYS, TRAINING, UNDECIDED, ShardName, ShardState, write_shard
 from deploy_kit.data.shard_folder import CollectionPlan, RankStatus, ShardFolder
+from deploy_kit.data.snapshot import NUM_ENVS, ORIGIN, Snapshot, remove_older_snapshots, write_snapshot
 from deploy_kit.errors import DatasetError
 from deploy_kit.ranks import ALONE, Rank
 
@@ -37,8 +40,12 @@ class ShardWriter:
         rank: which process this is.
         every: when a shard is closed.
         clock: gives the time, s.
+        num_envs: environments of this process; None if it does not go on from a snapshot.
 
     Attributes:
+        origin: flight whose seeds and numbers this one has: its own, or an earlier one that it goes on with.
+        flight_number: number of that flight of this process among all of all processes.
+        seen_before: training rows that all processes have seen in earlier flights.
         env_steps: environment steps flown; whoever flies counts them here.
         heldout_complete: whether this process has flown all its held-out episodes; likewise.
         waited_s: seconds spent in writing shards.
@@ -51,12 +58,17 @@ class ShardWriter:
         rank: Rank = ALONE,
         every: CheckpointEvery = DEFAULT_CADENCE,
         clock: Callable[[], float] = time.monotonic,
+        num_envs: int | None = None,
     ) -> None:
         self._folder, self._plan, self._rank, self._every, self._clock = folder, plan, rank, every, clock
         self.path = folder.target
         self._feature_size = int(plan.info["feature_size"])
         self._checks = RowChecks(self.path, self._feature_size)
-        seed = [plan.sampling_seed, plan.segment, rank.index]
+        earlier = earlier_flights(folder, plan, rank, num_envs)
+        self.origin, self.seen_before = earlier.origin, sum(earlier.seen)
+        self._num_envs, self._going_on = num_envs, earlier.going_on
+        self.flight_number = sum(segment.ranks for segment in plan.segments[: self.origin]) + rank.index
+        seed = [plan.sampling_seed, self.origin, rank.index]
         self.sampler = KeyedSampler(plan.num_positive, plan.num_negative, seed)
         self._state = ShardState()
         self.env_steps, self.heldout_complete, self.waited_s = 0, False, 0.0
@@ -73,44 +85,39 @@ class ShardWriter:
         self._index = 0
         self._mutex = threading.RLock()
         self._lock = folder.lock_rank(rank.index)
-        self._base_seen, self._dead = [0, 0], dict[int, Tally]()
+        self._others = OtherProcesses(folder, plan, rank)
         self._closed_at = self._looked_at = clock()
-        self._take_over()
+        self._closes_shards, self._covered = True, 0
+        self._take_over(earlier)
 
     # -- what was there before ------------------------------------------------------------------------------------
 
-    def _take_over(self) -> None:
+    def _take_over(self, earlier: EarlierFlights) -> None:
         """Go on from earlier flights: their limits hold, and the first process counts their rows as its own."""
-        limits, last = [1.0, 1.0], dict[tuple[int, int], ShardState]()
-        keys: list[list[Array]] = [[], []]
-        for name, path in self._folder.shards():
-            if name.segment == self._plan.segment:
-                continue
-            try:
-                with Shard(path, self._feature_size) as shard:
-                    shard.verify()
-                    state, heldout = shard.state, shard.column(HELDOUT, "track_id").astype(np.int64)
-                    label, key = shard.column(TRAINING, "supervision").reshape(-1), shard.column(TRAINING, KEY)
-            except DatasetError as error:
-                # The feature file will do without it too, and its rows are flown anew.
-                logger.warning("%s; it is left out", error)
-                continue
-            last[name.segment, name.rank] = state
-            self._heldout_tracks |= dict.fromkeys(heldout.tolist(), UNDECIDED)
-            for value in (0, 1):
-                keys[value].append(key[label == value])
-            self._stored_bytes += path.stat().st_size
-            self.stored_rows += heldout.size + key.size
-        for state in last.values():
-            limits = [min(pair) for pair in zip(limits, state.limits, strict=True)]
-        self._heldout_tracks.pop(UNKNOWN_TRACK, None)
-        self.sampler.go_on(limits)
+        self._stored_bytes, self.stored_rows = earlier.stored_bytes, earlier.stored_rows
+        self._heldout_tracks = dict.fromkeys(earlier.heldout_tracks, UNDECIDED)
+        self.sampler.go_on(earlier.limits)
         if self._rank.leads:
-            for kept, found in zip(self.sampler.classes, keys, strict=True):
-                every = np.concatenate([*found, np.empty(0)])
-                kept.add(every[every < kept.limit])
-            self._base_seen = [sum(state.seen[label] for state in last.values()) for label in (0, 1)]
-            self.sampler.base_seen = (self._base_seen[0], self._base_seen[1])
+            for kept, found in zip(self.sampler.classes, earlier.keys, strict=True):
+                kept.add(found)
+            self.sampler.base_seen = earlier.seen
+            self.sampler.dropped = list(earlier.dropped)
+        if earlier.going_on is not None:
+            self._dropped, self._stored_ids = list(earlier.going_on.state.dropped_episodes), earlier.ids
+            self.sampler.restore(earlier.going_on.arrays, alone=self._rank.count == 1)
+
+    def begin_training(self, with_snapshots: bool) -> GoingOn | None:
+        """Take note that training rows follow; return what they go on from, None for new episodes.
+
+        Args:
+            with_snapshots: shards are closed by whoever flies, with a snapshot each, when one is `due`.
+        """
+        self._closes_shards = not with_snapshots
+        going_on, self._going_on = self._going_on, None
+        if going_on is not None:
+            self._state = replace(self._state, continues=(going_on.shard.segment, going_on.shard.index))
+            self._covered = going_on.covered
+        return going_on
 
     # -- what others have -----------------------------------------------------------------------------------------
 
@@ -136,33 +143,7 @@ class ShardWriter:
                 )
             )
             if self._rank.count > 1:
-                self.sampler.others = tuple(self._others())
-
-    def _others(self) -> Iterable[Tally]:
-        for status in self._folder.statuses(self._rank.count, self._plan.segment):
-            if status.rank == self._rank.index or status.state == "starting":
-                continue
-            if status.alive or status.state == "done":
-                self._dead.pop(status.rank, None)
-                yield status.tally
-                continue
-            # Of a process that died, the finished shards count.
-            if status.rank not in self._dead:
-                self._dead[status.rank] = self._durable(status.rank)
-            yield self._dead[status.rank]
-
-    def _durable(self, rank: int) -> Tally:
-        sampler = KeyedSampler(self._plan.num_positive, self._plan.num_negative, 0)
-        state = ShardState()
-        for name, path in self._folder.shards():
-            if name.rank != rank or name.segment != self._plan.segment:
-                continue
-            with Shard(path, self._feature_size) as shard:
-                state = shard.state
-                label, key = shard.column(TRAINING, "supervision").reshape(-1), shard.column(TRAINING, KEY)
-                for value, kept in enumerate(sampler.classes):
-                    kept.add(key[label == value])
-        return sampler.tally._replace(seen=state.seen, limits=state.limits)
+                self.sampler.others = tuple(self._others.tallies())
 
     # -- rows -----------------------------------------------------------------------------------------------------
 
@@ -272,11 +253,23 @@ class ShardWriter:
         if count:
             self._waiting[name].append(rows)
             self._waiting_rows += count
-        due = self._clock() - self._closed_at >= self._every.seconds
-        if self._waiting_rows >= self._every.row_limit or (due and self._waiting_rows):
+        if self._closes_shards and self.due:
             self._require_space()
             self.checkpoint()
         self.look()
+
+    @property
+    def due(self) -> bool:
+        """Whether a shard is to be closed: enough rows wait, or some rows long enough."""
+        late = self._clock() - self._closed_at >= self._every.seconds
+        return not self._flown_again and (
+            self._waiting_rows >= self._every.row_limit or (late and self._waiting_rows > 0)
+        )
+
+    @property
+    def _flown_again(self) -> bool:
+        """Whether all that waits stands in shards of an earlier flight, which count until there is more."""
+        return sum(self.sampler.seen) < self._covered and not self.full
 
     def _require_space(self) -> None:
         free = shutil.disk_usage(self._folder.path).free
@@ -287,8 +280,11 @@ class ShardWriter:
                 f"{self._stored_bytes / 2**20:.0f} MB once more; make room for more rows"
             )
 
-    def checkpoint(self) -> None:
+    def checkpoint(self, snapshot: Snapshot | None = None) -> None:
         """Store what waits in memory as a shard.
+
+        Args:
+            snapshot: where the flight stands at its last row; the sampler's own state is added.
 
         Raises:
             DatasetError: it cannot be written; the rows still wait.
@@ -306,23 +302,34 @@ class ShardWriter:
                 limits=(self.sampler.classes[0].limit, self.sampler.classes[1].limit),
                 heldout_complete=self.heldout_complete,
                 dropped_episodes=tuple(self._dropped),
-                env_steps=self.env_steps,
+                env_steps=self.env_steps if snapshot is None else snapshot.env_steps,
             )
-            if not groups and self._index and state == self._last_state:
+            unchanged = snapshot is None and not groups and self._index > 0 and state == self._last_state
+            if self._flown_again or unchanged:
                 return
-            name = ShardName(self._plan.segment, self._rank.index, self._index)
-            target = self._folder.path / name.file_name
-            write_shard(target, groups, state, self._feature_size)
+            self._write(groups, state, snapshot)
             self._last_state = state
             self._index += 1
             self.stored_rows += sum(len(rows["step"]) for group, rows in groups.items() if group != OBSERVATIONS)
-            self._stored_bytes += target.stat().st_size
             if TRAINING in groups:
                 self._stored_ids.append({name: groups[TRAINING][name] for name in ("episode_id", "supervision")})
             self._waiting = {group: [] for group in self._waiting}
             self._waiting_rows = 0
             self._closed_at = self._clock()
             self.waited_s += self._closed_at - started
+
+    def _write(self, groups: dict[str, Columns], state: ShardState, snapshot: Snapshot | None) -> None:
+        """Bring a shard to the disk, and before it its snapshot."""
+        folder, name = self._folder.path, ShardName(self._plan.segment, self._rank.index, self._index)
+        if snapshot is not None:
+            self._require_space()
+            own = {ORIGIN: np.array([self.origin]), NUM_ENVS: np.array([self._num_envs or 0])}
+            arrays = {**snapshot.arrays, **self.sampler.state(), **own}
+            state = replace(state, snapshot=write_snapshot(folder, name, arrays))
+        write_shard(folder / name.file_name, groups, state, self._feature_size)
+        self._stored_bytes += (folder / name.file_name).stat().st_size
+        if snapshot is not None:
+            remove_older_snapshots(folder, name)
 
     _last_state = ShardState()
 

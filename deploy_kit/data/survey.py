@@ -4,8 +4,8 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy_kit.data.schema import HELDOUT, UNKNOWN_TRACK
-from deploy_kit.data.shard import TRAINING, Shard, ShardName, ShardState
+from deploy_kit.data.schema import HELDOUT, UNKNOWN_TRACK, Array
+from deploy_kit.data.shard import TRAINING, Shard, ShardName, ShardState, superseded
 from deploy_kit.data.shard_folder import CollectionPlan, ShardFolder
 from deploy_kit.errors import DatasetError
 
@@ -19,6 +19,7 @@ class Survey:
     shards: list[tuple[ShardName, Path]] = field(default_factory=list)
     states: dict[tuple[int, int], ShardState] = field(default_factory=dict)
     dropped: set[int] = field(default_factory=set)
+    dropped_heldout: set[int] = field(default_factory=set)
     heldout_segment: int = -1
     heldout_episodes: int = 0
     heldout_tracks: set[int] = field(default_factory=set)
@@ -39,24 +40,29 @@ class Survey:
 def survey_of(folder: ShardFolder, plan: CollectionPlan) -> Survey:
     """Return what the shards say; damaged ones are named and left out."""
     survey, episodes = Survey(), dict[int, int]()
+    states, steps = dict[ShardName, ShardState](), dict[ShardName, Array]()
     for name, path in folder.shards():
         try:
             with Shard(path, int(plan.info["feature_size"])) as shard:
                 shard.verify()
-                state, steps = shard.state, shard.column(HELDOUT, "step")
+                states[name], steps[name] = shard.state, shard.column(HELDOUT, "step")
         except DatasetError as error:
             logger.warning("%s; it is left out", error)
+    again = superseded(states)
+    for name, state in states.items():
+        if name in again:
             continue
-        survey.shards.append((name, path))
+        survey.shards.append((name, folder.path / name.file_name))
         survey.states[name.segment, name.rank] = state
         survey.dropped |= set(state.dropped_episodes)
-        episodes[name.segment] = episodes.get(name.segment, 0) + int((steps == 0).sum())
+        episodes[name.segment] = episodes.get(name.segment, 0) + int((steps[name] == 0).sum())
     # Episodes of an unfinished flight would be the shorter ones: a flight that flew all of its own is preferred.
     order = sorted(episodes, key=lambda n: (not flown(survey, plan, n), -episodes[n], n))
     survey.heldout_segment = order[0] if order else -1
     survey.heldout_episodes = episodes.get(survey.heldout_segment, 0)
     for name, path in survey.shards:
         if name.segment == survey.heldout_segment:
+            survey.dropped_heldout |= set(states[name].dropped_episodes)
             with Shard(path, int(plan.info["feature_size"])) as shard:
                 survey.heldout_tracks |= set(shard.column(HELDOUT, "track_id").tolist())
     survey.heldout_tracks.discard(UNKNOWN_TRACK)

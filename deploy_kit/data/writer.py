@@ -47,6 +47,7 @@ class FeatureFileWriter:
         keep_observations: whole observations in the file, None for all that are given.
         every: when rows are brought to the disk for good.
         keep_shards: leave the rows in shards beside the file, which points to them.
+        num_envs: environments; None if the writer does not go on from a snapshot of theirs.
 
     Attributes:
         path: as given.
@@ -69,13 +70,14 @@ class FeatureFileWriter:
         keep_observations: int | None = None,
         every: CheckpointEvery = DEFAULT_CADENCE,
         keep_shards: bool = False,
+        num_envs: int | None = None,
     ) -> None:
         self.path, self._keep_shards = path, keep_shards
         self._folder = ShardFolder(path)
         plan = CollectionPlan(info.to_plain(), num_positive, num_negative, seed, keep_observations, overwrite)
         self._plan = begin_collection(self._folder, plan, resume)
         try:
-            self.shards = ShardWriter(self._folder, self._plan, every=every)
+            self.shards = ShardWriter(self._folder, self._plan, every=every, num_envs=num_envs)
         except BaseException:
             self._folder.unlock()
             raise

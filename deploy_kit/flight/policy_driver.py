@@ -68,6 +68,22 @@ class PolicyDriver:
         self._state = found.state
         return PolicyOutput(found.action, found.head_logit, found.features)
 
+    @property
+    def memory(self) -> tuple[Tensor, ...]:
+        """What it remembers of each environment, each (…); empty without a memory and before the first step."""
+        return self._state or ()
+
+    def remember(self, memory: Sequence[Tensor]) -> None:
+        """Go on from a `memory`, on the environments' device.
+
+        Raises:
+            ValueError: it is of another policy.
+        """
+        known = self._network.initial_state(memory[0].shape[1]) if memory else ()
+        if [tensor.shape for tensor in memory] != [tensor.shape for tensor in known]:
+            raise ValueError("the policy's memory has another shape")
+        self._state = tuple(memory) or None
+
     def reset(self, done: Tensor) -> None:
         """Forget what environments remember whose episode has ended, (N,) bool."""
         if self._state:

@@ -1,7 +1,8 @@
 """The racing task as an rsl_rl vector environment on MuJoCo."""
 
 import math
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, astuple
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +17,7 @@ from deploy_kit.sim.levels import TrackGrid
 from deploy_kit.sim.mujoco.fleet import Fleet
 from deploy_kit.sim.mujoco.motion_kernel import judge_steps
 from deploy_kit.sim.mujoco.sensors import Sensors
+from deploy_kit.sim.mujoco.snapshot import Slot, restore_snapshot, take_snapshot
 from deploy_kit.sim.mujoco.workers import WorkerPool
 from deploy_kit.sim.options import (
     AIRFRAME_STREAM,
@@ -28,7 +30,7 @@ from deploy_kit.sim.options import (
     track_seed,
     usable_cores,
 )
-from deploy_kit.sim.randomisation import Vehicle, draw_conditions, draw_start, draw_vehicle
+from deploy_kit.sim.randomisation import draw_conditions, draw_start, draw_vehicle
 from deploy_kit.sim.rotations import Array
 from deploy_kit.sim.rules.containment import SolidArrays, points_inside
 from deploy_kit.sim.rules.curricula import next_gate_noise, next_levels
@@ -39,19 +41,6 @@ from deploy_kit.task.tracks import NUM_GATES
 
 _EPISODE_BITS = 32
 _ENVS_PER_THREAD = 4
-
-
-@dataclass
-class _Slot:
-    """What one environment keeps between steps besides the arrays.
-
-    `episodes` counts the episodes begun; the generator is the current episode's.
-    """
-
-    track: Track
-    vehicle: Vehicle
-    episodes: int
-    episode_rng: np.random.Generator
 
 
 class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
@@ -133,7 +122,7 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         seed = track_seed(self.options.seed, owner, counter)
         return make_track(seed, self.options.tracks, self.options.difficulty, self.options.obstacles)
 
-    def _new_slot(self, index: int) -> _Slot:
+    def _new_slot(self, index: int) -> Slot:
         rng = self._generator(index, AIRFRAME_STREAM)
         vehicle = draw_vehicle(rng, self.task, self.options.randomisation)
         if self._grid is not None:
@@ -141,7 +130,7 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
             self.level[index] = self._level_flown[index] = first.integers(self.task.levels.highest_first + 1)
         track = self._new_track(index, 0)
         self._place_gates(index, track)
-        return _Slot(track, vehicle, 0, rng)
+        return Slot(track, vehicle, 0, rng)
 
     def _place_gates(self, index: int, track: Track) -> None:
         self._open[index] = not track.closed and self.options.finish == "end"
@@ -327,6 +316,18 @@ class MujocoRacingEnv(VecEnv):  # type: ignore[misc]  # rsl_rl carries no types
         groups = {"policy": policy, "critic": self._sensors.critic.copy(), "auxiliary": label[:, None]}
         tensors = {name: torch.from_numpy(array).to(self.device) for name, array in groups.items()}
         return TensorDict(tensors, batch_size=[self.num_envs], device=self.device)
+
+    def snapshot(self) -> dict[str, npt.NDArray[Any]]:
+        """Return a copy of all that the next step depends on besides options and task; for `restore`."""
+        return take_snapshot(self)
+
+    def restore(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Go on from a `snapshot` of an environment with the same options and task, to the last bit.
+
+        Raises:
+            InputError: it was taken of another environment.
+        """
+        restore_snapshot(self, arrays)
 
     def close(self) -> None:
         """Stop the threads; the environment cannot be stepped afterwards."""

@@ -36,6 +36,7 @@ class FleetPhysics:
         workers: threads.
 
     Attributes:
+        room: solids that each model has room for.
         models: MuJoCo's models.
         solids: what each drone's camera sees.
         state: MuJoCo's state of each drone, with the columns that `motion_kernel` names, shape (N, 14).
@@ -75,24 +76,29 @@ class FleetPhysics:
         self.exceeded: Flags = np.zeros(n, np.bool_)
 
     def _build(self, room: int) -> None:
-        self._room = room
+        self.room = room
         self.models = [self._model(*each) for each in zip(self._tracks, self._vehicles, strict=True)]
         self.solids = [SolidTable.from_model(model) for model in self.models]
         self._datas = [mujoco.MjData(self.models[0]) for _ in self._rollouts]
 
     def _model(self, track: Track, vehicle: Vehicle) -> mujoco.MjModel:
-        return build_model(track, self._task, vehicle, self._colliders, self._room)
+        return build_model(track, self._task, vehicle, self._colliders, self.room)
 
     def place(self, index: int, track: Track) -> None:
         """Put a drone on another track."""
         self._tracks[index] = track
-        if len(track.primitives) > self._room:
+        if len(track.primitives) > self.room:
             self._build(len(track.primitives) * 5 // 4)
             return
         model = self._model(track, self._vehicles[index])
         # Memory of another layout would be overrun.
         assert all(getattr(model, name) == getattr(self.models[0], name) for name in _DATA_SIZES)
         self.models[index], self.solids[index] = model, SolidTable.from_model(model)
+
+    def place_all(self, tracks: Sequence[Track], room: int) -> None:
+        """Put every drone on another track, with room for so many solids in each model."""
+        self._tracks = list(tracks)
+        self._build(room)
 
     def reset(self, index: int, start: Start) -> None:
         """Put a drone at a state and forget everything else."""
