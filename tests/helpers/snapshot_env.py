@@ -1,10 +1,8 @@
 """A task of a user's own whose simulator offers its state, so that an interrupted flight goes on."""
 
-import numpy as np
 import torch
 
 from deploy_kit.generators import generator_state, set_generator_state
-from helpers import group_env
 from helpers.group_env import GroupEnv
 from helpers.rsl_rl_files import KINDS
 
@@ -27,8 +25,3 @@ class SnapshotEnv(GroupEnv):
 
 def gru(options):
     return SnapshotEnv(KINDS["gru"][2], options.num_envs, options.seed)
-
-
-def high(env):
-    """Say whether a number is large."""
-    return group_env.high(env)

@@ -8,18 +8,22 @@ import h5py
 import numpy as np
 import pytest
 
-from deploy_kit.collection import flight, flight_state
-from deploy_kit.collection.flight import settling_steps
+from deploy_kit.collection import flight, processes
+from deploy_kit.collection.flight import FIRST_TRAINING_ID, FLIGHT_IDS, settling_steps
 from deploy_kit.collection.rows import RowMaker
-from deploy_kit.collection.run import CollectOptions, collect, recover
+from deploy_kit.collection.run import CollectOptions, collect, file_info, recover
 from deploy_kit.data.cadence import CheckpointEvery
+from deploy_kit.data.fusing import fuse
+from deploy_kit.data.reader import open_feature_file
 from deploy_kit.data.sampling import KeyedSampler
-from deploy_kit.data.shard_folder import folder_of
+from deploy_kit.data.shard_folder import ShardFolder, folder_of
 from deploy_kit.data.shard_writer import ShardWriter
 from deploy_kit.errors import DatasetError
 from deploy_kit.flight.policy_driver import PolicyDriver
 from deploy_kit.policy.network_hints import NetworkHints
+from deploy_kit.policy.policy_checkpoint import load_policy
 from deploy_kit.policy.shipped import DEMO_POLICY
+from deploy_kit.ranks import Rank
 from deploy_kit.sim.mujoco.env import MujocoRacingEnv
 from deploy_kit.sim.options import EnvOptions
 from helpers.rsl_rl_files import make_policy, shape_hints
@@ -102,7 +106,9 @@ def contents(path: Path) -> dict[str, np.ndarray]:
     """Return all that is in a feature file but when it was made, and in how many flights."""
     found = {}
     with h5py.File(path) as file:
-        file.visititems(lambda name, item: found.__setitem__(name, item[()]) if isinstance(item, h5py.Dataset) else None)
+        file.visititems(
+            lambda name, item: found.__setitem__(name, item[()]) if isinstance(item, h5py.Dataset) else None
+        )
         for name, value in file.attrs.items():
             if name not in ("created_utc", "provenance", "layout_sha256"):
                 found[f"attribute {name}"] = np.asarray(value)
@@ -113,9 +119,7 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
     """Return whether two files hold the same, in the same order."""
     assert one.keys() == other.keys()
     # `equal_nan` asks for numbers.
-    return all(
-        np.array_equal(value, other[name], equal_nan=value.dtype.kind == "f") for name, value in one.items()
-    )
+    return all(np.array_equal(value, other[name], equal_nan=value.dtype.kind == "f") for name, value in one.items())
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -178,3 +182,138 @@ def lacking(monkeypatch, name: str) -> None:
 def test_a_part_that_a_snapshot_lacked_would_be_noticed(whole, tmp_path, monkeypatch, name):
     lacking(monkeypatch, name)
     assert not same(whole[2], go_on(whole, tmp_path, [(0.6, "kill")], monkeypatch))
+
+
+@pytest.fixture
+def interrupted(whole, tmp_path, monkeypatch):
+    """Options of a collection that was killed in training, and goes on."""
+    options, env, _, steps = whole
+    options = replace(options, feature_file=tmp_path / "features.h5")
+    assert stopped(options, env, int(0.6 * steps), "kill", monkeypatch)
+    return replace(options, resume=True)
+
+
+def snapshots(options: CollectOptions) -> list[Path]:
+    return sorted(folder_of(options.feature_file).glob("snapshot-*"))
+
+
+def stored(options: CollectOptions) -> list[Path]:
+    return sorted(folder_of(options.feature_file).glob("shard-*"))
+
+
+def change(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+GRU = pytest.mark.parametrize("whole", ["user's, GRU"], indirect=True)
+FALLBACKS = {
+    "missing": (lambda path: path.unlink(), {}, "is missing: collecting goes on with new episodes"),
+    "changed": (change, {}, "was changed after it was written: collecting goes on with new episodes"),
+    "another number": (lambda path: None, {"num_envs": 6}, "had 5 environments, not 6: collecting goes on with new"),
+}
+
+
+@GRU
+@pytest.mark.parametrize("case", FALLBACKS)
+def test_without_a_snapshot_that_fits_new_episodes_begin_and_settle(interrupted, monkeypatch, caplog, case):
+    damage, env, message = FALLBACKS[case]
+    assert len(snapshots(interrupted)) == 1, "older ones go"
+    damage(snapshots(interrupted)[0])
+    told = []
+
+    def settling(flown, longest):
+        told.append(flown)
+        assert longest == 12
+        return settling_steps(flown, longest)
+
+    monkeypatch.setattr(flight, "settling_steps", settling)
+    assert collect(replace(interrupted, env=replace(interrupted.env, **env))).complete
+    assert message in caplog.text
+    with open_feature_file(interrupted.feature_file) as file:
+        rows, seen = file.train, file.attrs.rows_seen
+        second = rows.episode_id // FLIGHT_IDS == 1
+        assert second.any()
+        assert not second.all()
+        # Twelve steps at least were not stored, so that no row is of an environment's first steps.
+        first = second & (rows.episode_id % FLIGHT_IDS < FIRST_TRAINING_ID + 6)
+        assert not first.any()
+        assert seen < sum(segment["env_steps"] for segment in file.attrs.provenance["segments"])
+    assert told[0] > 24
+
+
+def test_settling_steps():
+    # As long as the interrupted flight; later on, at the same step of an episode that only its time ends.
+    assert [settling_steps(flown, 10) for flown in (0, 1, 19, 20, 25, 1234)] == [0, 1, 19, 10, 15, 14]
+
+
+@GRU
+def test_rows_since_the_snapshot_stay_until_there_are_more(interrupted, whole, monkeypatch):
+    env = whole[1]
+    interrupted = replace(interrupted, checkpoint_every=CheckpointEvery(rows=10**6))
+    before = len(stored(interrupted))
+    assert stopped(interrupted, env, 60, "Ctrl-C", monkeypatch)
+    assert len(stored(interrupted)) == before + 1
+    one = contents(interrupted.feature_file)["supervision"].size
+    # It has not come as far again.
+    for how in ("Ctrl-C", "kill"):
+        assert stopped(interrupted, env, 20, how, monkeypatch)
+        assert len(stored(interrupted)) == before + 1
+        recover(interrupted.feature_file, overwrite=True)
+        assert contents(interrupted.feature_file)["supervision"].size == one
+    assert collect(interrupted).complete
+    assert same(whole[2], contents(interrupted.feature_file))
+
+
+@GRU
+def test_a_state_that_the_simulator_does_not_take_is_said(interrupted, monkeypatch):
+    monkeypatch.setattr(SnapshotEnv, "restore", lambda self, arrays: arrays["other"])
+    message = r"snapshot-.*: the flight's state does not fit the task \(KeyError: 'other'\); remove the file to go on"
+    with pytest.raises(DatasetError, match=message):
+        collect(interrupted)
+    for path in snapshots(interrupted):
+        path.unlink()
+    assert collect(interrupted).complete
+
+
+@GRU
+def test_of_several_processes_each_goes_on_with_its_own_flight(whole, tmp_path, monkeypatch):
+    """Which rows are stored depends on the other one; what each sees does not."""
+    rows = []
+    for name, stops in (("one", [10**9]), ("two", [90, 40, 10**9])):
+        options = replace(whole[0], feature_file=tmp_path / f"{name}.h5", num_positive=10**6, max_steps=120)
+        for number, stop in enumerate(stops):
+            fly_as_two_ranks(replace(options, resume=number > 0), stop, monkeypatch)
+        with open_feature_file(options.feature_file) as file:
+            label = file.train.label
+            keys = [tuple(key) for key in np.stack([file.train.episode_id, file.train.step], axis=1)[label].tolist()]
+            rows.append(dict(zip(keys, file.train.features[label], strict=True)))
+    # All positives are stored while the target is far.
+    assert rows[0].keys() == rows[1].keys()
+    assert {key[0] // FLIGHT_IDS for key in rows[0]} == {0, 1}
+    for key, features in rows[0].items():
+        np.testing.assert_array_equal(features, rows[1][key])
+
+
+def fly_as_two_ranks(options: CollectOptions, stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fly both ranks one after the other, each until its step of that number."""
+    original = SnapshotEnv.step
+    checkpoint = load_policy(options.checkpoint, options.hints)
+    folder, info = ShardFolder(options.feature_file), file_info(options, checkpoint)
+    plan = processes.begin(options, info, folder, Rank(0, 2, 0, 2))
+    for index in range(2):
+        left = stop
+
+        def step(self, actions):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+            return original(self, actions)
+
+        monkeypatch.setattr(SnapshotEnv, "step", step)
+        processes.fly_share(options, checkpoint, folder, plan, Rank(index, 2, index, 2))
+    monkeypatch.setattr(SnapshotEnv, "step", original)
+    fuse(folder, plan, None)
+    folder.unlock()
