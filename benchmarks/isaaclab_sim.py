@@ -49,7 +49,7 @@ def measure(num_envs: int, steps: int, device: str, checkpoint: Path) -> dict[st
         synchronise(device)
     row["simulator"] = steps * num_envs / (time.monotonic() - started)
     network = load_checkpoint(checkpoint).network.to(device)
-    late = ("cuda",)
+    late = finite.LATE_DEVICES
     # By turns, since a machine's speed drifts.
     for name in ("with_policy_waiting", "with_policy", "with_policy_waiting", "with_policy"):
         finite.LATE_DEVICES = () if name.endswith("waiting") else late
@@ -62,7 +62,7 @@ def measure(num_envs: int, steps: int, device: str, checkpoint: Path) -> dict[st
         row[name] = max(row.get(name, 0.0), steps * num_envs / seconds)
         row[f"{name}_step_ms"] = 1000 * seconds / steps
         row[f"{name}_host"] = (time.process_time() - cpu) / seconds
-    finite.LATE_DEVICES = ()
+    finite.LATE_DEVICES = late
     env.close()
     with tempfile.TemporaryDirectory() as folder:
         result = collect(

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from deploy_kit.errors import TaskError
 
-LATE_DEVICES: tuple[str, ...] = ()
-"""Types of device where the answer is read after the step. "cuda" is not among them: it was not tried on a GPU yet."""
+LATE_DEVICES: tuple[str, ...] = ("cuda",)
+"""Types of device where the answer is read after the step."""
 
 
 class FiniteCheck:
