@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from deploy_kit.cli.console import set_up_encodings, set_up_logging, stderr
+from deploy_kit.cli.console import inert, set_up_encodings, set_up_logging, stderr
 from deploy_kit.errors import CheckFailedError, DeployKitError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -228,4 +228,5 @@ def _interrupted() -> click.exceptions.Exit:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split("\n"))
+    # Names and texts of foreign files stand in messages, and a terminal takes some of their characters for commands.
+    return inert(" ".join(str(error).split("\n")))

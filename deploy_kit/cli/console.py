@@ -13,8 +13,11 @@ import unicodedata
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from deploy_kit.text import printable
+
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.measure import Measurement
 
 UNWRAPPED = 1_000_000
 """Width at which nothing is wrapped."""
@@ -65,7 +68,7 @@ class Output:
 
         shown = Text(content, style=style) if isinstance(content, str) else content
         if self.is_terminal:
-            self.console.print(shown, soft_wrap=isinstance(content, str))
+            self.console.print(_Inert(shown), soft_wrap=isinstance(content, str))
             return
         console = Console(file=self.file, width=UNWRAPPED, highlight=False, emoji=False)
         with console.capture() as captured:
@@ -74,11 +77,39 @@ class Output:
                 console.print(Text(str(shown.title)), soft_wrap=True)
                 shown = copy.copy(shown)
                 shown.title = None
-            console.print(shown, soft_wrap=isinstance(content, str))
+            console.print(_Inert(shown), soft_wrap=isinstance(content, str))
         lines = captured.get().splitlines()
         # Rich fills table rows up to the longest one.
         self.file.write("".join(f"{line.rstrip()}\n" for line in lines))
         self.file.flush()
+
+
+class _Inert:
+    """What rich renders, without characters that a terminal takes for commands: they come out of foreign files."""
+
+    def __init__(self, content: Any) -> None:
+        self._content = content
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        from rich.segment import Segment
+
+        for segment in console.render(self._content, options):
+            yield segment if segment.control else Segment(inert(segment.text), segment.style)
+
+    def __rich_measure__(self, console: "Console", options: "ConsoleOptions") -> "Measurement":
+        from rich.measure import Measurement
+
+        return Measurement.get(console, options, self._content)
+
+
+def inert(text: str) -> str:
+    """Return text with what a terminal takes for commands escaped, but for line breaks."""
+    return "".join(c if c == "\n" or _is_byte(c) else printable(c) for c in text)
+
+
+def _is_byte(character: str) -> bool:
+    """Return whether a character stands for a byte of a file's name that was never text."""
+    return "\udc80" <= character <= "\udcff"
 
 
 stdout = Output(error=False)
@@ -133,7 +164,7 @@ def _degrade(error: UnicodeError) -> tuple[str | bytes, int]:
         raise error
     found = error.object[error.start : error.end]
     # Bytes of a file's name that were never text are written back as they came.
-    if all("\udc80" <= character <= "\udcff" for character in found):
+    if all(map(_is_byte, found)):
         return bytes(ord(character) - 0xDC00 for character in found), error.end
     return degraded(found), error.end
 

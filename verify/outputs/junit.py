@@ -19,7 +19,9 @@ def junit_xml(report: VerifyReport) -> bytes:
     for room, group in groupby(pairs, key=lambda pair: pair[1].name.split("/")[0]):
         members = list(group)
         counts = _counts([verdict.status for _, verdict in members])
-        suite = ET.SubElement(root, "testsuite", {"name": printable(room), "timestamp": report.created_utc, **counts})
+        suite = ET.SubElement(
+            root, "testsuite", {"name": printable(room), "timestamp": printable(report.created_utc), **counts}
+        )
         for row, verdict in members:
             case = ET.SubElement(suite, "testcase", classname=f"verify.{printable(room)}", name=printable(verdict.name))
             reasons = [printable(reason) for reason in verdict.reasons]

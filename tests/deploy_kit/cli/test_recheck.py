@@ -3,6 +3,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from deploy_kit.bundle.reader import BUNDLE_FILES
 from deploy_kit.errors import InputError
 from deploy_kit.verify.summary import read_report
 from deploy_kit.verify.verifier import verify_bundle
@@ -54,6 +55,29 @@ def test_what_else_is_written_of_a_report(cli, report, tmp_path):
     junit.write_text("mine")
     told = cli("verify", "--recheck", report, "--junit", junit)
     assert (told.code, junit.read_text()) == (2, "mine")
+
+
+def test_characters_that_a_terminal_obeys_are_shown_escaped(cli, report, tmp_path):
+    data = json.loads(report.read_text())
+    data["checks"][0]["compared"] = data["created_utc"] = "\x1b[2Jred\u202e"
+    odd, junit, summary = (tmp_path / name for name in ("odd.json", "junit.xml", "summary.md"))
+    odd.write_text(json.dumps(data))
+    told = cli(
+        "verify", "--recheck", odd, "--junit", junit, "--summary", summary, "--report", tmp_path / "report-again.json"
+    )
+    assert told.code == 0, told
+    assert r"\x1b[2Jred\u202e" in told.stdout
+    assert r"\x1b[2Jred\u202e" in ET.parse(junit).getroot()[0].get("timestamp")
+    for text in (told.stdout, junit.read_text(), summary.read_text(), (tmp_path / "report-again.html").read_text()):
+        assert not {"\x1b", "\u202e"} & set(text)
+    (tmp_path / "bundle").mkdir()
+    files = {name: {"sha256": "\x1b[2J", "size": 0} for name in BUNDLE_FILES}
+    for name in BUNDLE_FILES:
+        (tmp_path / "bundle" / name).touch()
+    (tmp_path / "bundle" / "manifest.json").write_text(json.dumps({"manifest_version": 1, "files": files}))
+    told = cli("inspect", tmp_path / "bundle")
+    assert told.code == 2
+    assert r"the manifest says \x1b[2J" in told.stderr
 
 
 def test_what_was_switched_off_is_not_complete(cli, report):
