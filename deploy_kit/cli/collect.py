@@ -20,6 +20,7 @@ from deploy_kit.cli.options import (
     run_options,
     task_options,
 )
+from deploy_kit.cli.parameter_types import FeatureFile
 from deploy_kit.cli.progress import duration, progress_bars
 from deploy_kit.collection.options import CollectOptions
 from deploy_kit.data.cadence import DEFAULT_CADENCE, CheckpointEvery
@@ -76,7 +77,7 @@ _STOPPED = {
     "--feature-file",
     "feature_file",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=FeatureFile(),
     default=CollectOptions.feature_file,
     help="Feature file to write (.h5). A bare name goes to datasets/, a path is taken as it is.",
 )

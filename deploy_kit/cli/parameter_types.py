@@ -1,10 +1,23 @@
 """Types of options: image shapes, shapes of observation groups, kinds of track."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import click
 
 from deploy_kit.sim.options import EnvOptions
+
+
+class FeatureFile(click.ParamType[Path]):
+    """Feature file to write; ``./x.h5`` is a path, which the folder for bare names does not take."""
+
+    name = "FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return a path that still tells a bare name from a file in the working folder."""
+        path = Path(value)
+        return Path.cwd() / path if os.sep in str(value) and len(path.parts) == 1 else path
 
 
 class ImageShape(click.ParamType[tuple[int, int]]):

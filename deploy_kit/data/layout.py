@@ -34,6 +34,12 @@ LAYOUT_ATTRIBUTE = "layout_sha256"
 FLETCHER32 = h5py.h5z.FILTER_FLETCHER32
 """HDF5's checksum of a chunk, the one filter that deploy-kit writes."""
 
+_COMPRESSION = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_LZF}
+"""Filters that h5py itself brings, of files that somebody packed."""
+
+_RATIO = 1100
+"""How many times smaller than its rows a packed dataset may be: somewhat more than gzip's limit."""
+
 
 @contextmanager
 def damage_reported(path: Path) -> Iterator[None]:
@@ -110,16 +116,21 @@ def stored_dataset(
 
 
 def require_stored(path: Path, dataset: h5py.Dataset) -> None:
-    """Check that a dataset holds as many bytes as its shape claims.
+    """Check that a dataset holds as many bytes as its shape claims, and that HDF5 alone can read them.
 
     Raises:
-        DatasetError: rows were never written.
+        DatasetError: rows were never written, or go through a filter of others.
     """
     stored = dataset.id.get_storage_size()
-    # A checksum adds to the size; with any other filter the size on disk says nothing, and deploy-kit writes none.
     filters = dataset.id.get_create_plist()
-    others = [number for number in range(filters.get_nfilters()) if filters.get_filter(number)[0] != FLETCHER32]
-    if not others and stored < dataset.nbytes:
+    found = {filters.get_filter(number)[0] for number in range(filters.get_nfilters())} - {FLETCHER32}
+    if unknown := sorted(found - _COMPRESSION):
+        # HDF5 would look for a library of that number on this machine, and load it.
+        raise DatasetError(
+            f"{path}: {dataset.name} is stored with HDF5's filter {unknown[0]}; rows without a filter, or with gzip or "
+            "lzf, are read"
+        )
+    if stored * (_RATIO if found else 1) < dataset.nbytes:
         raise DatasetError(
             f"{path}: {dataset.name} claims {dataset.shape[0]} rows, {dataset.nbytes} bytes, and holds {stored}; "
             "the file is damaged"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploy_kit import __version__
-from deploy_kit.errors import OptionError
+from deploy_kit.errors import CheckpointError, OptionError
 from deploy_kit.files import require_same_or_absent
 from deploy_kit.finetuning.epoch import Epoch
 from deploy_kit.finetuning.inputs import FinetuneInputs, label_facts, label_record
@@ -18,7 +18,7 @@ from deploy_kit.finetuning.options import ADAM, FinetuneOptions
 from deploy_kit.policy.any_policy import AnyCheckpoint, is_safetensors, save_with_head
 from deploy_kit.policy.calibration import GateCalibration
 from deploy_kit.policy.run.directory import FINETUNED_STEM, METRICS_NAME
-from deploy_kit.policy.run.params import PARAMS_FOLDER
+from deploy_kit.policy.run.params import PARAMS_FILES, PARAMS_FOLDER
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -72,8 +72,16 @@ def require_own_params(options: FinetuneOptions, source: AnyCheckpoint) -> None:
     Raises:
         CheckpointError: the output folder holds another run's ``params/``.
     """
-    if source.params.directory is not None:
-        require_same_or_absent(source.params.directory, options.output / PARAMS_FOLDER)
+    own, there = source.params.directory, options.output / PARAMS_FOLDER
+    if own is not None:
+        require_same_or_absent(own, there)
+    # A file that the source lacks would be taken for the new checkpoints' own: another vehicle, another camera.
+    for name in PARAMS_FILES:
+        if (there / name).exists() and (own is None or not (own / name).exists()):
+            raise CheckpointError(
+                f"{there / name} belongs to another run than {source.path}, which has none: save into a folder of its "
+                "own"
+            )
 
 
 class ResultFolder:

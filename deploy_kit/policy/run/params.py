@@ -11,7 +11,8 @@ from deploy_kit.yaml_file import read_yaml
 PARAMS_FOLDER = "params"
 """Name of the folder beside the checkpoints."""
 
-_FILES = ("agent.yaml", "env.yaml", "interface.yaml")
+PARAMS_FILES = ("agent.yaml", "env.yaml", "interface.yaml")
+"""What deploy-kit reads in it."""
 
 _logger = logging.getLogger(__name__)
 
@@ -68,19 +69,19 @@ def load_run_params(checkpoint: Path, folder: Path | None = None) -> RunParams:
     if _contents(directory) != (_contents(beside) or _contents(directory)):
         _logger.warning("%s is used instead of %s, as --params says", directory, beside)
     agent, env, interface = (
-        read_yaml(directory / name, CheckpointError) if (directory / name).is_file() else None for name in _FILES
+        read_yaml(directory / name, CheckpointError) if (directory / name).is_file() else None for name in PARAMS_FILES
     )
     return RunParams(directory, agent, env, interface=interface)
 
 
 def _contents(directory: Path) -> dict[str, bytes]:
-    return {name: (directory / name).read_bytes() for name in _FILES if (directory / name).is_file()}
+    return {name: (directory / name).read_bytes() for name in PARAMS_FILES if (directory / name).is_file()}
 
 
 def _named_folder(folder: Path) -> Path:
     for directory in (folder, folder / PARAMS_FOLDER):
-        if any((directory / name).is_file() for name in _FILES):
+        if any((directory / name).is_file() for name in PARAMS_FILES):
             return directory
-    agent, env, _ = _FILES
+    agent, env, _ = PARAMS_FILES
     what = f"holds neither {agent} nor {env}" if folder.is_dir() else f"is no folder with {agent} or {env}"
     raise OptionError(f"--params {folder} {what}; give the folder that holds them")

@@ -3,11 +3,13 @@
 import importlib
 import json
 from dataclasses import MISSING, fields
+from pathlib import Path
 
 import click
 import pytest
 
 from deploy_kit.cli import main as entry
+from deploy_kit.cli.collect import collect_command
 from deploy_kit.cli.command import OTHER_OPTIONS, HeadedOption, spelling
 from deploy_kit.cli.options import NETWORK_PARAMETERS
 from deploy_kit.collection.options import CollectOptions
@@ -73,6 +75,15 @@ def test_defaults_are_those_of_the_dataclasses(name):
             assert parsed[key] == defaults[field], key
         compared += 1
     assert compared >= 6
+
+
+def test_a_path_to_the_working_folder_is_no_bare_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parsed = [
+        collect_command.make_context("collect", ["--feature-file", given]).params["feature_file"]
+        for given in ("f.h5", "./f.h5", "a/f.h5")
+    ]
+    assert parsed == [Path("f.h5"), tmp_path / "f.h5", Path("a/f.h5")]
 
 
 def test_norms_are_the_attacks():

@@ -68,6 +68,23 @@ def huge(file: h5py.File) -> None:
         file.create_dataset(name, (10**12, width), dtype, chunks=(256, width))
 
 
+def filtered(file: h5py.File) -> None:
+    column = file["features"]
+    storage = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    storage.set_chunk((16, column.shape[1]))
+    storage.set_filter(32015, h5py.h5z.FLAG_OPTIONAL, (3,))
+    space = h5py.h5s.create_simple(column.shape)
+    del file["features"]
+    h5py.h5d.create(file.id, b"features", h5py.h5t.IEEE_F32LE, space, storage)
+
+
+def packed(file: h5py.File) -> None:
+    for name in ("features", "supervision"):
+        width, dtype = file[name].shape[1], file[name].dtype
+        del file[name]
+        file.create_dataset(name, (10**9, width), dtype, chunks=(256, width), compression="gzip")[:256] = 0
+
+
 def attribute(name: str, value: object) -> Callable[[h5py.File], None]:
     def change(file: h5py.File) -> None:
         if value is None:
@@ -116,6 +133,8 @@ HOSTILE: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "external storage": (external_storage, "/features keeps its rows in another file"),
     "virtual dataset": (virtual, "/features keeps its rows in another file"),
     "rows without bytes": (huge, "/features claims 1000000000000 rows, .* and holds 0"),
+    "a filter of others": (filtered, "/features is stored with HDF5's filter 32015"),
+    "more than can be packed": (packed, "/features claims 1000000000 rows"),
     "label 2": (changed("supervision", 7, 2), "/supervision is 2 in row 7; labels are 0 or 1"),
     "label -1": (changed("heldout/supervision", 3, -1), "/heldout/supervision is -1 in row 3"),
     "step out of order": (changed("heldout/step", 5, 9), "/heldout/step is 9 in row 5"),

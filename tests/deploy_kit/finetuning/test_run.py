@@ -280,6 +280,15 @@ def test_overwrite_refuses_another_runs_parameters_before_it_trains(earlier: Fin
     assert not seen
 
 
+def test_parameters_that_the_checkpoint_lacks_are_another_runs(earlier: FinetuneOptions) -> None:
+    shutil.copytree(earlier.output / "params", earlier.output / "kept")
+    (earlier.output / "params" / "env.yaml").write_text("another: vehicle\n")
+    before = everything_in(earlier.output)
+    with pytest.raises(CheckpointError, match=r"env\.yaml belongs to another run .*, which has none"):
+        finetune(replace(earlier, overwrite=True))
+    assert everything_in(earlier.output) == before
+
+
 @pytest.mark.parametrize("failing", ["save_with_head", "write_metrics"])
 def test_a_first_epoch_that_cannot_be_written_leaves_the_earlier_results(
     earlier: FinetuneOptions, monkeypatch: pytest.MonkeyPatch, failing: str

@@ -109,6 +109,13 @@ def test_a_storage_larger_than_its_record_is_refused(tmp_path):
     refused(path, "is damaged")
 
 
+def test_torchs_advice_to_read_without_a_safeguard_is_not_passed_on(good, tmp_path):
+    path = rewrite_zip(good, tmp_path / "a.pt", {"/data.pkl": b"\x80\x02)" + b"2\x86" * 60 + b"."})
+    with pytest.raises(CheckpointError, match="torch cannot read it") as caught:
+        load_checkpoint(path)
+    assert "weights_only" not in str(caught.value)
+
+
 def test_zip_bombs_are_refused(good, tmp_path):
     refused(rewrite_zip(good, tmp_path / "deflated.pt", {}, zipfile.ZIP_DEFLATED), "compressed records")
     with zipfile.ZipFile(good) as old:
@@ -131,9 +138,12 @@ def test_zip_bombs_are_refused(good, tmp_path):
     refused(overlapping, "claims more bytes inside than the file has")
 
 
-def test_too_many_records_and_too_long_tables_are_refused(good, monkeypatch):
+def test_too_many_records_and_too_long_tables_are_refused(good, monkeypatch, tmp_path):
     monkeypatch.setattr(archive, "MAX_ENTRIES", 3)
     refused(good, "archives up to 3 are read")
+    monkeypatch.setattr(archive, "MAX_ENTRIES", 100)
+    long = rewrite_zip(good, tmp_path / "long.pt", {"/data.pkl": b"\x80\x02" + b")0" * 600 + b"}."})
+    refused(long, "a table of contents too long")
     monkeypatch.setattr(archive, "MAX_ENTRIES", 1_000_000)
     monkeypatch.setattr(archive, "MAX_FILE_BYTES", 100)
     refused(good, "checkpoints up to 100 bytes are read")
