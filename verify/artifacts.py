@@ -205,7 +205,9 @@ def _leapp_check(bundle: Bundle) -> FactCheck:
     if len(text) > _LEAPP_FACTOR * len(expected):
         problems: tuple[str, ...] = (f"it has {len(text)} bytes, export writes {len(expected)}: it is another one's",)
         return FactCheck("leapp/description", compared, len(wanted), problems)
-    found = read_yaml(bundle.path / LEAPP_NAME, BundleError)
+    found, problem = attempt(lambda: read_yaml(bundle.path / LEAPP_NAME, BundleError))
+    if found is None:
+        return FactCheck("leapp/description", compared, len(wanted), (problem or "",))
     problems = tuple(
         f"{name} is not what contract and graph imply" for name in wanted if found.get(name) != wanted[name]
     )

@@ -20,6 +20,8 @@ from deploy_kit.onboard.throttle import ThrottleModel
 from deploy_kit.verify.report import Status
 from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FOLDER = EXAMPLES / "mavlink"
 

@@ -23,6 +23,8 @@ from deploy_kit.onboard import OnboardFault, OnboardOptions, TermPolicy
 from deploy_kit.sim.options import EnvOptions
 from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 FOLDER = Path(__file__).parents[2] / "examples" / "quadruped"
 POLICY = FOLDER / "policy" / "model.pt"
 

@@ -9,6 +9,8 @@ import pytest
 from deploy_kit.flightlog.reader import open_flight_log
 from deploy_kit.onboard import OnboardPolicy, RecordingOptions
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "rotorpy_flight.py"
 
 

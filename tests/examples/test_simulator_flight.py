@@ -10,6 +10,8 @@ from deploy_kit.task.racing import TASK_ID
 from deploy_kit.verify.verifier import VerifyOptions, verify_bundle
 from helpers.flight_checks import failures
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "simulator_flight.py"
 
 MACHINE = {"timing"}

@@ -90,6 +90,7 @@ def test_a_console_of_another_encoding_keeps_the_exit_code_of_verify(run, tmp_pa
     folder = copy_bundle(run.bundle, tmp_path / "bündle → 2")
     verified = call(
         *("verify", folder, "--checkpoint", run.checkpoint, "--no-replay", "--no-live"),
+        *("--no-torchscript", "--search-evaluations", 64),
         PYTHONIOENCODING="cp1252",
         COLUMNS="40",
     )
