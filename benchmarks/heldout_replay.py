@@ -1,9 +1,10 @@
-"""How long verify takes to replay held-out rows from a feature file, and how much memory.
+"""Replay held-out rows from a feature file: how far each artifact is off, how long it takes, and how much memory.
 
     python benchmarks/heldout_replay.py WORK --rows 2000000
 
 Writes a feature file of so many rows (768 bytes each) once, from random features of the demo policy's size, exports the
-demo policy, and times what `verify --feature-file` does with the rows: read, both heads, compare.
+demo policy with its C++ header, and does with the rows what `verify --feature-file` does: read, both heads, compare.
+Prints the largest error of each output and its share of the limits of `fp32`, for the graph and for the header.
 """
 
 import argparse
@@ -13,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from deploy_kit.bundle.parity import ParityCheck
 from deploy_kit.bundle.reader import open_bundle
+from deploy_kit.bundle.thresholds import Thresholds
 from deploy_kit.data.schema import FeatureFileInfo
 from deploy_kit.data.writer import FeatureFileWriter
 from deploy_kit.export.exporter import ExportOptions, export_bundle
@@ -25,6 +28,7 @@ from deploy_kit.task.racing import TASK_ID
 from deploy_kit.verify.artifacts import open_artifacts
 from deploy_kit.verify.bundle_and_checkpoint import find_vehicle, pair_bundle
 from deploy_kit.verify.dataset import open_dataset
+from deploy_kit.verify.report import judge
 
 EPISODE = 1000
 
@@ -70,18 +74,23 @@ def main() -> None:
     if not rows.exists():
         write_rows(rows, given.rows)
     if not bundle.exists():
-        export_bundle(ExportOptions(DEMO_POLICY, bundle, use_auxiliary_head=True, task=TASK_ID))
+        export_bundle(ExportOptions(DEMO_POLICY, bundle, use_auxiliary_head=True, task=TASK_ID, formats=("cpp",)))
     checkpoint, opened = load_checkpoint(DEMO_POLICY), open_bundle(bundle)
     subject = pair_bundle(opened, checkpoint, find_vehicle(checkpoint, TASK_ID, None, opened.contract))
     artifacts, _ = open_artifacts(subject)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    wall, cpu = time.monotonic(), time.process_time()
-    with open_dataset(rows, checkpoint.network) as dataset:
-        for check in dataset.heldout_checks(subject, "onnx", artifacts.heads["onnx"], None, silent):
-            print(check.name, getattr(check, "rows", check))
-    wall, cpu = time.monotonic() - wall, time.process_time() - cpu
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"{wall:.1f} s, {cpu:.1f} s of CPU, {(after - before) / 1024:.0f} MiB more at the peak")
+    for name, head in artifacts.heads.items():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        wall, cpu = time.monotonic(), time.process_time()
+        with open_dataset(rows, checkpoint.network) as dataset:
+            for check in dataset.heldout_checks(subject, name, head, None, silent):
+                assert isinstance(check, ParityCheck), check
+                print(f"{check.name}: {check.rows} rows, {judge(check, Thresholds()).status}")
+                for output in check.outputs:
+                    element, share = output.worst(Thresholds().parity)
+                    print(f"    {output.name}: off by {element.error:.2g}, {share:.2f} of the limit")
+        wall, cpu = time.monotonic() - wall, time.process_time() - cpu
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(f"    {wall:.1f} s, {cpu:.1f} s of CPU here, {(after - before) / 1024:.0f} MiB more at the peak")
 
 
 if __name__ == "__main__":

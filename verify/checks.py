@@ -205,6 +205,12 @@ def _searched(
     yield from _replay_set(subject, artifacts, found.worst, progress, leave_out=("onnx",))
 
 
+SATURATED = 2.0
+"""Limits of int8 on what a search found. All of it drives the quantised layer beyond the range that it was calibrated
+on, where int8 saturates: nine searches on the reference policy came to 0.03 to 1.08 of the plain limit, where random
+inputs within the calibrated range came to 0.12. What the layer computes is compared bit by bit in `int8/graph`."""
+
+
 def _replay_set(
     subject: BundleAndCheckpoint,
     artifacts: Artifacts,
@@ -227,6 +233,8 @@ def _replay_set(
             # Narrow arithmetic ends where the ranges do, and the onboard runner refuses what lies beyond.
             samples = samples.within_ranges(subject.contract)
             reference = reference_outputs(subject.reference, samples.observation)
+        if artifact.name == "int8" and samples.name == "search" and samples.row_scale is not None:
+            samples = replace(samples, row_scale=SATURATED * samples.row_scale)
         if artifact.truth is not None:
             reference = {**reference, **artifact.truth(samples.observation)}
         described = f"{samples.described}{', one by one and in batches' if samples.recorded else ''}"

@@ -8,11 +8,19 @@ import pytest
 from onnx import numpy_helper
 
 from deploy_kit.bundle.reader import FP16_NAME, INT8_NAME, LEAPP_NAME, manifest_text, open_bundle
+from deploy_kit.bundle.thresholds import Thresholds
 from deploy_kit.bundle.variants import Range, fp16_variant, int8_variant, large_layers, quantised_weight, stated_ranges
 from deploy_kit.errors import CheckFailedError, OptionError
 from deploy_kit.export.exporter import ExportOptions, export_bundle
+from deploy_kit.policy.checkpoint import load_checkpoint
+from deploy_kit.progress import silent
 from deploy_kit.task.racing import TASK_ID
-from deploy_kit.verify.report import Status, VerifyReport
+from deploy_kit.verify.artifacts import Artifact, Artifacts
+from deploy_kit.verify.bundle_and_checkpoint import find_vehicle, pair_bundle
+from deploy_kit.verify.checks import _replay_set
+from deploy_kit.verify.replay import reference_outputs
+from deploy_kit.verify.report import Status, VerifyReport, judge
+from deploy_kit.verify.samples import SampleSet
 from deploy_kit.verify.verifier import verify_bundle
 from helpers.bundles import Run
 from helpers.variants import narrowed
@@ -182,3 +190,22 @@ def off_by_a_thousandth(path):
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("stem.7.weight"))
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.001), tensor.name))
     return model.SerializeToString()
+
+
+def test_int8_may_saturate_on_what_a_search_found(run):
+    checkpoint, opened = load_checkpoint(run.checkpoint), open_bundle(run.bundle)
+    subject = pair_bundle(opened, checkpoint, find_vehicle(checkpoint, TASK_ID, None, opened.contract))
+    observation = opened.golden.observation[:4]
+
+    def off(rows):
+        given = reference_outputs(subject.reference, rows)
+        return {**given, "action": given["action"] + np.float32(0.29) * np.sign(given["action"])}
+
+    def passes(kind, samples):
+        artifacts = Artifacts((Artifact(kind, off, ("action",), "int8"),), (), None, {}, ())
+        found = SampleSet(samples, "drawn", observation, str, np.ones((4, 1)))
+        (check,) = _replay_set(subject, artifacts, found, silent)
+        return judge(check, Thresholds()).status is Status.PASSED
+
+    assert passes("int8", "search")
+    assert not passes("int8", "random")
