@@ -84,7 +84,7 @@ def header_text(network: VisionActorCritic, contract: Contract, golden: GoldenSa
         introduction(contract, program, GENERATOR, size, _STORED[storage]).replace(
             "-mavx2 -mfma", "-mavx2 -mfma -mf16c" if storage is Storage.FLOAT16 else "-mavx2 -mfma"
         ),
-        "#ifndef DEPLOY_KIT_POLICY_HPP\n#define DEPLOY_KIT_POLICY_HPP\n\n",
+        _guard(HEADERS[form]),
         prelude.replace("policy.hpp", HEADERS[form]),
         "\nnamespace deploy_kit_policy {\n"
         "// Named after the content, so that two policies in one program stay apart.\n"
@@ -104,6 +104,17 @@ def header_text(network: VisionActorCritic, contract: Contract, golden: GoldenSa
     )
     whole = "".join(parts)
     return whole.replace(_NAMESPACE, f"policy_{hashlib.sha256(whole.encode()).hexdigest()[:16]}")
+
+
+def _guard(name: str) -> str:
+    """Return the beginning of the include guard; another header after this one would be passed over in silence."""
+    own = f"DEPLOY_KIT_HAS_{_NAMESPACE}"
+    return (
+        f"#if defined(DEPLOY_KIT_POLICY_HPP) && !defined({own})\n"
+        f'#error "{name}: another policy is included in this file already; include each in a file of its own"\n'
+        "#endif\n"
+        f"#ifndef DEPLOY_KIT_POLICY_HPP\n#define DEPLOY_KIT_POLICY_HPP\n#define {own}\n\n"
+    )
 
 
 def _part(name: str) -> str:

@@ -91,7 +91,7 @@ class _Parts:
             if match := _ARRAY.match(line):
                 inside = self.arrays.setdefault(match.group(2), [])
             # The namespace is the hash of the rest.
-            self.lines.append((number, place, re.sub(r"\bpolicy_[0-9a-f]{16}\b", "policy_", line)))
+            self.lines.append((number, place, re.sub(r"policy_[0-9a-f]{16}\b", "policy_", line)))
 
 
 def _array_problem(found: list[str], expected: list[str]) -> str | None:

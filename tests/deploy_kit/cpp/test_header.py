@@ -1,10 +1,12 @@
 """Networks of many shapes as C++, against themselves in PyTorch."""
 
+import subprocess
+
 import numpy as np
 import pytest
 import torch
 
-from deploy_kit.cpp.compiler import CompilerError, build_library
+from deploy_kit.cpp.compiler import CompilerError, build_library, find_compiler
 from deploy_kit.policy.network import ACTIVATIONS, ConvSpec
 from deploy_kit.task.interface import ObservationLayout
 from helpers.cpp_headers import QUICK, build, header_of
@@ -87,6 +89,20 @@ def test_the_text_does_not_depend_on_when_it_is_written(run, shared_bundle):
 def test_flags_that_change_the_meaning_do_not_compile(run, shared_bundle, tmp_path, flag):
     with pytest.raises(CompilerError, match=r"refuses the header: .*policy\.hpp: "):
         build_library(header_of(run.network, shared_bundle.contract), tmp_path, (flag,))
+
+
+def test_two_policies_in_one_file_do_not_compile(shared_bundle, tmp_path):
+    """The second one would be passed over, and the first fly in its place."""
+    for name, seed in (("one", 0), ("other", 1)):
+        (tmp_path / name).mkdir()
+        text = header_of(small_network(seed, **SHAPES["bare"]), shared_bundle.contract)
+        (tmp_path / name / "policy.hpp").write_text(text)
+    for second in ("one", "other"):
+        source = f'#include "one/policy.hpp"\n#include "{second}/policy.hpp"\n'
+        command = [str(find_compiler()), "-std=c++17", "-fsyntax-only", "-xc++", f"-I{tmp_path}", "-"]
+        done = subprocess.run(command, input=source, text=True, capture_output=True, check=False)
+        assert (done.returncode == 0) == (second == "one")
+        assert ("policy.hpp: another policy is included in this file already" in done.stderr) == (second == "other")
 
 
 def test_nothing_of_a_contract_ends_a_comment(run, shared_bundle, tmp_path):
