@@ -62,6 +62,7 @@ def main(arguments: list[str] | None = None, clock: Callable[[], int] = time.per
     parser.add_argument("--engine", choices=ENGINES, default=OnboardOptions.engine, help="what computes the network")
     parser.add_argument("--cpp-cache", metavar="FOLDER", help="where builds of the C++ header are kept")
     parser.add_argument("--provider", default=OnboardOptions.provider, help="onnxruntime's execution provider")
+    parser.add_argument("--engine-cache", metavar="FOLDER", help="where TensorRT's engines are kept")
     parser.add_argument("--threads", type=int, default=OnboardOptions.threads, help="threads of one inference")
     parser.add_argument("--level", default=OnboardOptions.level, help="graph optimisation of onnxruntime")
     parser.add_argument("--tf32", action="store_true", help="let CUDA round to TF32")
@@ -82,6 +83,7 @@ def main(arguments: list[str] | None = None, clock: Callable[[], int] = time.per
             engine=options.engine,
             cpp_cache=options.cpp_cache,
             provider=options.provider,
+            engine_cache=options.engine_cache,
             threads=options.threads,
             level=options.level,
             tf32=options.tf32,

@@ -41,7 +41,7 @@ def built_library(header: bytes, cache: Path | None = None) -> Path:
     flags = ("-std=c++17", "-O3", _machine_flag(), "-fPIC", "-shared", "-fvisibility=hidden")
     told = "\0".join((_SOURCE, compiler, version, *flags, platform.machine(), _processor()))
     key = hashlib.sha256(header + told.encode("utf-8", "replace")).hexdigest()[:32]
-    folder = _safe_folder(cache)
+    folder = private_folder(cache or _usual_folder(), "builds")
     library, record = folder / f"{key}.so", folder / f"{key}.json"
     if not _is_whole(library, record):
         _build(header, compiler, flags, library, record)
@@ -76,39 +76,53 @@ def _processor() -> str:
     return "\n".join(sorted({line for line in text.splitlines() if line.startswith(named)}))
 
 
-def _safe_folder(cache: Path | None) -> Path:
-    if cache is None:
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        cache = Path(home) / "deploy-kit" / "cpp"
+def _usual_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "deploy-kit" / "cpp"
+
+
+def private_folder(folder: Path, holds: str) -> Path:
+    """Return a folder of code that runs here, made if it is not there, once nobody else can exchange what it holds.
+
+    Args:
+        folder: the folder; "~" is this user's home.
+        holds: what it holds, in words.
+
+    Returns:
+        Its absolute path, without links.
+
+    Raises:
+        OnboardFault: others can write it, or a folder above it.
+    """
     # A library whose name has no folder would be looked for where the system's lie.
-    cache = Path(os.path.abspath(cache.expanduser()))
+    folder = Path(os.path.abspath(folder.expanduser()))
     try:
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = cache.lstat()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
     except OSError as error:
-        raise OnboardFault(Fault.RUNTIME, f"{cache} cannot hold builds: {error.strerror or error}") from error
+        raise OnboardFault(Fault.RUNTIME, f"{folder} cannot hold {holds}: {error.strerror or error}") from error
     mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
     if not stat.S_ISDIR(found.st_mode) or not mine or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise OnboardFault(
-            Fault.RUNTIME, f"{cache} can be written by others, who could exchange what flies: chmod 700, or another one"
+            Fault.RUNTIME,
+            f"{folder} can be written by others, who could exchange what flies: chmod 700, or another one",
         )
     # Whoever owns a link among the folders above cannot lead elsewhere what was checked here.
-    cache = cache.resolve()
-    for above in cache.parents:
+    folder = folder.resolve()
+    for above in folder.parents:
         status = above.stat()
         mode = status.st_mode
         # Who may rename a folder can put another in its place; the sticky bit, as of /tmp, forbids it.
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             raise OnboardFault(
-                Fault.RUNTIME, f"{above}, above {cache}, can be written by everybody, who could exchange what flies"
+                Fault.RUNTIME, f"{above}, above {folder}, can be written by everybody, who could exchange what flies"
             )
         # The owner can always.
         if hasattr(os, "getuid") and status.st_uid not in (0, os.getuid()):
             raise OnboardFault(
                 Fault.RUNTIME,
-                f"{above}, above {cache}, is another user's, who could exchange what flies: name a folder of your own",
+                f"{above}, above {folder}, is another user's, who could exchange what flies: name a folder of your own",
             )
-    return cache
+    return folder
 
 
 def _is_whole(library: Path, record: Path) -> bool:

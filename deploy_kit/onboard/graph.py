@@ -1,6 +1,8 @@
 """The bundle's ONNX graph with inputs and outputs bound to buffers of its own, so that a step allocates nothing."""
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +11,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 
 from .binding import BoundSession
 from .contract import CONTRACT_METADATA_KEY, FloatArray, OnboardContract
+from .engine_cache import EngineCache
 from .faults import Fault, OnboardFault
-from .options import CUDA, LEVELS, OnboardOptions
+from .options import CUDA, LEVELS, TENSORRT, OnboardOptions
 
 # onnxruntime's own exceptions have no common base below Exception, and each version has others.
 RUNTIME_ERRORS: tuple[type[Exception], ...] = (
@@ -114,16 +117,28 @@ def open_session(
         OnboardFault: onnxruntime refuses the graph or would run it elsewhere, or it is not the contract's.
     """
     provider = options.provider
-    if provider == CUDA and hasattr(onnxruntime, "preload_dlls"):
+    if provider in (CUDA, TENSORRT) and hasattr(onnxruntime, "preload_dlls"):
         # CUDA's libraries may come as packages of their own, which nothing else loads.
         onnxruntime.preload_dlls()
+    # onnxruntime has no option for it in TensorRT; NVIDIA's libraries read this when they are loaded.
+    if provider == TENSORRT and (said := os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")) != "0":
+        raise OnboardFault(
+            Fault.RUNTIME, f"NVIDIA_TF32_OVERRIDE is {said!r}, and TensorRT would round to TF32: set it to 0"
+        )
+    cache = None
+    if options.engine_cache is not None:
+        cache = EngineCache(Path(options.engine_cache), model, onnxruntime.__version__)
+        cache.check()
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
     settings.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[options.level])
     try:
         session = onnxruntime.InferenceSession(
-            model, settings, providers=[provider], provider_options=[options.all_provider_options]
+            model,
+            settings,
+            providers=[provider],
+            provider_options=[{**options.all_provider_options, **(cache.options if cache is not None else {})}],
         )
     except RUNTIME_ERRORS as error:
         raise OnboardFault(
@@ -143,4 +158,19 @@ def open_session(
     names = tuple(value.name for value in session.get_inputs()), tuple(value.name for value in session.get_outputs())
     if names != (inputs, outputs):
         raise OnboardFault(Fault.CONTRACT_INVALID, f"policy.onnx has inputs and outputs {names}, not the contract's")
+    if cache is not None:
+        # An engine for a batch of any size is built at the first run.
+        _run_once(session)
+        cache.record()
     return session
+
+
+def _run_once(session: onnxruntime.InferenceSession) -> None:
+    inputs = {
+        value.name: np.zeros([size if isinstance(size, int) else 1 for size in value.shape], np.float32)
+        for value in session.get_inputs()
+    }
+    try:
+        session.run(None, inputs)
+    except RUNTIME_ERRORS as error:
+        raise OnboardFault(Fault.RUNTIME, f"onnxruntime cannot run policy.onnx: {error}") from error

@@ -29,6 +29,10 @@ NARROW_TOLERANCES = {"cpp-fp16": 1e-2, "cpp-int8": 0.15}
 """Of golden samples, for headers with narrow weights: as far as the profiles that judge them let outputs be off."""
 
 CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+
+SAME_ARITHMETIC = ("device_id", "trt_builder_optimization_level", "trt_max_workspace_size")
+"""Options of TensorRT that leave float32 float32 and load no code; `verify` runs it without any."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,9 @@ class OnboardOptions:
             "cpp-fp16" and "cpp-int8" for that with narrow weights, whose outputs differ from the graph's.
         cpp_cache: folder of such builds; `~/.cache/deploy-kit/cpp` if None.
         provider: onnxruntime's execution provider; another one running instead is a fault.
-        provider_options: options of that provider, as onnxruntime takes them.
+        provider_options: options of that provider, as onnxruntime takes them; of TensorRT's only `SAME_ARITHMETIC`,
+            unless `allow_unverified`.
+        engine_cache: folder in which TensorRT's engines are kept between starts; None builds them at each.
         threads: threads of one inference.
         level: graph optimisation: "disabled", "basic", "extended" or "all".
         tf32: whether CUDA may round to TensorFloat-32; it is switched off otherwise.
@@ -69,6 +75,7 @@ class OnboardOptions:
     cpp_cache: str | None = None
     provider: str = "CPUExecutionProvider"
     provider_options: dict[str, str] = field(default_factory=dict)
+    engine_cache: str | None = None
     threads: int = 1
     level: str = "all"
     tf32: bool = False
@@ -102,6 +109,14 @@ class OnboardOptions:
             raise OnboardFault(Fault.OPTIONS, "cpp_cache is the name of a folder")
         if not isinstance(self.provider, str) or not isinstance(self.provider_options, dict):
             raise OnboardFault(Fault.OPTIONS, "provider is a name, provider_options a dictionary")
+        if self.engine_cache is not None and not (self.provider == TENSORRT and isinstance(self.engine_cache, str)):
+            raise OnboardFault(Fault.OPTIONS, f"engine_cache is the name of a folder, and goes with {TENSORRT} alone")
+        other = next((name for name in self.provider_options if name not in SAME_ARITHMETIC), None)
+        if self.provider == TENSORRT and other is not None and not self.allow_unverified:
+            raise OnboardFault(
+                Fault.OPTIONS,
+                f"{other}: TensorRT was verified without it; engine_cache keeps engines, leave others out",
+            )
         # Zero would leave the number to onnxruntime, and what runs would depend on the computer.
         if isinstance(self.threads, bool) or not isinstance(self.threads, int) or not 1 <= self.threads <= MAX_THREADS:
             raise OnboardFault(Fault.OPTIONS, f"threads is {self.threads!s:.20}, not 1 to {MAX_THREADS}")
