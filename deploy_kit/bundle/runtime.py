@@ -87,11 +87,11 @@ def runtimes(
 
 def session_options(ort: ModuleType, runtime: Runtime) -> Any:
     """Return onnxruntime's options of a session; CUDA's libraries are loaded where they come with the package."""
-    if runtime.provider != "cpu" and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
     if runtime.provider == "tensorrt":
         # TensorRT has no option for it in onnxruntime; NVIDIA's libraries read this when they are loaded.
         os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+    if runtime.provider != "cpu" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[runtime.level])

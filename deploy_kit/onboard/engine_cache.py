@@ -24,7 +24,7 @@ class EngineCache:
     Args:
         root: folder of all graphs' engines.
         model: the ONNX file.
-        version: of onnxruntime.
+        made_by: what engines follow from besides: onnxruntime's version, options.
 
     Attributes:
         folder: of this graph's engines.
@@ -33,8 +33,8 @@ class EngineCache:
         OnboardFault: a folder can be written by others.
     """
 
-    def __init__(self, root: Path, model: bytes, version: str) -> None:
-        key = hashlib.sha256(model + version.encode()).hexdigest()[:32]
+    def __init__(self, root: Path, model: bytes, made_by: str) -> None:
+        key = hashlib.sha256(model + made_by.encode()).hexdigest()[:32]
         self.folder = private_folder(private_folder(root, "engines") / key, "engines")
 
     @property

@@ -117,17 +117,18 @@ def open_session(
         OnboardFault: onnxruntime refuses the graph or would run it elsewhere, or it is not the contract's.
     """
     provider = options.provider
-    if provider in (CUDA, TENSORRT) and hasattr(onnxruntime, "preload_dlls"):
-        # CUDA's libraries may come as packages of their own, which nothing else loads.
-        onnxruntime.preload_dlls()
     # onnxruntime has no option for it in TensorRT; NVIDIA's libraries read this when they are loaded.
     if provider == TENSORRT and (said := os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")) != "0":
         raise OnboardFault(
             Fault.RUNTIME, f"NVIDIA_TF32_OVERRIDE is {said!r}, and TensorRT would round to TF32: set it to 0"
         )
+    if provider in (CUDA, TENSORRT) and hasattr(onnxruntime, "preload_dlls"):
+        # CUDA's libraries may come as packages of their own, which nothing else loads.
+        onnxruntime.preload_dlls()
     cache = None
     if options.engine_cache is not None:
-        cache = EngineCache(Path(options.engine_cache), model, onnxruntime.__version__)
+        made_by = json.dumps([onnxruntime.__version__, options.level, options.all_provider_options], default=str)
+        cache = EngineCache(Path(options.engine_cache), model, made_by)
         cache.check()
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads
