@@ -3,6 +3,8 @@
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from deploy_kit.bundle.reader import open_bundle
 from deploy_kit.cpp.header import header_text
 
@@ -41,3 +43,19 @@ def test_every_toolchain_builds_and_runs_the_header(run, tmp_path):
     done = toolchains(header)
     assert done.returncode == 1
     assert "self-test FAILS" in done.stderr
+
+
+@pytest.mark.parametrize(("form", "lanes"), [("cpp-fp16", 4), ("cpp-fp16", 1), ("cpp-int8", 4)])
+def test_narrow_weights_are_decoded_on_64_bit_arm(run, tmp_path, form, lanes):
+    """By NEON's conversions, and with one lane by the compiler's own half type, as on microcontrollers."""
+    subprocess.run([SCRIPT, "--tools"], capture_output=True, check=True)
+    bundle = open_bundle(run.bundle)
+    text = header_text(run.network, bundle.contract, bundle.golden, form)
+    (tmp_path / "policy.hpp").write_text(text)
+    (tmp_path / "test.cpp").write_text(
+        '#include "policy.hpp"\nstatic deploy_kit_policy::Policy policy;\n'
+        "int main() { return static_cast<int>(policy.self_test()); }\n"
+    )
+    build = ["aarch64-linux-gnu-g++", "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-static"]
+    subprocess.run([*build, f"-DDEPLOY_KIT_LANES={lanes}", "test.cpp", "-o", "test"], cwd=tmp_path, check=True)
+    assert subprocess.run(["qemu-aarch64", "./test"], cwd=tmp_path, check=False).returncode == 0

@@ -11,6 +11,7 @@ from deploy_kit.verify.report import Status, VerifyReport
 from deploy_kit.verify.structure import sandboxed_library
 from deploy_kit.verify.verifier import verify_bundle
 from helpers.cpp_headers import replaced, with_header
+from helpers.flight_logs import fly, open_recorded
 
 FORMS = {"cpp-fp16": "fp16", "cpp-int8": "int8"}
 SETS = ("golden", "kept", "near", "flight-like", "random", "extreme", "search")
@@ -18,8 +19,15 @@ SETS = ("golden", "kept", "near", "flight-like", "random", "extreme", "search")
 
 @pytest.fixture(scope="module")
 def report(run, tmp_path_factory):
-    narrow = with_header(run, tmp_path_factory.mktemp("narrow"), forms=tuple(FORMS))
-    return verify_bundle(narrow.verify(search_evaluations=64))
+    """What the judge says of a bundle with both, and of a flight with one of them on board."""
+    folder = tmp_path_factory.mktemp("narrow")
+    narrow, log = with_header(run, folder, forms=tuple(FORMS)), folder / "flight.dklog"
+    (folder / "builds").mkdir(mode=0o700)
+    engine = {"engine": "cpp-int8", "cpp_cache": str(folder / "builds"), "allow_unverified": True}
+    policy = open_recorded(narrow.bundle, log, **engine)
+    fly(policy)
+    policy.close()
+    return verify_bundle(narrow.verify(search_evaluations=64, flight=log))
 
 
 def outcome(report):
@@ -27,7 +35,8 @@ def outcome(report):
 
 
 def test_they_are_replayed_under_their_profiles_and_by_their_weights(report):
-    assert report.passed, [v for v in report.verdicts if v.status is Status.FAILED]
+    # The flight was no real one.
+    assert {v.name for v in report.verdicts if v.status is Status.FAILED} == {"flight-log/distribution"}
     found, checks = outcome(report), {check.name: check for check in report.checks}
     for form, profile in FORMS.items():
         judged = {f"replay/heldout/{form}-head", *(f"replay/{name}/{form}" for name in SETS)}
@@ -36,6 +45,7 @@ def test_they_are_replayed_under_their_profiles_and_by_their_weights(report):
             *judged,
             *closely,
             *(f"{form}/text", f"{form}/run", f"live/driving@{form}"),
+            *(f"flight-log/replay/{form}", f"flight-log/replay/{form}-stored"),
         }
         assert {found[name] for name in judged | closely} == {Status.PASSED}
         assert {checks[name].profile for name in judged} == {profile}
@@ -46,10 +56,26 @@ def test_they_are_replayed_under_their_profiles_and_by_their_weights(report):
         assert errors[0] > 1e-4 > 1e-5 > errors[1]
 
 
+def test_a_flight_with_one_is_judged_by_its_profile(report):
+    checks = {check.name: check for check in report.checks}
+    for name, profile in (
+        ("flight-log/outputs", "int8"),
+        ("flight-log/replay/cpp-int8", "int8"),
+        ("flight-log/replay/cpp-fp16", "fp16"),
+        ("flight-log/replay/cpp-int8-stored", None),
+        ("flight-log/replay/onnx", None),
+    ):
+        assert (report.verdict(name).status, checks[name].profile) == (Status.PASSED, profile)
+    assert checks["flight-log/outputs"].note == "the header with narrow weights flew: judged by the profile int8"
+    assert checks["flight-log/bundle"].note.startswith("the C++ header (cpp-int8) on ")
+
+
 def test_a_report_that_lacks_one_of_their_checks_has_not_passed(report):
     data = report.to_json()
+    data["options"]["flight"] = None
+    data["checks"] = [check for check in data["checks"] if not check["name"].startswith("flight-log/")]
     assert VerifyReport.from_json(data).passed
-    for name in (name for name in outcome(report) if "cpp" in name):
+    for name in (check["name"] for check in data["checks"] if "cpp" in check["name"]):
         kept = [check for check in data["checks"] if check["name"] != name]
         assert not VerifyReport.from_json({**data, "checks": kept}).passed, name
 
