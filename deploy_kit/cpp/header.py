@@ -11,16 +11,17 @@ import numpy as np
 
 from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.reader import HEADERS, GoldenSamples
+from deploy_kit.bundle.variants import LARGE
 from deploy_kit.cpp.constants import constants_text, introduction
 from deploy_kit.cpp.evaluation import StoredNetwork
 from deploy_kit.cpp.literals import array_text
 from deploy_kit.cpp.network_text import array_declaration, network_text
 from deploy_kit.cpp.program import Program, program_of
-from deploy_kit.cpp.storage import FORMATS, LARGE, Storage
+from deploy_kit.cpp.storage import FORMATS, Storage
 from deploy_kit.errors import OptionError
 from deploy_kit.policy.network import VisionActorCritic
 
-GENERATOR = 3
+GENERATOR = 4
 """Version of what is written; raised with every change of the text."""
 
 NUM_GOLDEN = 2

@@ -7,12 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from deploy_kit.bundle.variants import LARGE
 from deploy_kit.cpp.program import Convolutions, Dense, Float32, Program
 from deploy_kit.errors import OptionError
-
-LARGE = 0.05
-"""Share of all weights from which a matrix is stored in a narrower form: smaller ones, among them that of the state,
-and convolutions cost accuracy and save little."""
 
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 _SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
@@ -51,6 +48,9 @@ class StoredMatrix:
 
 def stored_matrices(program: Program, storage: Storage) -> dict[str, StoredMatrix]:
     """Return the matrices of a program as they are stored, by the name of the product.
+
+    Narrow are those that hold `LARGE` of all weights: smaller ones, among them the state's, cost accuracy and save
+    little. With the actor's layers in int8 too the reference policy's action was off 25 times as far.
 
     Raises:
         OptionError: a weight is too large for float16.

@@ -39,8 +39,10 @@ def program(run):
 def test_only_large_matrices_are_narrow():
     matrices = stored_matrices(program_of(make_network(), gate=True), Storage.INT8)
     kinds = {name: matrix.values.dtype for name, matrix in matrices.items()}
-    assert {name for name, kind in kinds.items() if kind == np.int8} == {"stem_linear", "actor_0", "actor_2"}
-    assert {name for name, kind in kinds.items() if kind == np.float32} == {"state_enc", "actor_4", "aux_decoder"}
+    assert {name for name, kind in kinds.items() if kind == np.int8} == {"stem_linear"}
+    assert {kinds[name] for name in ("state_enc", "actor_0", "actor_2", "actor_4", "aux_decoder")} == {
+        np.dtype(np.float32)
+    }
 
 
 def first_row(*values):
@@ -108,9 +110,9 @@ def test_a_build_gives_what_its_weights_give(run, program, texts, tmp_path, form
     assert library.self_test()
     found = library.rows(observation)
     for role, values in exact.items():
-        np.testing.assert_allclose(found[role], values, rtol=1e-5, atol=1e-5)
-        # So the weights are narrow indeed.
-        assert np.abs(values - plain[role]).max() > 5e-5
+        np.testing.assert_allclose(found[role], values, rtol=2e-6, atol=2e-6)
+    # So the weights are narrow indeed.
+    assert np.abs(exact["features"] - plain["features"]).max() > 1e-5
 
 
 def test_the_text_is_the_same_each_time(run, shared_bundle, texts):
