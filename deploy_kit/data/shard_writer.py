@@ -70,17 +70,14 @@ class ShardWriter:
         self.flight_number = sum(segment.ranks for segment in plan.segments[: self.origin]) + rank.index
         seed = [plan.sampling_seed, self.origin, rank.index]
         self.sampler = KeyedSampler(plan.num_positive, plan.num_negative, seed)
-        self._state = ShardState()
+        self._state = self._last_state = ShardState()
         self.env_steps, self.heldout_complete, self.waited_s = 0, False, 0.0
         self._dropped: list[int] = []
         self._stored_ids: list[Columns] = []
         self._waiting: dict[str, list[Columns]] = {TRAINING: [], HELDOUT: [], OBSERVATIONS: []}
         self._waiting_rows = 0
-        self._stored_bytes = 0
-        self.stored_rows = 0
         self.num_observations = 0
         self._training_tracks: set[int] = set()
-        self._heldout_tracks: dict[int, int] = {}
         self._heldout_episodes: set[int] = set()
         self._index = 0
         self._mutex = threading.RLock()
@@ -330,8 +327,6 @@ class ShardWriter:
         self._stored_bytes += (folder / name.file_name).stat().st_size
         if snapshot is not None:
             remove_older_snapshots(folder, name)
-
-    _last_state = ShardState()
 
     def close(self, state: str = "done", error: str = "") -> None:
         """Store what waits, say how it ended, and let go.

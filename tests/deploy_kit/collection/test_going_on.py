@@ -39,8 +39,8 @@ def racing(folder: Path) -> CollectOptions:
         checkpoint=DEMO_POLICY,
         feature_file=folder / "features.h5",
         env=EnvOptions(num_envs=4, seed=3, num_threads=1, tracks=("circular",), difficulty=0.0),
-        num_positive=30,
-        num_negative=40,
+        num_positive=20,
+        num_negative=25,
         heldout_episodes=2,
         keep_observations=8,
         checkpoint_every=CheckpointEvery(rows=25),
@@ -151,7 +151,7 @@ def go_on(whole, folder: Path, stops, monkeypatch) -> dict[str, np.ndarray]:
     return contents(options.feature_file)
 
 
-STOPS = [(0.02, "kill"), (0.6, "kill"), (0.2, "kill"), (0.1, "Ctrl-C"), (0.03, "Ctrl-C"), (0.15, "kill")]
+STOPS = [(0.02, "kill"), (0.6, "kill"), (0.2, "kill"), (0.1, "Ctrl-C"), (0.03, "Ctrl-C")]
 """The first one comes among the held-out episodes, the others while the rate of the negatives is unknown and after."""
 
 
@@ -177,7 +177,7 @@ def lacking(monkeypatch, name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["sampler", "memory", "numbers", "rng", "values.policy"])
+@pytest.mark.parametrize("name", ["sampler", "memory", "numbers", "rng"])
 @pytest.mark.parametrize("whole", ["user's, GRU"], indirect=True)
 def test_a_part_that_a_snapshot_lacked_would_be_noticed(whole, tmp_path, monkeypatch, name):
     lacking(monkeypatch, name)
