@@ -259,9 +259,9 @@ class ShardWriter:
     def due(self) -> bool:
         """Whether a shard is to be closed: enough rows wait, or some rows long enough."""
         late = self._clock() - self._closed_at >= self._every.seconds
-        return not self._flown_again and (
-            self._waiting_rows >= self._every.row_limit or (late and self._waiting_rows > 0)
-        )
+        # Asked by whoever flies, while another thread adds rows.
+        with self._mutex:
+            return self._waiting_rows >= (1 if late else self._every.row_limit) and not self._flown_again
 
     @property
     def _flown_again(self) -> bool:
