@@ -45,6 +45,9 @@ FIRST_TRAINING_ID = 1 << 40
 FLIGHT_IDS = 1 << 44
 """Episode numbers of one process's flight; the next one's begin after them."""
 
+LONGEST_SETTLING = 2000
+"""Steps of an episode from which on new episodes settle no longer than for an episode of that length."""
+
 HELDOUT_PURPOSE, TRAINING_PURPOSE = 0, 1
 
 _TOLD_BROKEN = 5
@@ -83,8 +86,9 @@ def settling_steps(flown: int, longest: int) -> int:
 
     Args:
         flown: steps of the interrupted flight.
-        longest: steps of an episode that its time ends.
+        longest: steps of an episode that its time ends; more than `LONGEST_SETTLING` count as that many.
     """
+    longest = min(longest, LONGEST_SETTLING)
     return flown if flown < 2 * longest else longest + flown % longest
 
 

@@ -246,6 +246,8 @@ def test_without_a_snapshot_that_fits_new_episodes_begin_and_settle(interrupted,
 def test_settling_steps():
     # As long as the interrupted flight; later on, at the same step of an episode that only its time ends.
     assert [settling_steps(flown, 10) for flown in (0, 1, 19, 20, 25, 1234)] == [0, 1, 19, 10, 15, 14]
+    # Where episodes have hardly an end, it is not flown for ever.
+    assert [settling_steps(flown, 10**9) for flown in (3999, 10**6 + 7)] == [3999, 2007]
 
 
 @GRU
