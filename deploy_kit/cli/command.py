@@ -1,6 +1,7 @@
 """Commands and options in deploy-kit's manner: options under headings, examples, errors in one line."""
 
 import importlib
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -57,6 +58,10 @@ def compose(*decorators: Callable[[F], F]) -> Callable[[F], F]:
         return function
 
     return decorate
+
+
+_INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 
 class _InputRejected(click.ClickException):
@@ -146,6 +151,7 @@ class Group(click.Group):
         context = {"help_option_names": ["-h", "--help"], "max_content_width": HELP_WIDTH}
         super().__init__(name, context_settings=context, **settings)
         self._lazy, self._sections = dict(lazy), dict(epilog_sections)
+        self._ends_process = False
 
     def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
         """Make a context whose help is as wide in a pipe as on a wide terminal."""
@@ -156,13 +162,21 @@ class Group(click.Group):
     def main(self, *arguments: Any, **settings: Any) -> Any:
         """Run the command line, on outputs that take every character."""
         set_up_encodings()
+        # Without arguments it takes the process's own, and the process ends with it.
+        self._ends_process = not arguments and settings.get("args") is None
         return super().main(*arguments, **settings)
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command; turn deliberate errors, refusals of the system and Ctrl-C into one line and an exit code."""
         set_up_logging(bool(context.params.get("verbose")))
-        with _errors_in_one_line():
-            return super().invoke(context)
+        try:
+            with _errors_in_one_line():
+                return super().invoke(context)
+        except click.exceptions.Exit as leaving:
+            if leaving.exit_code == _INTERRUPTED and self._ends_process:
+                # What is left is the process's end, which a second Ctrl-C would turn into a traceback.
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+            raise
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Return the commands in the order of the work."""
@@ -224,7 +238,7 @@ def _errors_in_one_line() -> Iterator[None]:
 
 def _interrupted() -> click.exceptions.Exit:
     stderr.print("Interrupted")
-    return click.exceptions.Exit(130)
+    return click.exceptions.Exit(_INTERRUPTED)
 
 
 def _one_line(error: Exception) -> str:

@@ -107,3 +107,23 @@ def test_a_users_own_export_module_beside_the_script_stays_out_of_it(tmp_path):
     ):
         done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+_TWICE = """
+import atexit, os, signal, sys
+import deploy_kit.cli.inspect
+from deploy_kit.cli.main import main
+
+def interrupted(path):
+    raise KeyboardInterrupt
+
+deploy_kit.cli.inspect.kind_of = interrupted
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+sys.argv[1:] = ["inspect", "file"]
+main()
+"""
+
+
+def test_a_second_interrupt_does_not_reach_the_process_that_ends():
+    done = subprocess.run([sys.executable, "-c", _TWICE], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted\n")
