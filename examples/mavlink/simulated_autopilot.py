@@ -177,6 +177,9 @@ class SimulatedAutopilot:
                 break
         for _ in range(5):
             self._heartbeat(POSITION)
+            if self._lockstep:
+                # Else the companion waits for the time of its next step before it looks.
+                self._link.mav.system_time_send(0, round(1e3 * now))
             time.sleep(0.01)
         self._link.close()
         return flown
