@@ -5,6 +5,11 @@ everything takes longer. The recorder's log is written to a temporary folder; "l
 slow for.
 
     python benchmarks/onboard.py BUNDLE [--paced 300]
+    python benchmarks/onboard.py BUNDLE --engine cpp
+    python benchmarks/onboard.py BUNDLE --provider CUDAExecutionProvider
+
+The runner flies what the options name; `session.run` is always the bundle's graph on the CPU, and on the provider too
+where that is another one.
 """
 
 import argparse
@@ -14,27 +19,37 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from deploy_kit.onboard import OnboardPolicy
+from deploy_kit.onboard import OnboardOptions, OnboardPolicy
+from deploy_kit.onboard.options import ENGINES, MAX_TOLERANCE
 from deploy_kit.timing import Plan, Step, latency, measure, timer
 
+CPU = "CPUExecutionProvider"
 
-def make_steps(bundle: Path, recorded: OnboardPolicy) -> dict[str, Step]:
+
+def make_steps(bundle: Path, options: OnboardOptions, recorded: OnboardPolicy) -> dict[str, Step]:
     """Return one step of each candidate: the graph alone, and the runner with and without times and recorder.
 
     Args:
         bundle: what runs.
+        options: how the runner flies it.
         recorded: the runner with a recorder.
     """
-    policy, timed = OnboardPolicy(bundle), OnboardPolicy(bundle)
+    policy, timed = OnboardPolicy(bundle, options), OnboardPolicy(bundle, options)
     contract = policy.contract
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(bundle / "policy.onnx", options, providers=["CPUExecutionProvider"])
     state = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 3.0, 0.0, 0.0, 3.0, 0.0, 0.0])
     metres = np.random.default_rng(0).uniform(0.5, 12.0, contract.image_shape).astype(np.float32)
     whole = np.concatenate([state, contract.offset]).astype(np.float32)[None]
     image = (np.minimum(metres, contract.clip_m) / contract.divisor_m).astype(np.float32)[None, None]
     inputs = dict(zip(contract.inputs, (whole, image), strict=True))
+
+    def graph(provider: str, provider_options: dict[str, str]) -> Step:
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+        providers = [(provider, provider_options)]
+        session = onnxruntime.InferenceSession(bundle / "policy.onnx", settings, providers=providers)
+        session.disable_fallback()
+        assert session.get_providers()[0] == provider
+        return lambda: session.run(None, inputs)
 
     def with_times(policy: OnboardPolicy) -> Step:
         now = 0.0
@@ -46,8 +61,11 @@ def make_steps(bundle: Path, recorded: OnboardPolicy) -> dict[str, Step]:
 
         return step
 
+    provider = options.provider
+    elsewhere = {} if provider == CPU else {f"session.run, {provider}": graph(provider, options.all_provider_options)}
     return {
-        "session.run": lambda: session.run(None, inputs),
+        "session.run": graph(CPU, {}),
+        **elsewhere,
         "step, state of 12 numbers": lambda: policy.step(state, metres),
         "step, state of 12 numbers and times": with_times(timed),
         "the same with recorder": with_times(recorded),
@@ -68,17 +86,28 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
+    parser.add_argument("--engine", choices=ENGINES, default=OnboardOptions.engine)
+    parser.add_argument("--provider", default=CPU, help="onnxruntime's execution provider")
+    parser.add_argument("--tf32", action="store_true", help="let CUDA round to TF32")
     parser.add_argument("--rounds", type=int, default=80)
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--paced", type=int, default=200, help="steps of each candidate at one a period")
-    options = parser.parse_args()
-    print(f"batch 1, one thread, onnxruntime {onnxruntime.__version__}")
+    given = parser.parse_args()
+    options = OnboardOptions(
+        engine=given.engine,
+        provider=given.provider,
+        tf32=given.tf32,
+        tolerance=MAX_TOLERANCE if given.tf32 else OnboardOptions.tolerance,
+        allow_unverified=True,
+    )
     with tempfile.TemporaryDirectory() as folder:
-        recorded = OnboardPolicy(options.bundle, log=folder)
-        steps = make_steps(options.bundle, recorded)
-        show("back to back", steps, Plan(options.rounds, options.repeats))
-        if options.paced:
-            show("one step each 30 ms", steps, Plan(options.paced, 1, 0.03))
+        recorded = OnboardPolicy(given.bundle, options, log=folder)
+        print(f"batch 1, the runner on {recorded.engine}, onnxruntime {onnxruntime.__version__}")
+        print(f"golden samples: worst at {recorded.self_check:.2f} of the tolerance")
+        steps = make_steps(given.bundle, options, recorded)
+        show("back to back", steps, Plan(given.rounds, given.repeats))
+        if given.paced:
+            show("one step each 30 ms", steps, Plan(given.paced, 1, 0.03))
         recorded.close()
         assert recorded.recorder is not None
         print(f"lost: {recorded.recorder.lost}")

@@ -149,6 +149,7 @@ class Bench:
             for runtime in self._options.runtimes if file in self._bundle.files else ():
                 if self._is_there(runtime, kind):
                     yield from self._graph(f"onnx {kind}", self._bundle.read(file), runtime)
+                    yield from self._onboard(runtime, f"onnx {kind}", file, f"onnxruntime-{kind}")
         for form in (form for form, file in HEADERS.items() if file in self._bundle.files):
             yield from self._header(form)
         if torchscript is None:
@@ -186,6 +187,8 @@ class Bench:
         try:
             options = session_options(self._ort, runtime)
             session = self._ort.InferenceSession(data, options, providers=[(wanted, runtime.provider_options)])
+            # Else a session whose provider fails goes on with another one, and that would be timed.
+            session.disable_fallback()
             session.run(None, inputs)
         except errors as error:
             raise ArtifactError(f"onnxruntime cannot run {artifact} on {runtime}: {one_line(error)}") from error
@@ -226,8 +229,11 @@ class Bench:
             raise ArtifactError("bound arrays give something else than the session's run")
         return bound.run
 
-    def _onboard(self, runtime: Runtime) -> Iterator[Candidate]:
+    def _onboard(
+        self, runtime: Runtime, artifact: str = "onnx", file: str = ONNX_NAME, engine: str = "onnxruntime"
+    ) -> Iterator[Candidate]:
         options: dict[str, Any] = {
+            "engine": engine,
             "provider": runtime.execution_provider,
             "threads": runtime.threads,
             "level": runtime.level,
@@ -235,7 +241,7 @@ class Bench:
             "allow_unverified": True,
             **({"tolerance": TF32_TOLERANCE} if runtime.tf32 else {}),
         }
-        yield from self._onboard_step("onnx", ONNX_NAME, str(runtime), options)
+        yield from self._onboard_step(artifact, file, str(runtime), options)
 
     def _header(self, form: str) -> Iterator[Candidate]:
         """Yield a C++ header, built for this computer: one call of the network, and the runner's step with it."""

@@ -146,6 +146,8 @@ def open_session(source: bytes | str, runtime: Runtime) -> Any:
         session = ort.InferenceSession(source, session_options(ort, runtime), providers=providers)
     except onnxruntime_errors() as error:
         raise ArtifactError(f"onnxruntime cannot load the graph: {one_line(error)}") from error
+    # Else a session whose provider fails in a run goes on with another one.
+    session.disable_fallback()
     if session.get_providers()[0] != wanted:
         raise ArtifactError(f"onnxruntime runs on {session.get_providers()[0]}, asked for {wanted}")
     return session

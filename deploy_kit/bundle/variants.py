@@ -22,6 +22,9 @@ from deploy_kit.errors import CheckFailedError
 VARIANTS = {"fp16": FP16_NAME, "int8": INT8_NAME}
 """File of each variant; its name is that of the profile that judges it, too."""
 
+VARIANT_ENGINES = {f"onnxruntime-{kind}": kind for kind in VARIANTS}
+"""Variant that each of the onboard runner's engines flies."""
+
 LARGE = 0.25
 """Share of all weights from which a linear layer is quantised: small ones cost accuracy and save nothing."""
 

@@ -16,17 +16,11 @@ from .contract import FloatArray, OnboardContract, parse_contract
 from .faults import Fault, OnboardFault
 from .signature import require_signed
 from .strict_json import strict_json
-from .verification import Verification, read_verification
+from .verification import MODELS, Verification, read_verification
 
 MANIFEST_VERSION = 1
 
 _NEEDED = ("contract.json", "golden.npz")
-_MODELS = {
-    "onnxruntime": "policy.onnx",
-    "cpp": "policy.hpp",
-    "cpp-fp16": "policy.fp16.hpp",
-    "cpp-int8": "policy.int8.hpp",
-}
 _MAX_BYTES = 1 << 30
 _MAX_MANIFEST_BYTES = 4 << 20
 
@@ -69,8 +63,9 @@ def load_bundle(path: Path, trust: Path | None = None, engine: str = "onnxruntim
     content, hashes, verification = read_files(path, trust, engine)
     contract = parse_contract(content["contract.json"].decode("utf-8", "replace"))
     golden = _read_golden(content["golden.npz"], contract)
-    header = content.get("policy.hpp" if engine == "onnxruntime" else _MODELS[engine])
-    model = content.get("policy.onnx", b"")
+    native = engine.startswith("cpp")
+    model = content.get("policy.onnx" if native else MODELS[engine], b"")
+    header = content.get(MODELS[engine] if native else "policy.hpp")
     return OnboardBundle(contract, model, header, golden, hashes, verification)
 
 
@@ -109,13 +104,19 @@ def read_files(path: Path, trust: Path | None = None, engine: str = "onnxruntime
 
 
 def _read_files(folder: Path, trust: Path | None, engine: str) -> BundleFiles:
-    needed, model = (*_NEEDED, _MODELS[engine]), _MODELS[engine]
+    needed, model = (*_NEEDED, MODELS[engine]), MODELS[engine]
     listed, manifest = _read_manifest(folder / "manifest.json")
     if trust is not None:
         require_signed(folder, manifest, listed, trust)
     content: dict[str, bytes] = {}
     if engine != "onnxruntime" and model not in listed:
-        raise OnboardFault(Fault.BUNDLE_INCOMPLETE, f"{folder} has no {model}: export it with --format {engine}")
+        kind = engine.removeprefix("onnxruntime-")
+        option = "--format" if kind == engine else "--variant"
+        raise OnboardFault(
+            Fault.BUNDLE_INCOMPLETE,
+            f"{folder} has no {model}: export it with {option} {kind}; policies other than the racing one have none, "
+            "and fly on onnxruntime",
+        )
     for name in sorted({*listed, *needed}):
         if Path(name).name != name or name not in listed:
             raise OnboardFault(Fault.BUNDLE_INCOMPLETE, f"{folder}: {name!r} is not listed as it should be")

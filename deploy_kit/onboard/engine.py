@@ -1,5 +1,6 @@
 """What computes the network: the ONNX graph in onnxruntime, or the C++ header built on this computer."""
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 from .bundle import OnboardBundle
@@ -40,7 +41,7 @@ def open_engine(bundle: OnboardBundle, options: OnboardOptions) -> Engine:
     Raises:
         OnboardFault: it cannot be opened.
     """
-    if options.engine != "onnxruntime":
+    if options.native:
         from .native import NativeEngine
 
         return NativeEngine(bundle, options)
@@ -48,3 +49,17 @@ def open_engine(bundle: OnboardBundle, options: OnboardOptions) -> Engine:
     from .graph import Graph
 
     return Graph(bundle.model, bundle.contract, options)
+
+
+def open_literal(bundle: OnboardBundle, options: OnboardOptions) -> Engine | None:
+    """Return the variant of the graph as it is written, on the CPU and without optimisation; None for other engines.
+
+    Raises:
+        OnboardFault: it cannot be opened.
+    """
+    if options.native or options.engine == "onnxruntime":
+        return None
+    from .graph import Graph
+
+    plain = replace(options, provider="CPUExecutionProvider", provider_options={}, tf32=False, level="disabled")
+    return Graph(bundle.model, bundle.contract, plain)

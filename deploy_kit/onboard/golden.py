@@ -42,6 +42,51 @@ def replay(
     return max(shares[worst], commands)
 
 
+LITERAL_TOLERANCE = 5e-3
+"""Of a variant against itself without optimisation: float sums in another order, which here and there round to the next
+step of a narrow number. A processor that saturates sums of int8 products is off by more."""
+
+
+def replay_literally(graph: Engine, literal: Engine, contract: OnboardContract, golden: dict[str, FloatArray]) -> float:
+    """Run every golden sample through a variant of the graph and through what it says; return the worst share.
+
+    The golden outputs are those of the weights as they were, from which a variant differs: what this computer's
+    narrow arithmetic gives is seen closely only by the variant itself, operator by operator in float32.
+
+    Args:
+        graph: the variant, as it will fly.
+        literal: the same without optimisation.
+        contract: says what the outputs are.
+        golden: the samples.
+
+    Raises:
+        OnboardFault: they differ.
+    """
+    worst, size = 0.0, len(contract.state_low)
+    scale = contract.scale if contract.physical else np.ones(len(contract.scale))
+    for row, observation in enumerate(golden["observation"]):
+        outputs = []
+        for engine in (graph, literal):
+            engine.state[:] = observation[:size]
+            engine.image[:] = observation[size:].reshape(contract.image_shape)
+            engine.run()
+            outputs.append(np.append(engine.first, [] if engine.gate is None else engine.gate).astype(np.float64))
+        terms = [] if graph.gate is None else [max(1.0, 0.1 * float(golden["gate_terms"][row, 0]))]
+        unit = np.append(scale, terms)
+        with np.errstate(invalid="ignore"):
+            error = np.abs(outputs[0] - outputs[1]) / (LITERAL_TOLERANCE * (unit + np.abs(outputs[1])))
+        share = float(error.max())
+        # Written so that NaN is refused too.
+        if not share <= 1.0:
+            raise OnboardFault(
+                Fault.GOLDEN_MISMATCH,
+                f"golden sample {row}: this computer's narrow arithmetic is off by {share:.3g} times the tolerance "
+                f"{LITERAL_TOLERANCE:g} from what the variant says; do not fly it here",
+            )
+        worst = max(worst, share)
+    return worst
+
+
 def command_share(contract: OnboardContract, golden: dict[str, FloatArray], tolerance: float) -> float:
     """Return the largest error of the contract's commands for the golden actions, as a share of the tolerance.
 

@@ -13,7 +13,8 @@ from .binding import BoundSession
 from .contract import CONTRACT_METADATA_KEY, FloatArray, OnboardContract
 from .engine_cache import EngineCache
 from .faults import Fault, OnboardFault
-from .options import CUDA, LEVELS, TENSORRT, OnboardOptions
+from .options import CUDA, LEVELS, NARROW_TOLERANCES, TENSORRT, OnboardOptions
+from .verification import MODELS
 
 # onnxruntime's own exceptions have no common base below Exception, and each version has others.
 RUNTIME_ERRORS: tuple[type[Exception], ...] = (
@@ -73,6 +74,8 @@ class Graph:
         self._buffers = [*inputs, first, *([] if gate is None else [gate])]
         self.providers: tuple[str, ...] = tuple(session.get_providers())
         self.versions: dict[str, Any] = {"onnxruntime": onnxruntime.__version__}
+        if (limit := NARROW_TOLERANCES.get(options.engine)) is not None:
+            self.versions["variant"] = f"{MODELS[options.engine]}, golden samples within {limit:g}"
         outputs = self._buffers[len(inputs) :]
         try:
             self._bound = BoundSession(
@@ -82,7 +85,7 @@ class Graph:
             )
         except RUNTIME_ERRORS as error:
             raise OnboardFault(
-                Fault.CONTRACT_INVALID, f"policy.onnx does not take the contract's shapes: {error}"
+                Fault.CONTRACT_INVALID, f"{MODELS[options.engine]} does not take the contract's shapes: {error}"
             ) from error
 
     def run(self) -> None:
@@ -122,6 +125,13 @@ def open_session(
         raise OnboardFault(
             Fault.RUNTIME, f"NVIDIA_TF32_OVERRIDE is {said!r}, and TensorRT would round to TF32: set it to 0"
         )
+    available = onnxruntime.get_available_providers()
+    if provider not in available:
+        raise OnboardFault(
+            Fault.RUNTIME,
+            f"onnxruntime {onnxruntime.__version__} has no {provider}, only {', '.join(available)}: for NVIDIA's GPUs "
+            "install onnxruntime-gpu in place of onnxruntime",
+        )
     if provider in (CUDA, TENSORRT) and hasattr(onnxruntime, "preload_dlls"):
         # CUDA's libraries may come as packages of their own, which nothing else loads.
         onnxruntime.preload_dlls()
@@ -143,8 +153,10 @@ def open_session(
         )
     except RUNTIME_ERRORS as error:
         raise OnboardFault(
-            Fault.RUNTIME, f"onnxruntime {onnxruntime.__version__} refuses policy.onnx: {error}"
+            Fault.RUNTIME, f"onnxruntime {onnxruntime.__version__} refuses {MODELS[options.engine]}: {error}"
         ) from error
+    # Else a session whose provider fails goes on with another one, and says so on standard output alone.
+    session.disable_fallback()
     if session.get_providers()[0] != provider:
         raise OnboardFault(Fault.RUNTIME, f"{provider} was asked for, {session.get_providers()[0]} would run")
     metadata = session.get_modelmeta().custom_metadata_map.get(CONTRACT_METADATA_KEY, "null")
@@ -154,11 +166,13 @@ def open_session(
         carried = None
     if carried != contract:
         raise OnboardFault(
-            Fault.BUNDLE_ALTERED, "policy.onnx carries another contract than contract.json: copy it again"
+            Fault.BUNDLE_ALTERED, f"{MODELS[options.engine]} carries another contract than contract.json: copy it again"
         )
     names = tuple(value.name for value in session.get_inputs()), tuple(value.name for value in session.get_outputs())
     if names != (inputs, outputs):
-        raise OnboardFault(Fault.CONTRACT_INVALID, f"policy.onnx has inputs and outputs {names}, not the contract's")
+        raise OnboardFault(
+            Fault.CONTRACT_INVALID, f"{MODELS[options.engine]} has inputs and outputs {names}, not the contract's"
+        )
     if cache is not None:
         # An engine for a batch of any size is built at the first run.
         _run_once(session)

@@ -130,6 +130,7 @@ class DepthGuard:
 
     Attributes:
         plain: whether images come as metres, +inf where nothing returned.
+        blind_steps: images in a row in which nothing returned.
     """
 
     def __init__(self, contract: OnboardContract, options: OnboardOptions, target: FloatArray) -> None:
@@ -147,7 +148,7 @@ class DepthGuard:
 
     def reset(self) -> None:
         """Forget how long the drone has been blind, as after an image that showed something."""
-        self._blind_steps = 0
+        self.blind_steps = 0
 
     def fill(self, depth: npt.NDArray[Any]) -> None:
         """Put an image into the graph.
@@ -173,7 +174,7 @@ class DepthGuard:
         if nearest >= self._clip or (nearest == 0 and not ((target > 0) & (target < self._clip)).any()):
             self._look(metres)
         else:
-            self._blind_steps = 0
+            self.blind_steps = 0
         np.divide(target, self._divisor, out=target)
 
     def _metres(self, depth: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -198,11 +199,11 @@ class DepthGuard:
                 f"no depth lies between 0 and {self._clip:g} m and the farthest is {finite.max():g} m: give metres, or "
                 "set depth_in_millimetres",
             )
-        self._blind_steps += 1
-        if self._max_blind_steps is not None and self._blind_steps > self._max_blind_steps:
+        self.blind_steps += 1
+        if self._max_blind_steps is not None and self.blind_steps > self._max_blind_steps:
             raise OnboardFault(
                 Fault.DEPTH_BLIND,
-                f"no pixel had a return within {self._clip:g} m for {self._blind_steps} steps "
+                f"no pixel had a return within {self._clip:g} m for {self.blind_steps} steps "
                 f"({self._options.max_blind_s:g} s are accepted): is the camera covered? One that gives 0 for no "
                 "return needs zero_is_no_return",
             )

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import struct
 import sys
 import threading
 import time
@@ -63,14 +64,20 @@ class RecordingOptions:
 
 
 class Slot:
-    """One record's memory; its views fit the inputs that usually come."""
+    """One record's memory; its views fit the inputs that usually come.
+
+    Attributes:
+        numbers: of a step, which the writer packs into the first bytes; None where the bytes are whole.
+    """
 
     def __init__(self, size: int) -> None:
-        self.bytes = np.zeros(size, np.uint8)
+        # Filled, unlike zeros that nobody has touched: the first steps do not wait for memory.
+        self.bytes = np.full(size, 0, np.uint8)
         self.buffer = self.bytes.data
         self.kind = 0
         self.length = 0
         self.views: tuple[npt.NDArray[Any], ...] = ()
+        self.numbers: tuple[Any, ...] | None = None
 
     def shape(self, first: int, arrays: Iterable[tuple[npt.DTypeLike, tuple[int, ...]]]) -> None:
         """Lay arrays behind the first bytes, and take them as the record's length."""
@@ -95,10 +102,17 @@ class LogWriter:
     `head` is written by the control loop alone, `tail` and `ended` by the writer alone.
     """
 
-    def __init__(self, path: Path | str, header: dict[str, Any], slots: list[Slot], options: RecordingOptions) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        header: dict[str, Any],
+        slots: list[Slot],
+        options: RecordingOptions,
+        pack: Callable[[Slot], None],
+    ) -> None:
         if sys.byteorder != "little":
             raise OnboardFault(Fault.LOG, "flight logs are written on little-endian computers alone")
-        self.options, self._header, self._slots = options, header, slots
+        self.options, self._header, self._slots, self._pack = options, header, slots, pack
         self.head = self.tail = self.lost = 0
         self.ended: str | None = None
         self.stop = False
@@ -163,12 +177,15 @@ class LogWriter:
                 self._end("closed")
         except OSError as error:
             self.ended = f"it cannot be written ({error.strerror})"
+        except (struct.error, ArithmeticError, TypeError, ValueError) as error:
+            self.ended = f"a step holds what no record takes ({error})"
         finally:
             self._file.close()
 
     def _drain(self) -> None:
         while self.tail != self.head and self.ended is None:
             slot = self._slots[self.tail % SLOTS]
+            self._pack(slot)
             payload = slot.buffer[: slot.length]
             self._make_room(payload)
             if self.ended is None:

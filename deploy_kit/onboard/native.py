@@ -2,7 +2,6 @@
 
 import ctypes
 import hashlib
-from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,7 @@ from .faults import Fault, OnboardFault
 from .golden import sigmoid
 from .options import NARROW_TOLERANCES, OnboardOptions
 
-
-class Answer(IntEnum):
-    """What the native call says."""
-
-    DONE = 0
-    STATE = 1
-    DEPTH = 2
-    OUTPUT = 3
-    NOT_ITS_FORM = 4
+_ARRAY, _FLOAT32, _FLOAT64 = np.ndarray, np.dtype(np.float32), np.dtype(np.float64)
 
 
 class NativeEngine:
@@ -39,6 +30,7 @@ class NativeEngine:
         image: (72, 96) write the normalised image here before `run`.
         first: (4,) action or command of the last `run` or `step`.
         gate: (1,) its gate output, None without one.
+        command: gives a copy of the physical command of the last `run` or `step`, (4,) float64.
         providers: "C++", and which weights where they are narrow.
         versions: the library, by the beginning of its sha256.
 
@@ -71,23 +63,33 @@ class NativeEngine:
             raise OnboardFault(Fault.RUNTIME, f"the built policy.hpp cannot be loaded: {error}") from error
         count, size = len(contract.scale), len(contract.state_low)
         self.first: FloatArray = np.zeros(count, np.float32)
-        self.gate: FloatArray | None = None if contract.gate_probability is None else np.zeros(1, np.float32)
+        self._command, self._logit = np.zeros(count), np.zeros(1, np.float32)
+        # The graph gives what the contract says; the header always action and logit.
+        self._converted = contract.physical or bool(contract.gate_probability)
+        self.gate: FloatArray | None = None
+        if contract.gate_probability is not None:
+            self.gate = np.zeros(1, np.float32) if contract.gate_probability else self._logit
         narrow = NARROW_TOLERANCES.get(options.engine)
         kind = "" if narrow is None else f" {options.engine[4:]} weights, golden samples within {narrow:g}"
         self.providers: tuple[str, ...] = (f"C++{kind}",)
         self.versions: dict[str, Any] = {"library": hashlib.sha256(path.read_bytes()).hexdigest()[:16]}
-        self._command, self._logit = np.zeros(count), np.zeros(1, np.float32)
-        self._given, self._acting = np.zeros(size), np.zeros(count)
-        self._depth = np.zeros(contract.image_shape, np.float32)
+        self._given = np.zeros(size)
+        # ctypes takes a list in half of numpy's time.
+        self._acting: Any = (ctypes.c_double * count)()
         self._low, self._high = np.zeros(size), np.zeros(size)
+        self._action = np.zeros(count, np.float32) if contract.physical else self.first
+        self.command, self._numbers = self._command.copy, self._command.tolist
+        self._outputs = _pointers(self._command, self._action, self._logit)
+        self._shape = contract.image_shape
         acting = contract.last_action
-        self._sizes = {size} if acting is None else {size, size - (acting[1] - acting[0])}
-        self._outputs = _pointers(self._command, self.first, self._logit)
-        inputs = (*_pointers(self._acting, self._low, self._high, self._depth), *self._outputs)
+        sizes = {size} if acting is None else {size, size - (acting[1] - acting[0])}
+        self._bound = {(given,): (self._given[:given], ctypes.byref(self._call(given))) for given in sizes}
+
+    def _call(self, count: int) -> "_Step":
+        """Return what a native step with so many numbers of the state reads and writes."""
         (given,) = _pointers(self._given)
-        self._calls = {count: (self._buffers, given, ctypes.c_int(count), *inputs) for count in self._sizes}
-        # The graph gives what the contract says; the header always action and logit.
-        self._converted = contract.physical or bool(contract.gate_probability)
+        acting = ctypes.addressof(self._acting)
+        return _Step(self._buffers, given, acting, *_pointers(self._low, self._high), *self._outputs, count)
 
     def _check_sizes(self, contract: OnboardContract) -> None:
         found = (ctypes.c_int * 6)()
@@ -119,7 +121,7 @@ class NativeEngine:
         """Set what states are held against: (16,) smallest and largest numbers, the margin included."""
         self._low[:], self._high[:] = low, high
 
-    def step(self, state: npt.NDArray[Any], depth: npt.NDArray[Any], acting: list[float]) -> int:
+    def step(self, state: npt.NDArray[Any], depth: npt.NDArray[Any], acting: list[float]) -> list[float] | None:
         """Guard, normalise, run and transform in one call.
 
         Args:
@@ -128,41 +130,50 @@ class NativeEngine:
             acting: command now acting.
 
         Returns:
-            An `Answer`; for any but `DONE` nothing counts, and who called finds out why.
+            The physical command; None where something is refused or of another form, and who called finds out why.
         """
-        if type(state) is not np.ndarray or state.ndim != 1 or state.dtype.kind != "f":
-            return Answer.NOT_ITS_FORM
-        if type(depth) is not np.ndarray or depth.shape != self._depth.shape or depth.dtype.kind != "f":
-            return Answer.NOT_ITS_FORM
-        call = self._calls.get(state.size)
-        if call is None:
-            return Answer.NOT_ITS_FORM
-        self._given[: state.size] = state
+        if type(state) is not _ARRAY or type(depth) is not _ARRAY or depth.shape != self._shape:
+            return None
+        bound = self._bound.get(state.shape)
+        # Most come in these types, which are quick to tell.
+        if (
+            bound is None
+            or (state.dtype is not _FLOAT64 and state.dtype.kind != "f")
+            or (depth.dtype is not _FLOAT32 and depth.dtype.kind != "f")
+        ):
+            return None
+        # Copied, whatever its type and strides: no other thread changes it under the guards. To ask numpy for its
+        # address would take as long.
+        self.image[...] = depth
+        bound[0][...] = state
         self._acting[:] = acting
-        # Copied, whatever its type and strides: no other thread changes it under the guards.
-        self._depth[:] = depth
-        answer: int = self._step(*call)
-        if answer == 0:
+        if self._step(bound[1]):
+            return None
+        if self._converted:
             self._convert()
-        return answer
+        return self._numbers()
 
     def run(self) -> None:
         """Run the network on what stands in `state` and `image`."""
         self._run(self._buffers, *self._outputs)
-        self._convert()
-
-    def command(self) -> npt.NDArray[np.float64]:
-        """Return the physical command of the last `run` or `step`."""
-        return self._command.copy()
+        if self._converted:
+            self._convert()
 
     def _convert(self) -> None:
-        if self.gate is not None:
-            self.gate[0] = self._logit[0]
-        if self._converted:
-            if self._contract.physical:
-                self.first[:] = self._command
-            if self.gate is not None and self._contract.gate_probability:
-                self.gate[0] = sigmoid(float(self._logit[0]))
+        if self._contract.physical:
+            self.first[:] = self._command
+        if self.gate is not None and self._contract.gate_probability:
+            self.gate[0] = sigmoid(float(self._logit[0]))
+
+
+class _Step(ctypes.Structure):
+    """The header's DeployKitStep."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("buffers", "state", "acting", "low", "high")),
+        *((name, ctypes.c_void_p) for name in ("command", "action", "logit")),
+        ("count", ctypes.c_longlong),
+    )
 
 
 def _pointers(*arrays: npt.NDArray[Any]) -> tuple[ctypes.c_void_p, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .faults import Fault, OnboardFault
-from .verification import Runtime
+from .verification import MODELS, Runtime
 
 MAX_TOLERANCE = 1e-2
 """TF32 arithmetic is off by up to 4e-3; what is off by more than this is another policy."""
@@ -23,10 +23,10 @@ LEVELS = {
 }
 """Names of the graph optimisation levels in onnxruntime."""
 
-ENGINES = ("onnxruntime", "cpp", "cpp-fp16", "cpp-int8")
+ENGINES = tuple(MODELS)
 
-NARROW_TOLERANCES = {"cpp-fp16": 1e-2, "cpp-int8": 0.15}
-"""Of golden samples, for headers with narrow weights: as far as the profiles that judge them let outputs be off."""
+NARROW_TOLERANCES = {"onnxruntime-fp16": 1e-2, "onnxruntime-int8": 0.15, "cpp-fp16": 1e-2, "cpp-int8": 0.15}
+"""Of golden samples, for what is narrow: as far as the profiles that judge it let outputs be off."""
 
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
@@ -41,7 +41,8 @@ class OnboardOptions:
 
     Attributes:
         engine: what computes the network: "onnxruntime", or "cpp" for the bundle's C++ header, built on this computer;
-            "cpp-fp16" and "cpp-int8" for that with narrow weights, whose outputs differ from the graph's.
+            "onnxruntime-fp16", "onnxruntime-int8", "cpp-fp16" and "cpp-int8" for the bundle's variants of the graph and
+            headers with narrow weights, whose outputs differ from the graph's.
         cpp_cache: folder of such builds; `~/.cache/deploy-kit/cpp` if None.
         provider: onnxruntime's execution provider; another one running instead is a fault.
         provider_options: options of that provider, as onnxruntime takes them; of TensorRT's only `SAME_ARITHMETIC`,
@@ -53,7 +54,8 @@ class OnboardOptions:
         trust: file of the public key (PEM, Ed25519) whose signature the bundle must bear; None takes any bundle.
         allow_unverified: fly a runtime that no verification names, and a bundle whose verification failed.
         tolerance: largest error of a golden sample, absolute (times the action scale for commands) plus relative; at
-            most `MAX_TOLERANCE`. With narrow weights it holds for the header's own samples, see `golden_tolerance`.
+            most `MAX_TOLERANCE`. What is narrow has `golden_tolerance` for the bundle's samples; this one holds for
+            the samples of a narrow header's own.
         max_state_age_s: oldest state that is accepted; two policy periods if None.
         max_depth_age_s: oldest image that is accepted; one camera period plus one policy period if None.
         min_step_s: shortest time between two steps; half a policy period if None.
@@ -143,6 +145,11 @@ class OnboardOptions:
     def trusted(self) -> Path | None:
         """File of the key that is trusted."""
         return None if self.trust is None else Path(self.trust)
+
+    @property
+    def native(self) -> bool:
+        """Whether a C++ header runs."""
+        return self.engine.startswith("cpp")
 
     @property
     def golden_tolerance(self) -> float:

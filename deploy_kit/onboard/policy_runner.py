@@ -88,7 +88,9 @@ class TermPolicy:
         self.options = options = options or OnboardOptions()
         if options.engine != "onnxruntime":
             raise OnboardFault(
-                Fault.OPTIONS, f"engine {options.engine!r} runs bundles of the racing policy alone so far"
+                Fault.OPTIONS,
+                f"engine {options.engine!r} runs bundles of the racing policy alone: other policies have neither C++ "
+                "header nor variants, and fly on onnxruntime; leave engine out",
             )
         files = read_files(Path(bundle), options.trusted)
         self.contract = contract = parse_policy_contract(files.content["contract.json"].decode("utf-8", "replace"))

@@ -6,10 +6,12 @@ stays readable, but for a torn last record.
 """
 
 import math
+import struct
 import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -90,7 +92,7 @@ class Recorder:
         self._usual: tuple[Any, ...] | None = None
         self._sequence = 0
         self._head = 0
-        self._writer = LogWriter(path, header, self._slots, options)
+        self._writer = LogWriter(path, header, self._slots, options, partial(_pack, self._step))
         self.path, self.clock = self._writer.path, options.clock
         self._thread = threading.Thread(target=self._writer.run, name="flight log", daemon=True)
         self._thread.start()
@@ -134,7 +136,7 @@ class Recorder:
             began: `clock` when it began.
             inputs: state and depth as given.
             times: `now`, state_time, depth_time.
-            acting: command that was acting.
+            acting: command that was acting; kept as it is, like the lists of `result`.
             result: what it gave.
         """
         state, depth = inputs
@@ -144,33 +146,14 @@ class Recorder:
         usual = (state.dtype, state.size, depth.dtype)
         if usual != self._usual:
             self._lay_out(usual)
-        now, state_time, depth_time = times
-        gate, passed, event = result.gate, result.passed, result.event
-        self._step.pack_into(
-            slot.buffer,
-            0,
-            self._sequence,
-            began,
-            self.clock() - began,
-            _NAN if now is None else now,
-            _NAN if state_time is None else state_time,
-            _NAN if depth_time is None else depth_time,
-            *acting,
-            *result.command,
-            *result.first,
-            _NAN if gate is None else gate,
-            -1 if passed is None else passed,
-            -1 if event is None else event,
-            *self._codes,
-            state.size,
-            1,
-            0,
-        )
+        took = self.clock() - began
         views = slot.views
-        views[0][:] = state
-        views[1][:] = depth
-        views[2][:] = self._graph.state
-        views[3][:] = self._graph.image
+        views[0][...] = state
+        views[1][...] = depth
+        views[2][...] = self._graph.state
+        views[3][...] = self._graph.image
+        # Numbers that nobody changes any more: the writer packs them, off the control path.
+        slot.numbers = (self._sequence, began, took, times, acting, result, self._codes, state.size)
         self._put(slot, Kind.STEP, self._usual_length)
 
     def refused(
@@ -254,6 +237,7 @@ class Recorder:
         self._writer.head = self._head
 
     def _put_bytes(self, slot: Slot, kind: int, payload: bytes) -> None:
+        slot.numbers = None
         slot.buffer[: len(payload)] = payload
         self._put(slot, kind, len(payload))
 
@@ -271,6 +255,31 @@ class Recorder:
             slot.shape(self._step.size, arrays)
         self._usual_length = self._step.size + sum(view.nbytes for view in self._slots[0].views)
         self._usual = usual
+
+
+def _pack(step: struct.Struct, slot: Slot) -> None:
+    """Put the numbers of a step into its record's first bytes."""
+    if slot.numbers is None:
+        return
+    sequence, began, duration, times, acting, result, codes, size = slot.numbers
+    step.pack_into(
+        slot.buffer,
+        0,
+        sequence,
+        began,
+        duration,
+        *(_NAN if time is None else time for time in times),
+        *acting,
+        *result.command,
+        *result.first,
+        _NAN if result.gate is None else result.gate,
+        -1 if result.passed is None else result.passed,
+        -1 if result.event is None else result.event,
+        *codes,
+        size,
+        1,
+        0,
+    )
 
 
 def _code(kind: np.dtype[Any]) -> int:

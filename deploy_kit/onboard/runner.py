@@ -15,15 +15,17 @@ import numpy.typing as npt
 from .bundle import OnboardBundle, load_bundle
 from .contract import OnboardContract
 from .detector import GateDetector
-from .engine import open_engine
+from .engine import open_engine, open_literal
 from .faults import Fault, OnboardFault
-from .golden import replay, sigmoid
+from .golden import replay, replay_literally, sigmoid
 from .guards import Clock, DepthGuard, StateGuard, require_time
 from .log_writer import RecordingOptions
 from .native import NativeEngine
 from .options import OnboardOptions
 from .recorder import Recorder, StepResult
 from .verification import Verification
+
+_made = tuple.__new__
 
 
 class OnboardOutput(NamedTuple):
@@ -84,12 +86,17 @@ class OnboardPolicy:
         self.contract = contract = loaded.contract
         self.verification = loaded.verification
         if not options.allow_unverified:
-            if options.engine != "onnxruntime":
-                self.verification.require_header(options.engine)
-            else:
+            if options.native:
+                self.verification.require_engine(options.engine)
+            elif options.engine == "onnxruntime":
                 self.verification.require(options.runtime)
+            else:
+                self.verification.require_variant(options.engine, options.runtime)
         self._graph = open_engine(loaded, options)
         self.self_check = replay(self._graph, contract, loaded.golden, options.tolerance, options.golden_tolerance)
+        literal = open_literal(loaded, options)
+        if literal is not None:
+            replay_literally(self._graph, literal, contract, loaded.golden)
         self._state = StateGuard(contract, options.range_margin, self._graph.state)
         self._depth = DepthGuard(contract, options, self._graph.image)
         self._clock = Clock(contract, options)
@@ -103,7 +110,8 @@ class OnboardPolicy:
         self.engine = ", ".join((self._graph.providers[0], f"threads: {options.threads}", *versions))
         self._transform = contract.scale.tolist(), contract.offset.tolist()
         self.recorder = None
-        self._idle = threading.Lock()
+        idle = threading.Lock()
+        self._begin, self._end = idle.acquire, idle.release
         self.reset()
         if log is not None:
             header = self._describe(loaded)
@@ -215,78 +223,60 @@ class OnboardPolicy:
                 were. Tell the command that is sent instead with `hold`.
         """
         # Two threads would write into the same buffers, and each fly the other's command.
-        if not self._idle.acquire(blocking=False):
+        if not self._begin(False):
             raise OnboardFault(Fault.CONCURRENT, "another thread is within step: call it from one thread")
+        acting, native, recorder, began = self._acting, self._native, self.recorder, 0
         try:
-            if self.recorder is None:
-                return self._compute(state, depth, now, state_time, depth_time)
-            return self._record(self.recorder, state, depth, now, state_time, depth_time)
-        finally:
-            self._idle.release()
-
-    def _record(
-        self,
-        recorder: Recorder,
-        state: npt.NDArray[np.floating],
-        depth: npt.NDArray[np.generic],
-        now: float | None,
-        state_time: float | None,
-        depth_time: float | None,
-    ) -> OnboardOutput:
-        began, acting, times = recorder.clock(), self._acting[0], (now, state_time, depth_time)
-        try:
-            recorder.require_recording()
-            output = self._compute(state, depth, now, state_time, depth_time)
+            # One function, since each call costs as much as what it does.
+            if recorder is not None:
+                began = recorder.clock()
+                recorder.require_recording()
+            if now is not None or state_time is not None or depth_time is not None:
+                self._clock.check(now, state_time, depth_time)
+            sent = None if native is None else native.step(state, depth, acting[0])
+            if native is not None and sent is not None:
+                # It has seen the image, and that everything is finite.
+                self._depth.blind_steps = 0
+                command = native.command()
+            else:
+                # What a native step does not take is named, or taken, here.
+                sent = self._compute_here(state, depth, acting[0])
+                command = np.array(sent)
+            acted = acting.popleft()
+            acting.append(sent)
+            if now is not None:
+                self._clock.accept(now, state_time, depth_time)
+            given, detector = self._graph.gate, self._detector
+            gate = probability = passed = event = None
+            if given is not None:
+                gate = given.item()
+                probability = gate if self.contract.gate_probability else sigmoid(gate)
+                if detector is not None:
+                    passed, event = gate >= detector.rule.threshold, detector.step(gate)
+            # As a tuple, which takes half the time.
+            output = _made(OnboardOutput, (command, probability, passed, event))
+            if recorder is not None:
+                result = StepResult(sent, self._graph.first.tolist(), gate, passed, event)
+                recorder.accepted(began, (state, depth), (now, state_time, depth_time), acted, result)
+            return output
         except OnboardFault as fault:
-            recorder.refused(began, (state, depth), times, acting, fault)
+            if recorder is not None:
+                recorder.refused(began, (state, depth), (now, state_time, depth_time), acting[0], fault)
             raise
-        gate = self._graph.gate
-        result = StepResult(
-            self._acting[-1],
-            self._graph.first.tolist(),
-            None if gate is None else gate.item(),
-            output.gate_passed,
-            output.gate_event,
-        )
-        recorder.accepted(began, (state, depth), times, acting, result)
-        return output
+        finally:
+            self._end()
 
-    def _compute(
-        self,
-        state: npt.NDArray[np.floating],
-        depth: npt.NDArray[np.generic],
-        now: float | None,
-        state_time: float | None,
-        depth_time: float | None,
-    ) -> OnboardOutput:
-        graph, contract, native = self._graph, self.contract, self._native
-        if now is not None or state_time is not None or depth_time is not None:
-            self._clock.check(now, state_time, depth_time)
-        gate: float | None
-        if native is not None and native.step(state, depth, self._acting[0]) == 0:
-            # It has seen the image, and that everything is finite.
-            self._depth.reset()
-            command = native.command()
-            sent, gate = command.tolist(), None if graph.gate is None else graph.gate.item()
-        else:
-            # What a native step does not take is named, or taken, here.
-            self._state.fill(state, self._acting[0])
-            self._depth.fill(depth)
-            graph.run()
-            first, gate = graph.first.tolist(), None if graph.gate is None else graph.gate.item()
-            sent = first if contract.physical else self._commands(first)
-            # The action too: tanh makes a command even of infinity.
-            if not math.isfinite(sum(sent) + sum(first)) or (gate is not None and not math.isfinite(gate)):
-                raise OnboardFault(Fault.OUTPUT_NOT_FINITE, f"the graph gave {first} and {gate}")
-            command = np.array(sent)
-        self._acting.popleft()
-        self._acting.append(sent)
-        if now is not None:
-            self._clock.accept(now, state_time, depth_time)
-        if gate is None:
-            return OnboardOutput(command, None, None, None)
-        probability = gate if contract.gate_probability else sigmoid(gate)
-        detector = self._detector
-        if detector is None:
-            return OnboardOutput(command, probability, None, None)
-        return OnboardOutput(command, probability, gate >= detector.rule.threshold, detector.step(gate))
+    def _compute_here(
+        self, state: npt.NDArray[np.floating], depth: npt.NDArray[np.generic], acting: list[float]
+    ) -> list[float]:
+        """Guard, run and transform step by step; return the command."""
+        graph = self._graph
+        self._state.fill(state, acting)
+        self._depth.fill(depth)
+        graph.run()
+        first, gate = graph.first.tolist(), 0.0 if graph.gate is None else graph.gate.item()
+        sent = first if self.contract.physical else self._commands(first)
+        # The action too: tanh makes a command even of infinity.
+        if not math.isfinite(sum(sent) + sum(first) + gate):
+            raise OnboardFault(Fault.OUTPUT_NOT_FINITE, f"the graph gave {first} and {gate}")
+        return sent

@@ -36,15 +36,29 @@ EXPORTED = (Runtime("CPUExecutionProvider", "all", 1, tf32=False),)
 """What export verifies before it publishes a bundle."""
 
 
-_HEADER_CHECKS = {
+MODELS = {
+    "onnxruntime": "policy.onnx",
+    "onnxruntime-fp16": "policy.fp16.onnx",
+    "onnxruntime-int8": "policy.int8.onnx",
+    "cpp": "policy.hpp",
+    "cpp-fp16": "policy.fp16.hpp",
+    "cpp-int8": "policy.int8.hpp",
+}
+"""What flies, by the engine that runs it."""
+
+_CHECKS = {
     "cpp": {"cpp/text", "cpp/run", "replay/golden/cpp"},
+    # What rounding does to flights must have been seen, too.
     **{
-        # What rounding the weights does to flights must have been seen, too.
         name: {*(f"{name}/text", f"{name}/run"), f"replay/golden/{name}", f"live/driving@{name}"}
         for name in ("cpp-fp16", "cpp-int8")
     },
+    **{
+        f"onnxruntime-{kind}": {f"{kind}/graph", f"replay/golden/{kind}", f"live/driving@{kind}"}
+        for kind in ("fp16", "int8")
+    },
 }
-"""What is asked of a report before a C++ header is built, by the engine."""
+"""What is asked of a report before a C++ header or a variant flies, by the engine."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +69,13 @@ class Verification:
         state: "verified", "failed", "of another bundle", "unreadable" or "absent".
         runtimes: ways to run the graph that may fly.
         complete: whether everything was run.
-        headers: C++ headers that were compared, built and run, those with narrow weights flown too; by their engines.
+        engines: those whose C++ header or variant was compared and run, and flown too if it is narrow.
     """
 
     state: str
     runtimes: tuple[Runtime, ...] = EXPORTED
     complete: bool = False
-    headers: frozenset[str] = frozenset()
+    engines: frozenset[str] = frozenset()
 
     def require(self, runtime: Runtime) -> None:
         """Check that a way to run the graph was verified.
@@ -82,21 +96,41 @@ class Verification:
                 "deploy-kit verify with that provider, level and number of threads, and copy its report.json too",
             )
 
-    def require_header(self, engine: str) -> None:
-        """Check that a C++ header was verified: it is code, which export and manifest alone do not vouch for.
+    def require_engine(self, engine: str) -> None:
+        """Check that a C++ header or a variant was verified, which export and manifest alone do not vouch for.
 
         Args:
-            engine: "cpp", "cpp-fp16" or "cpp-int8".
+            engine: what runs it.
 
         Raises:
             OnboardFault: no report of these very files says so.
         """
-        if engine not in self.headers:
-            name, flown = ("policy.hpp", "") if engine == "cpp" else (f"policy.{engine[4:]}.hpp", " and flown")
+        if engine not in self.engines:
+            flown = "" if engine == "cpp" else " and flown"
+            where = " where a C++ compiler is" if engine.startswith("cpp") else ""
             raise OnboardFault(
                 Fault.NOT_VERIFIED,
-                f"no report says that {name} was verified{flown} (the report beside the bundle is {self.state}): run "
-                "deploy-kit verify where a C++ compiler is, and copy its report.json too",
+                f"no report says that {MODELS[engine]} was verified{flown} (the report beside the bundle is "
+                f"{self.state}): run deploy-kit verify{where}, and copy its report.json too",
+            )
+
+    def require_variant(self, engine: str, runtime: Runtime) -> None:
+        """Check that a variant was verified, and that it flies as it was.
+
+        Args:
+            engine: what runs it.
+            runtime: how.
+
+        Raises:
+            OnboardFault: no report of these very files says so.
+        """
+        self.require(runtime)
+        self.require_engine(engine)
+        if runtime != self.runtimes[0]:
+            raise OnboardFault(
+                Fault.NOT_VERIFIED,
+                f"{MODELS[engine]} was verified on {self.runtimes[0]} alone, not on {runtime}: run deploy-kit verify "
+                "with that provider, level and number of threads first, and copy its report.json too",
             )
 
 
@@ -130,5 +164,5 @@ def _verification(data: dict[str, Any], manifest_sha256: str) -> Verification:
         for item in data["runtimes"]
     )
     passed = {item["name"] for item in data.get("verdicts", ()) if item["status"] == "passed"}
-    headers = frozenset(engine for engine, checks in _HEADER_CHECKS.items() if passed >= checks)
-    return Verification("verified", runtimes, data["complete"] is True, headers)
+    engines = frozenset(engine for engine, checks in _CHECKS.items() if passed >= checks)
+    return Verification("verified", runtimes, data["complete"] is True, engines)

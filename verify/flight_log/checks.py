@@ -11,6 +11,7 @@ from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.parity import ParityCheck, ParityComparison
 from deploy_kit.bundle.reader import HEADER_PROFILES, HEADERS
 from deploy_kit.bundle.runners import ArtifactError, Float32, Outputs
+from deploy_kit.bundle.variants import VARIANT_ENGINES, VARIANTS
 from deploy_kit.flightlog.imported import imported
 from deploy_kit.flightlog.reader import FlightLog
 from deploy_kit.progress import Progress
@@ -202,7 +203,7 @@ class _Replay:
         if _worst(recorded) <= 1.0:
             return None
         if self.flown_profile is not None:
-            return f"the header with narrow weights flew: judged by the profile {self.flown_profile}"
+            return f"narrow arithmetic flew ({self.log.header['engine']}): judged by the profile {self.flown_profile}"
         if _worst(self.by_input.result(self._where)) <= 1.0:
             return (
                 "the outputs are the checkpoint's for what the network saw: the network's input was made otherwise "
@@ -236,11 +237,13 @@ def _worst(check: ParityCheck) -> float:
 
 
 def _flown_profile(log: FlightLog, subject: BundleAndCheckpoint) -> str | None:
-    """Return the profile of what flew: a header with narrow weights, if the log says so and the bundle has it."""
+    """Return the profile of what flew: a narrow header or variant, if the log says so and the bundle has it."""
     engine = log.header.get("engine")
-    if not isinstance(engine, str) or HEADERS.get(engine) not in subject.bundle.files:
+    if not isinstance(engine, str):
         return None
-    return HEADER_PROFILES.get(engine)
+    variant = VARIANT_ENGINES.get(engine)
+    file = HEADERS.get(engine) if variant is None else VARIANTS[variant]
+    return None if file not in subject.bundle.files else HEADER_PROFILES.get(engine, variant)
 
 
 def _replay(

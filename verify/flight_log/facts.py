@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.reader import HEADERS, ONNX_NAME, Bundle
+from deploy_kit.bundle.variants import VARIANT_ENGINES
 from deploy_kit.files import file_sha256
 from deploy_kit.flightlog.imported import imported
 from deploy_kit.flightlog.kinematics import MIN_STEPS, Motion, judge_motion
@@ -86,7 +87,8 @@ def bundle_check(log: FlightLog, bundle: Bundle) -> FactCheck:
 def _engine(header: dict[str, Any]) -> str:
     """Return what ran the network, in words."""
     engine = header.get("engine")
-    return f"the C++ header ({engine})" if engine in HEADERS else f"onnxruntime {header.get('onnxruntime')}"
+    variant = f" ({engine})" if engine in VARIANT_ENGINES else ""
+    return f"the C++ header ({engine})" if engine in HEADERS else f"onnxruntime {header.get('onnxruntime')}{variant}"
 
 
 def not_logged(name: str, what: str) -> NotRun:

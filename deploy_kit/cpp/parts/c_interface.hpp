@@ -35,17 +35,29 @@ DEPLOY_KIT_EXPORT int deploy_kit_run(void* buffers, double* command, float* acti
   return static_cast<int>(detail::run(*static_cast<detail::Buffers*>(buffers), command, action, logit));
 }
 
-// Guards, network and action transform in one call: returns 0 if all is well, 1 for a state that is refused, 2 for an
-// image that is refused or shows nothing (nothing is computed then, and who calls says why), 3 for an output that is
-// not finite.
-DEPLOY_KIT_EXPORT int deploy_kit_step(void* buffers, const double* state, int count, const double* acting,
-                                      const double* low, const double* high, const float* depth, double* command,
-                                      float* action, float* logit) {
+// What deploy_kit_step reads and writes; a caller fills it in once.
+struct DeployKitStep {
+  void* buffers;
+  const double* state;   // kStateSize numbers, or kShortStateSize without those of the command now acting
+  const double* acting;  // the command now acting
+  const double* low;     // what the state is held against
+  const double* high;
+  double* command;
+  float* action;
+  float* logit;
+  long long count;  // numbers of the state
+};
+
+// Guards, network and action transform in one call, on metres that stand where deploy_kit_image says: returns 0 if all
+// is well, 1 for a state that is refused, 2 for an image that is refused or shows nothing (nothing is computed then, and
+// who calls says why), 3 for an output that is not finite.
+DEPLOY_KIT_EXPORT int deploy_kit_step(const DeployKitStep* step) {
   using namespace deploy_kit_policy;
-  auto& b = *static_cast<detail::Buffers*>(buffers);
-  if (detail::fill_state(state, count, acting, low, high, b.state) != Fault::kNone) return 1;
-  if (detail::fill_depth(depth, b.image) != detail::Sight::kSeen) return 2;
-  return detail::run(b, command, action, logit) == Fault::kNone ? 0 : 3;
+  auto& b = *static_cast<detail::Buffers*>(step->buffers);
+  const int count = static_cast<int>(step->count);
+  if (detail::fill_state(step->state, count, step->acting, step->low, step->high, b.state) != Fault::kNone) return 1;
+  if (detail::normalise_depth(b.image) != detail::Sight::kSeen) return 2;
+  return detail::run(b, step->command, step->action, step->logit) == Fault::kNone ? 0 : 3;
 }
 
 // Run normalised observations (rows x (state, image)); command and features may be null.

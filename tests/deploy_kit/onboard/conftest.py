@@ -4,18 +4,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from deploy_kit.bundle.contract_fields import GateOutput, InputLayout
+from deploy_kit.bundle.reader import CPP_NAME, open_bundle
+from deploy_kit.cpp.header import header_text
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.policy.checkpoint import GateDetector, save_safetensors
 from deploy_kit.policy.network import VisionActorCritic
 from deploy_kit.task.racing import TASK_ID
-from helpers.bundles import copy_bundle, rewrite_manifest
+from helpers.bundles import copy_bundle, edit_contract, rewrite_manifest
 from helpers.checkpoints import CALIBRATION
 from helpers.exports import share_operators
 from helpers.networks import make_network
+from helpers.reports import write_report
 
 
 @pytest.fixture(scope="session")
@@ -63,3 +67,29 @@ def broken(bundles: SimpleNamespace, tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+def weight_the_rise(data: dict[str, Any]) -> None:
+    """Let the detector weigh the rise too."""
+    rise = {"slope_gain": 0.5, "slope_steps": 3, "slope_s": 0.09, "slope_rise": 0.01}
+    data["gate"]["detector"].update(rise, refractory_steps=1)
+
+
+@pytest.fixture(scope="session")
+def native(
+    bundles: SimpleNamespace, policy_network: VisionActorCritic, tmp_path_factory: pytest.TempPathFactory
+) -> SimpleNamespace:
+    """The bundles of the room with a verified C++ header, and a folder of builds."""
+    folder = tmp_path_factory.mktemp("native")
+    found = {}
+    for name in ("plain", "ready", "sloped"):
+        bundle = copy_bundle(getattr(bundles, "plain" if name == "sloped" else name), folder / name)
+        if name == "sloped":
+            edit_contract(bundle, weight_the_rise, graph=True)
+        opened = open_bundle(bundle)
+        (bundle / CPP_NAME).write_text(header_text(policy_network, opened.contract, opened.golden))
+        rewrite_manifest(bundle)
+        write_report(bundle)
+        found[name] = bundle
+    cache = folder / "builds"
+    return SimpleNamespace(**found, cache=cache, options={"engine": "cpp", "cpp_cache": str(cache)})

@@ -43,6 +43,7 @@ def fly(bundles, tmp_path, monkeypatch):
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "")
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
     monkeypatch.setattr(room.onnxruntime, "InferenceSession", StandIn)
+    monkeypatch.setattr(room.onnxruntime, "get_available_providers", lambda: [TENSORRT, "CPUExecutionProvider"])
 
     def start(bundle=bundles.plain):
         options = OnboardOptions(provider=TENSORRT, engine_cache=str(tmp_path / "engines"), allow_unverified=True)

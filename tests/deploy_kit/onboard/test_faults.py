@@ -1,11 +1,17 @@
 import json
+import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import numpy_helper
+from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
+from deploy_kit.bundle.runners import open_session
+from deploy_kit.bundle.runtime import Runtime
 from deploy_kit.onboard import Fault, OnboardFault, OnboardOptions, OnboardPolicy
 from helpers.bundles import edit_contract, write_torn_npz
 
@@ -307,9 +313,40 @@ def test_golden_samples_of_another_shape(broken):
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
-def test_a_provider_that_is_not_there(bundles):
-    options = OnboardOptions(provider="CUDAExecutionProvider", allow_unverified=True)
-    refuse(bundles.plain, Fault.RUNTIME, "CUDAExecutionProvider", options)
+@pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])
+def test_a_provider_that_is_not_there(bundles, monkeypatch, provider):
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    options = OnboardOptions(provider=provider, allow_unverified=True)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    refuse(bundles.plain, Fault.RUNTIME, f"has no {provider}, only CPUExecutionProvider: .* onnxruntime-gpu", options)
+    # One that says it is there, and whose libraries do not load.
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider", provider])
+    open_other = partial(onnxruntime.InferenceSession, providers=["CPUExecutionProvider"], provider_options=[{}])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda model, settings, **_: open_other(model, settings))
+    refuse(bundles.plain, Fault.RUNTIME, f"{provider} was asked for, CPUExecutionProvider would run", options)
+    assert os.environ.get("NVIDIA_TF32_OVERRIDE") == ("0" if provider.startswith("Tensorrt") else None)
+
+
+def test_a_provider_that_fails_in_flight_is_not_exchanged(bundles, monkeypatch, capsys):
+    opened = OnboardPolicy(bundles.plain)._graph._bound._session
+    host = open_session(str(bundles.plain / "policy.onnx"), Runtime())
+    for session in (opened, host):
+        assert not session._enable_fallback
+    feed = {value.name: np.zeros((1, *value.shape[1:]), np.float32) for value in host.get_inputs()}
+
+    inner = host._sess
+
+    class Failing:
+        def __getattr__(self, name):
+            return getattr(inner, name)
+
+        def run(self, *_):
+            raise EPFail("the device is lost")
+
+    monkeypatch.setattr(host, "_sess", Failing())
+    with pytest.raises(EPFail, match="device is lost"):
+        host.run(None, feed)
+    assert "Falling back" not in capsys.readouterr().out
 
 
 def test_a_graph_that_onnxruntime_refuses(broken):

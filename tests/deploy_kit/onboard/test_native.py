@@ -10,51 +10,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from deploy_kit.bundle.reader import CPP_NAME, open_bundle
+from deploy_kit.bundle.reader import CPP_NAME
 from deploy_kit.cpp.compiler import find_compiler
-from deploy_kit.cpp.header import header_text
 from deploy_kit.files import file_sha256
 from deploy_kit.flightlog.reader import open_flight_log
 from deploy_kit.onboard import Fault, OnboardFault, OnboardOptions, OnboardPolicy, builder
 from deploy_kit.onboard.__main__ import main
 from deploy_kit.onboard.detector import DetectorRule, GateDetector, Slope
-from helpers.bundles import copy_bundle, edit_contract, rewrite_manifest
-
-REPORT = {
-    "schema_version": 3,
-    "passed": True,
-    "complete": True,
-    "runtimes": [],
-    "verdicts": [{"name": name, "status": "passed"} for name in ("cpp/text", "cpp/run", "replay/golden/cpp")],
-}
-
-
-def write_report(folder, **changes):
-    subject = {"manifest_sha256": file_sha256(folder / "manifest.json")}
-    (folder / "report.json").write_text(json.dumps(REPORT | {"subject": subject} | changes))
-
-
-def weight_the_rise(data):
-    rise = {"slope_gain": 0.5, "slope_steps": 3, "slope_s": 0.09, "slope_rise": 0.01}
-    data["gate"]["detector"].update(rise, refractory_steps=1)
-
-
-@pytest.fixture(scope="session")
-def native(bundles, policy_network, tmp_path_factory):
-    """The bundles of the room with a verified C++ header, and a folder of builds."""
-    folder = tmp_path_factory.mktemp("native")
-    found = {}
-    for name in ("plain", "ready", "sloped"):
-        bundle = copy_bundle(getattr(bundles, "plain" if name == "sloped" else name), folder / name)
-        if name == "sloped":
-            edit_contract(bundle, weight_the_rise, graph=True)
-        opened = open_bundle(bundle)
-        (bundle / CPP_NAME).write_text(header_text(policy_network, opened.contract, opened.golden))
-        rewrite_manifest(bundle)
-        write_report(bundle)
-        found[name] = bundle
-    cache = folder / "builds"
-    return SimpleNamespace(**found, cache=cache, options={"engine": "cpp", "cpp_cache": str(cache)})
+from helpers.bundles import copy_bundle
+from helpers.flight_inputs import FAULTS, sample
+from helpers.reports import REPORT, write_report
 
 
 def both(native, kind="plain", log=None, **options):
@@ -64,12 +29,6 @@ def both(native, kind="plain", log=None, **options):
         OnboardPolicy(bundle, OnboardOptions(**native.options, **options), log=log),
         OnboardPolicy(bundle, OnboardOptions(**shared)),
     )
-
-
-def sample(seed):
-    rng = np.random.default_rng(seed)
-    state = np.concatenate([rng.normal(size=3), [0.0, 0.0, 1.0], rng.normal(size=6)])
-    return state, rng.uniform(0.2, 14.0, (72, 96))
 
 
 def same(ours, theirs):
@@ -101,42 +60,6 @@ def test_a_flight_is_the_same_with_both_engines(native, kind):
             theirs.reset()
 
 
-NAN, INF = np.nan, np.inf
-
-
-def spoilt(place, value):
-    def make(state, depth):
-        (state if place[0] == "state" else depth)[place[1]] = value
-        return state, depth
-
-    return make
-
-
-FAULTS = {
-    "state-nan": spoilt(("state", 3), NAN),
-    "state-inf": spoilt(("state", 0), INF),
-    "state-high": spoilt(("state", 0), 16.6),
-    "state-at-the-margin": spoilt(("state", 0), 16.5),
-    "state-low": spoilt(("state", 5), -1.11),
-    "depth-nan": spoilt(("depth", (3, 4)), NAN),
-    "depth-last-nan": spoilt(("depth", (71, 95)), NAN),
-    "depth-negative": spoilt(("depth", (0, 0)), -1e-3),
-    "depth-minus-infinity": spoilt(("depth", (0, 0)), -INF),
-    "depth-minus-zero": spoilt(("depth", (0, 0)), -0.0),
-    "depth-zero": spoilt(("depth", (0, 0)), 0.0),
-    "depth-far": spoilt(("depth", slice(None)), INF),
-    "depth-at-the-clip": spoilt(("depth", slice(None)), 10.0),
-    "depth-millimetres": spoilt(("depth", slice(None)), 2500.0),
-    "depth-zeros": spoilt(("depth", slice(None)), 0.0),
-    "state-shape": lambda state, depth: (state[:11], depth),
-    "state-list": lambda state, depth: (state.tolist(), depth),
-    "state-whole-numbers": lambda state, depth: (state.astype(int), depth),
-    "depth-shape": lambda state, depth: (state, depth[:71]),
-    "depth-type": lambda state, depth: (state, depth.astype(np.uint16)),
-    "depth-masked": lambda state, depth: (state, np.ma.masked_array(depth)),
-}
-
-
 @pytest.mark.parametrize("options", [{}, {"zero_is_no_return": True}, {"nan_is_no_return": True}], ids=str)
 def test_faults_are_the_same_with_both_engines(native, options):
     ours, theirs = both(native, **options)
@@ -156,11 +79,11 @@ def test_faults_are_the_same_with_both_engines(native, options):
 def test_blindness_is_counted_by_both_alike(native):
     ours, theirs = both(native, max_blind_s=0.1)
     state, depth = sample(0)
-    for image in (*[np.full_like(depth, INF)] * 3, depth, *[np.full_like(depth, INF)] * 3):
+    for image in (*[np.full_like(depth, np.inf)] * 3, depth, *[np.full_like(depth, np.inf)] * 3):
         same(ours.step(state, image), theirs.step(state, image))
     for policy in (ours, theirs):
         with pytest.raises(OnboardFault) as raised:
-            policy.step(state, np.full_like(depth, INF))
+            policy.step(state, np.full_like(depth, np.inf))
         assert raised.value.fault is Fault.DEPTH_BLIND
 
 
@@ -280,7 +203,7 @@ def test_a_missing_compiler_is_said(native, monkeypatch):
 
 
 def test_options_of_the_engine_are_checked():
-    with pytest.raises(OnboardFault, match="engine is 'tensorflow', not one of onnxruntime, cpp"):
+    with pytest.raises(OnboardFault, match="engine is 'tensorflow', not one of onnxruntime, onnxruntime-fp16"):
         OnboardOptions(engine="tensorflow")
     with pytest.raises(OnboardFault, match="cpp_cache is the name of a folder"):
         OnboardOptions(cpp_cache=3)

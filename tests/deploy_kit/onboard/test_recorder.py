@@ -297,6 +297,14 @@ def test_disk_that_fails_ends_the_log_and_not_the_flight(bundles, tmp_path, monk
     policy.close()
 
 
+def test_a_step_that_no_record_takes_ends_the_log_and_not_the_flight(bundles, tmp_path, monkeypatch):
+    policy = OnboardPolicy(bundles.plain, log=tmp_path / "flight.dklog")
+    monkeypatch.setattr(policy.recorder, "clock", lambda: 2**80)
+    fly(policy, 2)
+    assert policy.recorder.ended.startswith("a step holds what no record takes (")
+    policy.close()
+
+
 def test_slow_disk_loses_records_that_the_log_then_lacks(bundles, tmp_path, monkeypatch):
     policy = OnboardPolicy(bundles.plain, log=tmp_path / "flight.dklog")
     writer, drain = policy.recorder._writer, policy.recorder._writer._drain

@@ -10,6 +10,7 @@ from deploy_kit.verify.verifier import verify_bundle
 from helpers.bundles import copy_bundle, edit_contract, edit_golden, edit_onnx, shift_initializer
 from helpers.flight_checks import failures, note, verify
 from helpers.flight_logs import fly, fly_logged, open_recorded
+from helpers.variants import narrowed
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,23 @@ def test_one_wrong_weight_is_caught_and_said_to_be_the_bundles(run, wrong_bundle
     assert set(failures(report)) == {"bundle", "outputs"}
     assert note(report, "outputs") == "another graph flew than this bundle's"
     assert "policy.onnx with sha256" in failures(report)["bundle"]
+
+
+def test_a_variant_that_flew_is_judged_by_its_profile(run, tmp_path):
+    narrow, log = narrowed(run, tmp_path), tmp_path / "flight.dklog"
+    policy = open_recorded(narrow.bundle, log, engine="onnxruntime-int8", allow_unverified=True)
+    fly(policy, steps=30)
+    policy.close()
+    judged = verify(narrow, log, tmp_path)
+    assert failures(judged) == {}
+    profiles = {check.name: getattr(check, "profile", None) for check in judged.checks}
+    assert profiles["flight-log/outputs"] == profiles["flight-log/replay/int8"] == "int8"
+    assert profiles["flight-log/replay/onnx"] is None
+    # Under the limits of float32 it would not pass.
+    assert note(judged, "outputs") == "narrow arithmetic flew (onnxruntime-int8): judged by the profile int8"
+    assert "(onnxruntime-int8)" in note(judged, "bundle")
+    # A bundle without the variant cannot have flown it, whatever the log says.
+    assert {"bundle", "outputs"} <= set(failures(verify(run, log, tmp_path)))
 
 
 def test_wrong_constant_of_the_action_is_caught_with_its_size(run, wrong_bundle, tmp_path):
