@@ -92,8 +92,9 @@ class Artifacts:
         heads: parts features → outputs by artifact, None for one that cannot be cut or loaded.
         providers: execution providers that onnxruntime really uses.
         switched_off: option by which the user switched an artifact off, by the artifact's name.
-        variants: what flies besides the graph: in narrower arithmetic, or with narrower weights.
+        variants: the graph in narrower arithmetic, by its kind.
         header: the C++ header, built; None if there is none, or it could not be opened.
+        narrow_headers: those with narrow weights that could be opened, built.
     """
 
     observed: tuple[Artifact, ...]
@@ -104,6 +105,7 @@ class Artifacts:
     switched_off: dict[str, str] = field(default_factory=dict)
     variants: Mapping[str, Runner] = field(default_factory=dict)
     header: SandboxedLibrary | None = None
+    narrow_headers: Mapping[str, SandboxedLibrary] = field(default_factory=dict)
 
 
 def open_artifacts(
@@ -148,6 +150,7 @@ def open_artifacts(
     optional = tuple(name for name, file in OPTIONAL_ARTIFACTS.items() if file in subject.bundle.files)
     variants: dict[str, Runner] = {}
     header: SandboxedLibrary | None = None
+    narrow_headers: dict[str, SandboxedLibrary] = {}
     for form in (form for form in HEADERS if form in optional):
         built, problem = attempt(partial(open_cpp, subject, form, checks, cpp))
         if problem is not None:
@@ -159,7 +162,7 @@ def open_artifacts(
         if form == "cpp":
             header = built
         if form in HEADER_PROFILES:
-            variants[form] = built.rows
+            narrow_headers[form] = built
             truth = stored_outputs(subject, form)
             observed.append(Artifact(f"{form}{STORED}", built.rows, _all_roles(subject), truth=truth))
     proven = onnx is not None and not any(
@@ -186,6 +189,7 @@ def open_artifacts(
         {name: option for name, (run, option) in wanted.items() if not run},
         variants,
         header,
+        narrow_headers,
     ), checks
 
 

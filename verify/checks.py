@@ -17,7 +17,7 @@ from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
 from deploy_kit.verify.dataset import Dataset
 from deploy_kit.verify.flight_like import flight_like_samples, near_samples
 from deploy_kit.verify.flight_log.causes import affine_cause
-from deploy_kit.verify.header_flight import HEADER_CHECKS, SHADOW, STEPS
+from deploy_kit.verify.header_checks import header_not_flown
 from deploy_kit.verify.live import LiveTest
 from deploy_kit.verify.matrix import by_arithmetic, matrix_checks, of_the_graph
 from deploy_kit.verify.opening import attempt, guarded
@@ -116,27 +116,12 @@ def _replayed_and_flown(
             flown.add(check.name)
             yield check
     if CPP_NAME in subject.bundle.files:
-        yield from _header_not_flown(artifacts, live, flown)
+        modes, opened = None if live is None else live.modes, artifacts.header is not None
+        yield from header_not_flown("cpp", modes, flown, opened, artifacts.switched_off.get("cpp"))
     for mode in LIVE_MODES:
         if live is None or mode not in live.modes:
             reason = "--no-live" if live is None else "not among the live modes asked for"
             yield NotRun(f"live/{mode}", reason, "--no-live" if live is None else "--live-mode")
-
-
-def _header_not_flown(artifacts: Artifacts, live: LiveTest | None, flown: set[str]) -> Iterator[NotRun]:
-    """Yield the checks of the header's flights that were not made, and why."""
-    for name in (name for name in HEADER_CHECKS if name not in flown):
-        if live is None:
-            yield NotRun(name, "--no-live", "--no-live")
-        elif artifacts.header is None:
-            switch = artifacts.switched_off.get("cpp")
-            yield NotRun(name, switch or "not opened: a check above says why", switch)
-        elif name.removeprefix("live/").partition("@")[0] not in live.modes:
-            yield NotRun(name, "not among the live modes asked for", "--live-mode")
-        elif name == STEPS and SHADOW in flown:
-            yield NotRun(name, "--no-vehicle: its network flew alone, from normalised observations", "--no-vehicle")
-        else:
-            yield NotRun(name, "not flown: a check above says why")
 
 
 def _stored_golden(subject: BundleAndCheckpoint) -> ParityCheck:

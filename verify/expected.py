@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from deploy_kit.bundle.reader import CPP_NAME, HEADER_PROFILES, HEADERS, LEAPP_NAME, STORED
+from deploy_kit.bundle.reader import HEADER_PROFILES, HEADERS, LEAPP_NAME, STORED
 from deploy_kit.bundle.runtime import runtimes
 from deploy_kit.bundle.variants import VARIANTS
 from deploy_kit.errors import InputError
 from deploy_kit.verify.findings import Check, NotRun
+from deploy_kit.verify.header_checks import header_checks
 from deploy_kit.verify.options import LIVE_MODES
 
 _ARTIFACTS = ("onnx", "torchscript", "safetensors")
@@ -57,7 +58,6 @@ _BUNDLE = (
     *("safetensors/tensors", "golden/stored-outputs"),
     *_names("contract", "schema_version inputs outputs network provenance checkpoint"),
 )
-_CPP_FLIGHTS = _names("live", "shadow@cpp shadow@cpp-steps driving@cpp")
 _DRAWN = ("near", "flight-like", "random", "extreme")
 
 _RACING = _Kind(
@@ -101,8 +101,8 @@ _SWITCHES = {
     "--no-replay": ("replay/heldout/*-head", "replay/kept", "replay/stored-features", "flight-log/distribution"),
     "--no-observations": ("replay/kept", "replay/stored-features", "flight-log/distribution"),
     "--no-torchscript": ("torchscript/run", "replay/*/torchscript", "flight-log/replay/torchscript"),
-    "--no-cpp": ("cpp*/run", "replay/*/cpp*", "flight-log/replay/cpp*", "live/driving@cpp-*", *_CPP_FLIGHTS),
-    "--no-vehicle": (*_names("contract", "action timing vehicle camera"), "live/contract", "live/shadow@cpp-steps"),
+    "--no-cpp": ("cpp*/run", "replay/*/cpp*", "flight-log/replay/cpp*", "live/*@cpp*"),
+    "--no-vehicle": (*_names("contract", "action timing vehicle camera"), "live/contract", "live/shadow@cpp*-steps"),
     "--no-live": ("live/*",),
     "--live-mode": ("live/*",),
     "LEAPP": ("live/contract",),
@@ -153,8 +153,8 @@ def _with_optional(kind: _Kind, files: frozenset[str]) -> _Kind:
         artifacts=(*kind.artifacts, *headers, *(f"{name}{STORED}" for name in narrow), *variants),
         live=(
             *kind.live,
-            *(name.removeprefix("live/") for name in (_CPP_FLIGHTS if CPP_NAME in files else ())),
-            *(f"driving@{name}" for name in (*narrow, *variants)),
+            *(name.removeprefix("live/") for form in headers for name in header_checks(form)),
+            *(f"driving@{name}" for name in variants),
         ),
         heads=(*kind.heads, *headers),
     )

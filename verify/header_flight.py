@@ -27,6 +27,7 @@ from deploy_kit.task.racing import TASK_ID
 from deploy_kit.verify.bench import Bench, bench_for
 from deploy_kit.verify.bundle_and_checkpoint import BundleAndCheckpoint
 from deploy_kit.verify.contract_flight import MAX_REFUSED
+from deploy_kit.verify.header_checks import header_checks
 from deploy_kit.verify.integrator import Integrator
 from deploy_kit.verify.report import FactCheck
 from deploy_kit.verify.rollouts import RowNames, ShadowComparison
@@ -35,10 +36,7 @@ from deploy_kit.verify.structure.sandboxed_library import SandboxedLibrary
 if TYPE_CHECKING:
     from rsl_rl.env import VecEnv
 
-SHADOW = "live/shadow@cpp"
-STEPS = "live/shadow@cpp-steps"
-HEADER_CHECKS = (SHADOW, STEPS, "live/driving@cpp")
-"""What is checked of a header in flight."""
+SHADOW, STEPS, _ = header_checks("cpp")
 
 _MOST_NAMED = 3
 

@@ -125,6 +125,8 @@ class _Flights:
         self._parts: list[list[FlownPart]] = []
         # Rollouts of each mode.
         self._flown: dict[str, list[int]] = {m: [] for m in ("driving", "contract") if m in options.modes}
+        if options.header_alone:
+            self._flown = {}
         if header and "driving" in options.modes:
             self._flown[HEADER_MODE] = []
         self._broken: dict[str, str] = {}

@@ -54,6 +54,7 @@ class LiveOptions:
         thresholds: margins.
         runtime: how the graph is run.
         shares: into how many shares the flights are divided.
+        header_alone: whether the C++ header flies, and the graph does not.
     """
 
     modes: tuple[str, ...]
@@ -67,6 +68,7 @@ class LiveOptions:
     thresholds: Thresholds = dataclasses.field(default_factory=Thresholds)
     runtime: Runtime = DEFAULT_RUNTIME
     shares: int = 1
+    header_alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,7 @@ class ShareFlights:
         self._contract = ContractFlights(subject, options.task, options.runtime, named)
         self._header = None if header is None else HeaderFlights(subject, options.task, header, named)
         self._shadow: ShadowComparison | None = None
-        if "shadow" in options.modes:
+        if "shadow" in options.modes and not options.header_alone:
             compared = "PyTorch drives, onnxruntime sees the same observations"
             comparison = ParityComparison(SHADOW, compared, subject.roles, subject.semantics)
             self._shadow = ShadowComparison(onnx, subject.reference, comparison, named)
@@ -259,7 +261,7 @@ class ShareFlights:
             if self._shadow is not None:
                 self._shadow.begin(env.num_envs, order.part)
             watches: list[Watch] = [] if self._shadow is None else [self._shadow]
-            if self._shadow is not None and self._header is not None:
+            if "shadow" in self._options.modes and self._header is not None:
                 watches.append(self._header.begin_shadow(env, order.part))
             watch = self._recorded("PyTorch", order.part, env, _together(watches))
             reference = self._flown(fly_first_episodes, env, driver, watch, self._progress, phase)

@@ -89,8 +89,8 @@ def variant_flights(
     """Fly a variant against the checkpoint, from the same seeds, and yield the check of the flights.
 
     Args:
-        kind: "fp16", "int8", "cpp-fp16" or "cpp-int8".
-        runner: the variant, or the built header.
+        kind: "fp16" or "int8".
+        runner: the variant.
         subject: bundle and checkpoint.
         checkpoint: the truth.
         options: of the bundle's own flights.

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 
-from deploy_kit.bundle.reader import HEADER_PROFILES, Bundle
+from deploy_kit.bundle.reader import HEADER_PROFILES, HEADERS, Bundle
 from deploy_kit.bundle.runners import import_onnxruntime
 from deploy_kit.bundle.signature import read_trusted_key
 from deploy_kit.errors import OptionError
@@ -23,6 +23,7 @@ from deploy_kit.verify.flight_log.checks import check_flight_log
 from deploy_kit.verify.live import LiveTest
 from deploy_kit.verify.localisation.diagnosed import diagnosed
 from deploy_kit.verify.localisation.diagnosis import diagnose
+from deploy_kit.verify.narrow_flights import narrow_header_flights
 from deploy_kit.verify.opening import (
     CHANGED,
     attempt,
@@ -130,8 +131,8 @@ def verify_bundle(options: VerifyOptions, progress: Callable[[Progress], None] =
                     checks.append(NotRun(f"{DRIVING}@{kind}", "--no-live", "--no-live"))
                 else:
                     checks += variant_flights(kind, variant, subject, checkpoint, flown, progress)
-            unbuilt = (name for name in artifacts.switched_off if name in HEADER_PROFILES)
-            checks += [NotRun(f"{DRIVING}@{name}", "--no-cpp", "--no-cpp") for name in unbuilt]
+            for form in (form for form in HEADER_PROFILES if HEADERS[form] in bundle.files):
+                checks += narrow_header_flights(form, artifacts, subject, checkpoint, flown, progress)
             checks = checks if signature is None else [signature, *checks]
             if log is not None:
                 picture = place.path.with_name(f"{place.path.stem}-flight.png")

@@ -7,11 +7,13 @@ import pytest
 from deploy_kit.cpp import compiler
 from deploy_kit.export.exporter import ExportOptions, export_bundle
 from deploy_kit.task.racing import TASK_ID
+from deploy_kit.verify.header_checks import header_checks
 from deploy_kit.verify.report import Status, VerifyReport
 from deploy_kit.verify.structure import sandboxed_library
 from deploy_kit.verify.verifier import verify_bundle
 from helpers.cpp_headers import replaced, with_header
 from helpers.flight_logs import fly, open_recorded
+from helpers.small_flights import FLOWN, fly_small_policies
 
 FORMS = {"cpp-fp16": "fp16", "cpp-int8": "int8"}
 SETS = ("golden", "kept", "near", "flight-like", "random", "extreme", "search")
@@ -44,7 +46,7 @@ def test_they_are_replayed_under_their_profiles_and_by_their_weights(report):
         assert {name for name in found if form in name} == {
             *judged,
             *closely,
-            *(f"{form}/text", f"{form}/run", f"live/driving@{form}"),
+            *(f"{form}/text", f"{form}/run", *header_checks(form)),
             *(f"flight-log/replay/{form}", f"flight-log/replay/{form}-stored"),
         }
         assert {found[name] for name in judged | closely} == {Status.PASSED}
@@ -78,6 +80,22 @@ def test_a_report_that_lacks_one_of_their_checks_has_not_passed(report):
     for name in (check["name"] for check in data["checks"] if "cpp" in check["name"]):
         kept = [check for check in data["checks"] if check["name"] != name]
         assert not VerifyReport.from_json({**data, "checks": kept}).passed, name
+
+
+def test_they_fly_with_their_memory_under_their_profiles(run, tmp_path, monkeypatch):
+    fly_small_policies(monkeypatch)
+    flown = {**FLOWN, "live_modes": ("shadow", "driving")}
+    narrow = with_header(run, tmp_path, forms=("cpp-int8",))
+    report = verify_bundle(narrow.verify(**flown))
+    assert report.passed, [v for v in report.verdicts if v.status is Status.FAILED]
+    checks = {check.name: check for check in report.checks}
+    shadow, steps, driving = (checks[name] for name in header_checks("cpp-int8"))
+    assert shadow.profile == "int8"
+    assert steps.count == shadow.rows > 160
+    assert driving.compared == "cpp-int8 drives, against PyTorch from the same seed"
+    # Its own weights flew, not the float32 graph's.
+    assert max(output.max_error for output in shadow.outputs) > 1e-4
+    assert "live/shadow@cpp" not in checks
 
 
 def test_a_wrong_build_fails_by_its_weights(run, tmp_path, monkeypatch):
