@@ -22,6 +22,7 @@ from deploy_kit.data.schema import (
     features_column,
     training_columns,
 )
+from deploy_kit.data.seal import require_sealed
 from deploy_kit.data.stored_rows import StoredRows, require_sound_heaps
 from deploy_kit.data.table import new_hdf5_file, write_errors
 from deploy_kit.errors import DatasetError
@@ -162,7 +163,7 @@ def write_shard(path: Path, groups: dict[str, Columns], state: ShardState, featu
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with write_errors(path):
-            with new_hdf5_file(temporary) as file:
+            with new_hdf5_file(temporary, sealed=True) as file:
                 file.attrs["state"] = state.to_json()
                 for name, rows in groups.items():
                     group = file.create_group(name)
@@ -229,6 +230,7 @@ class Shard:
     def __init__(self, path: Path, feature_size: int) -> None:
         self.path, self._feature_size = path, feature_size
         with damage_reported(path):
+            require_sealed(path)
             require_sound_heaps(path)
             self._file = h5py.File(path, "r")
             try:

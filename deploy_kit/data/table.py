@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from deploy_kit.data.schema import CHUNK_ROWS, Column, Columns
+from deploy_kit.data.seal import USER_BLOCK, seal
 from deploy_kit.errors import DatasetError
 
 STORE_ROWS = 64 * CHUNK_ROWS
@@ -60,6 +61,9 @@ class _ErrorKeepingFile(io.RawIOBase):
             self.error = self.error or error
         return size or 0
 
+    def readable(self) -> bool:
+        return True
+
     def readinto(self, buffer: Any) -> int:
         return self._file.readinto(buffer) or 0
 
@@ -79,17 +83,23 @@ class _ErrorKeepingFile(io.RawIOBase):
 
 
 @contextmanager
-def new_hdf5_file(path: Path) -> Iterator[h5py.File]:
+def new_hdf5_file(path: Path, sealed: bool = False) -> Iterator[h5py.File]:
     """Open a new HDF5 file for writing; what was written is on the disk when the block ends.
+
+    Args:
+        path: the file.
+        sealed: whether a hash stands in front of it then; see `seal`.
 
     Raises:
         OSError: something could not be written.
     """
     with closing(_ErrorKeepingFile(path)) as stored:
-        with h5py.File(stored, "w", rdcc_nbytes=0) as file:
+        with h5py.File(stored, "w", rdcc_nbytes=0, userblock_size=USER_BLOCK if sealed else None) as file:
             yield file
             if stored.error is not None:
                 raise stored.error
+        if sealed:
+            seal(stored)
         if stored.error is not None:
             raise stored.error
         stored.sync()

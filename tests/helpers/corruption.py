@@ -144,7 +144,7 @@ def kinds(run: Run, folder: Path) -> Iterator[Kind]:
         feed(writer, 100)
         writer.shards.checkpoint()
         shard = next(folder.glob("y.h5.partial/shard-*.h5")).read_bytes()
-    yield Kind("shard", shard, ".h5", read_shard, False)
+    yield Kind("shard", shard, ".h5", read_shard, True)
     yield Kind("contract", contract.encode(), ".json", read_contract, False)
     yield Kind("JSON", (run.bundle / "manifest.json").read_bytes(), ".json", read_json_object, False)
     golden = (run.bundle / "golden.npz").read_bytes()
