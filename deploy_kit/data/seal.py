@@ -1,4 +1,4 @@
-"""A hash in front of an HDF5 file, so that damage is found before the HDF5 library, which it can crash, opens it.
+"""A hash in front of an HDF5 file, so that damage is found before it can crash the HDF5 library.
 
 HDF5 leaves a user block of 512 bytes at the beginning to whoever wants it; there stands the SHA-256 of all that follows.
 """
@@ -40,4 +40,6 @@ def require_sealed(path: Path) -> None:
         block = file.read(USER_BLOCK)
         found: Any = hashlib.file_digest(file, "sha256").hexdigest()
     if block != (_MARK + found.encode() + b"\n").ljust(USER_BLOCK, b"\0"):
-        raise DatasetError(f"{path} is damaged or was changed: its hash is another; its rows are lost, go on without it")
+        raise DatasetError(
+            f"{path} is damaged or was changed: its hash is another; its rows are lost, go on without it"
+        )

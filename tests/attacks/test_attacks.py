@@ -11,7 +11,9 @@ import torch
 from deploy_kit.bundle.contract import Contract
 from deploy_kit.bundle.reader import check_files
 from deploy_kit.data.reader import open_feature_file
-from deploy_kit.data.shard import Shard, ShardState
+from deploy_kit.data.seal import seal
+from deploy_kit.data.shard import Shard, ShardState, write_shard
+from deploy_kit.data.table import new_hdf5_file
 from deploy_kit.errors import BundleError, CheckpointError, DatasetError, InputError
 from deploy_kit.files import read_json_object
 from deploy_kit.policy.checkpoint import load_checkpoint
@@ -128,7 +130,7 @@ def test_feature_files_reach_nothing_outside(tmp_path, reach):
 def test_shards_reach_nothing_outside(tmp_path):
     other = outside(tmp_path)
     path = tmp_path / "shard.h5"
-    with h5py.File(path, "w") as file:
+    with new_hdf5_file(path, sealed=True) as file:
         file.attrs["state"] = ShardState().to_json()
         file["training"] = h5py.ExternalLink(str(other), "/")
     with Shard(path, 8) as shard, pytest.raises(DatasetError, match="is a link"):
@@ -163,11 +165,32 @@ def test_texts_on_which_hdf5_loops_for_ever_are_refused(tmp_path):
         path.write_bytes(data)
     open_feature_file(path).close()
     shard = tmp_path / "shard.h5"
-    with h5py.File(shard, "w") as file:
+    with new_hdf5_file(shard, sealed=True) as file:
         file.attrs["state"] = ShardState().to_json()
     changed_bytes(shard, shard.read_bytes().index(b"GCOL") + 16, bytes(16))
+    with pytest.raises(DatasetError, match="its hash is another"):
+        Shard(shard, 8)
+    # By somebody who knows the hash.
+    with shard.open("r+b", buffering=0) as file:
+        seal(file)
     with pytest.raises(DatasetError, match="its texts"):
         Shard(shard, 8)
+
+
+@pytest.mark.parametrize("at", [0, 100, 511, 512, 900, -1])
+def test_a_shard_with_one_other_byte_is_refused_before_hdf5_opens_it(tmp_path, at):
+    path = tmp_path / "shard.h5"
+    write_shard(path, {}, ShardState(), 8)
+    with Shard(path, 8) as shard:
+        assert shard.state.seen == (0, 0)
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DatasetError, match="its hash is another"):
+        Shard(path, 8)
+    path.write_bytes(bytes(data[:300]))
+    with pytest.raises(DatasetError, match="its hash is another"):
+        Shard(path, 8)
 
 
 @pytest.mark.parametrize("name", ["features", "heldout/supervision", "supervision", "observations/observation"])
