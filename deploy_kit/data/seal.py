@@ -1,6 +1,6 @@
 """A hash in front of an HDF5 file, so that damage is found before it can crash the HDF5 library.
 
-HDF5 leaves a user block of 512 bytes at the beginning to whoever wants it; there stands the SHA-256 of all that follows.
+HDF5 leaves a user block of 512 bytes at the beginning to whoever wants it. There stands the SHA-256 of the rest.
 """
 
 import hashlib
