@@ -68,7 +68,7 @@ def test_a_flight_with_one_is_judged_by_its_profile(report):
         ("flight-log/replay/onnx", None),
     ):
         assert (report.verdict(name).status, checks[name].profile) == (Status.PASSED, profile)
-    assert checks["flight-log/outputs"].note == "the header with narrow weights flew: judged by the profile int8"
+    assert checks["flight-log/outputs"].note == "narrow arithmetic flew (cpp-int8): judged by the profile int8"
     assert checks["flight-log/bundle"].note.startswith("the C++ header (cpp-int8) on ")
 
 
