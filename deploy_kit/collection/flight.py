@@ -17,6 +17,7 @@ import torch
 from deploy_kit.collection.estimate import Forecast
 from deploy_kit.collection.feed import TrainingFeed
 from deploy_kit.collection.flight_state import FlightState
+from deploy_kit.collection.interrupts import raise_if_asked
 from deploy_kit.collection.options import CollectOptions
 from deploy_kit.collection.rows import EpisodeSample, ObservationSample, RowMaker
 from deploy_kit.data.shard_writer import ShardWriter
@@ -195,6 +196,7 @@ class CollectionFlight:
             stack.callback(close, env)
             driver = stack.enter_context(fast_driver(env, self._checkpoint.network, self._threads))
             for record in rollout(env, driver, go_on_broken=True):
+                raise_if_asked()
                 rows = maker.rows(record)
                 self._forecast.add(rows.label)
                 if record.broken is not None:
@@ -249,6 +251,7 @@ class CollectionFlight:
             feed = stack.enter_context(TrainingFeed(shards, maker, snapshot if state.offered else None))
             limit = None if options.max_steps is None else max(0, options.max_steps - flown) + unstored
             for record in rollout(env, driver, limit, go_on_broken=True):
+                raise_if_asked()
                 shards.env_steps += env.num_envs
                 if record.step < unstored:
                     episode, _ = maker.number(record.done.cpu().numpy())

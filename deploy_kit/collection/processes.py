@@ -16,7 +16,7 @@ from pathlib import Path
 
 from deploy_kit.collection.estimate import CollectEstimate, Forecast, silent_estimate
 from deploy_kit.collection.flight import CollectionFlight
-from deploy_kit.collection.interrupts import interruptible, leave_interrupts_to_the_parent
+from deploy_kit.collection.interrupts import interruptible, leave_interrupts_to_the_parent, raise_if_asked
 from deploy_kit.collection.options import CollectOptions
 from deploy_kit.collection.run import CollectResult, with_share
 from deploy_kit.data.beginning import begin_collection
@@ -112,7 +112,13 @@ def _cap_threads(rank: Rank) -> None:
 
 
 class _Watch:
-    """Looks at all processes of a flight until each has ended."""
+    """Looks at all processes of a flight until each has ended.
+
+    Attributes:
+        hurry: whether the flight was ended, so that a process that has not begun is not waited for.
+    """
+
+    hurry = False
 
     def __init__(self, folder: ShardFolder, plan: CollectionPlan, options: CollectOptions, count: int) -> None:
         self._folder, self._plan, self._options, self._count = folder, plan, options, count
@@ -133,7 +139,7 @@ class _Watch:
         """Return whether a process has ended, well or not."""
         if status.alive:
             return False
-        patience = SILENT_S if status.state == "starting" else GONE_S
+        patience = SILENT_S if status.state == "starting" and not self.hurry else GONE_S
         return status.state in ("done", "failed") or time.monotonic() - self._seen[status.rank] > patience
 
     def tell(self, statuses: list[RankStatus], progress: Callable[[Progress], None]) -> None:
@@ -219,6 +225,7 @@ def collect_in_processes(
         for process in processes:
             process.start()
         while any(process.is_alive() for process in processes):
+            raise_if_asked()
             watch.tell(watch.statuses(), progress)
             time.sleep(POLL_S)
     except KeyboardInterrupt:
@@ -280,6 +287,7 @@ def collect_as_rank(
     if not rank.leads:
         return
     watch = _Watch(folder, plan, options, rank.count)
+    watch.hurry = result.stopped_by == "interrupt"
     statuses = watch.statuses()
     while not all(map(watch.over, statuses)):
         watch.tell(statuses, progress)

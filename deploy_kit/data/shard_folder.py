@@ -65,6 +65,8 @@ def check_target(path: Path, overwrite: bool, resume: bool = False) -> None:
         also = "; --resume goes on with it" if left else ""
         raise DatasetError(f"{path} exists and is kept{also}; pass --overwrite to replace it, or another name")
     if not overwrite and left:
+        if is_locked(folder / "lock"):
+            raise DatasetError(f"{path} is being collected by another process; wait for it, or give another name")
         raise DatasetError(
             f"{folder} is left from an interrupted collection; --resume goes on with it, --recover makes {path.name} "
             "of its rows, --overwrite drops them"

@@ -172,6 +172,29 @@ def test_an_interrupt_leaves_a_valid_trimmed_file(options, monkeypatch):
         assert len(file.attrs.provenance["segments"]) == 2
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_request_to_terminate_that_python_drops_is_heard_at_the_next_step(options, monkeypatch):
+    """What a signal's handler raises within a destructor is reported and dropped."""
+    steps, original = 0, scripted_racing.ScriptedEnv.step
+
+    class Dropped:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+            sum(range(1000))
+
+    def step(self, actions):
+        nonlocal steps
+        steps += 1
+        if steps == 40:
+            Dropped()
+        return original(self, actions)
+
+    monkeypatch.setattr(scripted_racing.ScriptedEnv, "step", step)
+    result = collect(changed(options, num_positive=10_000, num_negative=10_000, max_steps=200))
+    assert (result.stopped_by, steps) == ("interrupt", 40)
+    assert result.num_positive > 0
+
+
 def test_an_interrupt_keeps_an_older_file_until_the_new_one_is_whole(options, monkeypatch):
     collect(options)
     before = options.feature_file.read_bytes()

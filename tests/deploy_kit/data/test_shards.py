@@ -133,7 +133,7 @@ def test_a_second_collector_is_refused(tmp_path: Path) -> None:
     with start(path) as writer:
         feed(writer, 50)
         writer.shards.checkpoint()
-        for changes in ({"overwrite": True}, {"resume": True}):
+        for changes in ({"overwrite": True}, {"resume": True}, {}):
             with pytest.raises(DatasetError, match="is being collected by another process"):
                 start(path, **changes)
         with pytest.raises(DatasetError, match="is being collected by another process"):
