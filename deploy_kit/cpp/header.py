@@ -21,7 +21,7 @@ from deploy_kit.cpp.storage import FORMATS, Storage
 from deploy_kit.errors import OptionError
 from deploy_kit.policy.network import VisionActorCritic
 
-GENERATOR = 5
+GENERATOR = 6
 """Version of what is written; raised with every change of the text."""
 
 NUM_GOLDEN = 2

@@ -166,7 +166,12 @@ class DepthGuard:
             raise self._misfit(depth)
         metres = self._metres(depth) if self._rare else depth
         # Clip first: no return is +inf. Keeps NaN and negatives.
-        np.minimum(metres, self._far, out=target)
+        try:
+            np.minimum(metres, self._far, out=target)
+        except (FloatingPointError, RuntimeWarning):
+            # A number that float32 cannot hold, where the caller makes numpy or Python raise at one.
+            with np.errstate(all="ignore"):
+                np.minimum(metres, self._far, out=target)
         nearest = np.minimum.reduce(self._flat)
         if not nearest >= 0:
             raise self._unusable(metres)
@@ -181,7 +186,9 @@ class DepthGuard:
         """Return metres with +inf for what the options read as no return; the caller's image stays as it is."""
         if depth.dtype.itemsize < 2:
             raise self._misfit(depth)
-        metres = depth.astype(np.float32)
+        # What float32 cannot hold is far or unusable, which the guards say; numpy is not to.
+        with np.errstate(all="ignore"):
+            metres = depth.astype(np.float32)
         if self._options.zero_is_no_return:
             metres[depth == 0] = np.inf
         if self._options.nan_is_no_return:

@@ -15,6 +15,9 @@ from .faults import Fault, OnboardFault
 from .golden import sigmoid
 from .options import NARROW_TOLERANCES, OnboardOptions
 
+_INTERFACE = 2
+"""Version of the header's functions for other languages that is called here."""
+
 _ARRAY, _FLOAT32, _FLOAT64 = np.ndarray, np.dtype(np.float32), np.dtype(np.float64)
 
 
@@ -50,6 +53,7 @@ class NativeEngine:
         try:
             # PyDLL keeps the interpreter's lock: a step is shorter than getting it back would be.
             self._library = ctypes.PyDLL(str(path))
+            self._check_interface()
             self._check_sizes(contract)
             self._check_narrow(options)
             self._step, self._run = self._library.deploy_kit_step, self._library.deploy_kit_run
@@ -90,6 +94,16 @@ class NativeEngine:
         (given,) = _pointers(self._given)
         acting = ctypes.addressof(self._acting)
         return _Step(self._buffers, given, acting, *_pointers(self._low, self._high), *self._outputs, count)
+
+    def _check_interface(self) -> None:
+        # A function of the same name that takes other arguments would read whatever lies there.
+        of = getattr(self._library, "deploy_kit_interface", lambda: 1)()
+        if of != _INTERFACE:
+            raise OnboardFault(
+                Fault.RUNTIME,
+                f"the header's interface is version {of}, this runner calls version {_INTERFACE}: export the bundle "
+                "anew and verify it, or fly it with the deploy-kit that exported it",
+            )
 
     def _check_sizes(self, contract: OnboardContract) -> None:
         found = (ctypes.c_int * 6)()
@@ -144,8 +158,12 @@ class NativeEngine:
             return None
         # Copied, whatever its type and strides: no other thread changes it under the guards. To ask numpy for its
         # address would take as long.
-        self.image[...] = depth
-        bound[0][...] = state
+        try:
+            self.image[...] = depth
+            bound[0][...] = state
+        except (FloatingPointError, RuntimeWarning):
+            # A number beyond float32, where the caller makes numpy or Python raise at one.
+            return None
         self._acting[:] = acting
         if self._step(bound[1]):
             return None

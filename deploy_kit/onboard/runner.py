@@ -2,7 +2,6 @@
 
 import math
 import platform
-import threading
 from collections import deque
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -110,8 +109,8 @@ class OnboardPolicy:
         self.engine = ", ".join((self._graph.providers[0], f"threads: {options.threads}", *versions))
         self._transform = contract.scale.tolist(), contract.offset.tolist()
         self.recorder = None
-        idle = threading.Lock()
-        self._begin, self._end = idle.acquire, idle.release
+        # Calls that are within a step: a lock would stay locked where Ctrl-C comes just as it is taken.
+        self._within: set[object] = set()
         self.reset()
         if log is not None:
             header = self._describe(loaded)
@@ -154,7 +153,9 @@ class OnboardPolicy:
     def reset(self) -> None:
         """Forget the past commands, times and passages, as at the start of an episode."""
         # A zero action acts until the first computed one does.
-        self._acting = deque([self.contract.offset.tolist()] * (self.contract.latency_steps + 1))
+        # Full at all times, so that an append also drops the oldest: nothing, not even Ctrl-C, comes between.
+        waiting = self.contract.latency_steps + 1
+        self._acting = deque([self.contract.offset.tolist()] * waiting, maxlen=waiting)
         self._clock.reset()
         self._depth.reset()
         if self._detector is not None:
@@ -177,7 +178,6 @@ class OnboardPolicy:
         command = self._acting[-1] if applied is None else self._told(applied)
         if now is not None:
             require_time("now", now)
-        self._acting.popleft()
         self._acting.append(command)
         self._clock.accept(now, None, None)
         if self._detector is not None:
@@ -222,11 +222,14 @@ class OnboardPolicy:
                 the log has ended where it must not, or another thread is within a step; past commands stay as they
                 were. Tell the command that is sent instead with `hold`.
         """
-        # Two threads would write into the same buffers, and each fly the other's command.
-        if not self._begin(False):
-            raise OnboardFault(Fault.CONCURRENT, "another thread is within step: call it from one thread")
         acting, native, recorder, began = self._acting, self._native, self.recorder, 0
+        within, call = self._within, object()
         try:
+            within.add(call)
+            # Two threads would write into the same buffers, and each fly the other's command.
+            if len(within) > 1:
+                recorder = None
+                raise OnboardFault(Fault.CONCURRENT, "another thread is within step: call it from one thread")
             # One function, since each call costs as much as what it does.
             if recorder is not None:
                 began = recorder.clock()
@@ -242,7 +245,7 @@ class OnboardPolicy:
                 # What a native step does not take is named, or taken, here.
                 sent = self._compute_here(state, depth, acting[0])
                 command = np.array(sent)
-            acted = acting.popleft()
+            acted = acting[0]
             acting.append(sent)
             if now is not None:
                 self._clock.accept(now, state_time, depth_time)
@@ -264,7 +267,7 @@ class OnboardPolicy:
                 recorder.refused(began, (state, depth), (now, state_time, depth_time), acting[0], fault)
             raise
         finally:
-            self._end()
+            within.discard(call)
 
     def _compute_here(
         self, state: npt.NDArray[np.floating], depth: npt.NDArray[np.generic], acting: list[float]

@@ -157,12 +157,14 @@ def _verification(data: dict[str, Any], manifest_sha256: str) -> Verification:
         return Verification("unreadable")
     if data["subject"]["manifest_sha256"] != manifest_sha256:
         return Verification("of another bundle")
-    if data["passed"] is not True:
+    verdicts = [(item["name"], item["status"]) for item in data.get("verdicts", ())]
+    # Whoever changes the one forgets the other.
+    if data["passed"] is not True or any(status == "failed" for _, status in verdicts):
         return Verification("failed")
     runtimes = tuple(
         Runtime(str(item["provider"]), str(item["level"]), int(item["threads"]), bool(item["tf32"]))
         for item in data["runtimes"]
     )
-    passed = {item["name"] for item in data.get("verdicts", ()) if item["status"] == "passed"}
+    passed = {name for name, status in verdicts if status == "passed"}
     engines = frozenset(engine for engine, checks in _CHECKS.items() if passed >= checks)
     return Verification("verified", runtimes, data["complete"] is True, engines)

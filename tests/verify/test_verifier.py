@@ -265,8 +265,10 @@ def test_missing_onnxruntime_is_one_clear_line():
         "import sys; sys.modules['onnxruntime'] = None\n"
         "from deploy_kit.errors import MissingDependencyError\n"
         "from pathlib import Path\n"
-        "import deploy_kit.flight.fly\n"
         "from deploy_kit.verify.verifier import VerifyOptions, verify_bundle\n"
+        # It takes longer than a check, and only pictures need it.
+        "assert 'matplotlib' not in sys.modules\n"
+        "import deploy_kit.flight.fly\n"
         "try:\n    verify_bundle(VerifyOptions(Path('b'), Path('c'), replay=False, live=False))\n"
         "except MissingDependencyError as error:\n    print(error)\n"
     )

@@ -36,7 +36,6 @@ from deploy_kit.verify.flight_log.facts import (
 )
 from deploy_kit.verify.flight_log.history import replay_history
 from deploy_kit.verify.flight_log.inputs import Block, blocks
-from deploy_kit.verify.flight_log.picture import draw_flight_log
 from deploy_kit.verify.opening import guarded
 from deploy_kit.verify.report import Check, FactCheck, NotRun
 
@@ -133,6 +132,9 @@ def _checks(
         heldout, kept, np.concatenate(found.features), np.concatenate(found.observed), terms, found.sequences
     )
     yield distribution
+    # Imported here: matplotlib takes longer than most checks, and few runs have a log.
+    from deploy_kit.verify.flight_log.picture import draw_flight_log
+
     times = np.array([seconds[sequence] for sequence in at])
     draw_flight_log(picture, log, contract, times, distance if len(found.sequences) == len(at) else None)
 

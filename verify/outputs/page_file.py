@@ -8,7 +8,6 @@ from deploy_kit.errors import DeployKitError, OptionError
 from deploy_kit.files import replace_file
 from deploy_kit.page.render import GENERATOR, write_page
 from deploy_kit.verify.outputs.evidence import Evidence
-from deploy_kit.verify.outputs.page import verify_page
 from deploy_kit.verify.report import VerifyReport
 
 
@@ -41,6 +40,9 @@ class PageFile:
 
     def finish(self, report: VerifyReport, evidence: Evidence | None) -> None:
         """Write the page of the finished run."""
+        # Imported here: a run whose options are refused must not wait for matplotlib.
+        from deploy_kit.verify.outputs.page import verify_page
+
         write_page(self.path, verify_page(report, evidence))
 
     def __exit__(

@@ -11,6 +11,10 @@
 #include <new>
 extern "C" {
 
+// What a caller must have been written for: it changes with the functions below, of which a library tells no more than
+// the names.
+DEPLOY_KIT_EXPORT int deploy_kit_interface() { return 2; }
+
 // The caller gives the buffers: so many bytes, zeros, at a multiple of 64; one for each thread.
 DEPLOY_KIT_EXPORT long long deploy_kit_buffer_bytes() { return sizeof(deploy_kit_policy::detail::Buffers); }
 

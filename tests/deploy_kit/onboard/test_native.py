@@ -17,7 +17,7 @@ from deploy_kit.flightlog.reader import open_flight_log
 from deploy_kit.onboard import Fault, OnboardFault, OnboardOptions, OnboardPolicy, builder
 from deploy_kit.onboard.__main__ import main
 from deploy_kit.onboard.detector import DetectorRule, GateDetector, Slope
-from helpers.bundles import copy_bundle
+from helpers.bundles import copy_bundle, rewrite_manifest
 from helpers.flight_inputs import FAULTS, sample
 from helpers.reports import REPORT, write_report
 
@@ -115,6 +115,22 @@ def test_a_header_that_no_report_names_does_not_fly(native, bundles, tmp_path):
         assert raised.value.fault is Fault.NOT_VERIFIED
     with pytest.raises(OnboardFault, match=r"has no policy\.hpp: export it with --format cpp"):
         OnboardPolicy(bundles.plain, options)
+
+
+def test_a_header_with_another_interface_does_not_fly(native, tmp_path):
+    """Its functions have the same names and take other arguments; golden samples do not go through all of them."""
+    changes = {
+        "1": lambda text: text.replace("deploy_kit_interface", "other"),
+        "3": lambda text: text.replace("return 2;", "return 3;"),
+    }
+    for version, change in changes.items():
+        bundle = copy_bundle(native.plain, tmp_path / version)
+        header = bundle / CPP_NAME
+        header.write_text(change(header.read_text()))
+        rewrite_manifest(bundle)
+        write_report(bundle)
+        with pytest.raises(OnboardFault, match=f"interface is version {version}, this runner calls version 2"):
+            OnboardPolicy(bundle, OnboardOptions(**native.options))
 
 
 def test_it_is_built_once_and_again_where_the_build_is_torn(native, monkeypatch):

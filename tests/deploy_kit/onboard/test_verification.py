@@ -75,6 +75,7 @@ def test_a_failed_verification_does_not_fly(folder):
         ({"runtimes": None}, "unreadable"),
         ({"subject": []}, "unreadable"),
         ({"passed": "yes"}, "failed"),
+        ({"verdicts": [{"name": "replay/kept/onnx", "status": "failed"}]}, "failed"),
     ],
     ids=str,
 )
