@@ -297,9 +297,11 @@ class CollectionFlight:
         going_on = shards.begin_training(state.offered)
         if going_on is not None:
             try:
-                return state.restore(going_on.arrays), 0
+                flown = state.restore(going_on.arrays)
             except TaskError as error:
                 raise DatasetError(f"{going_on.path}: {error}; remove the file to go on with new episodes") from error
+            logger.info("the interrupted flight itself goes on, from its step %s of each environment", f"{flown:,}")
+            return flown, 0
         unstored = settling_steps(shards.seen_before // (self._rank.count * self._options.env.num_envs), longest)
         if state.offered and not unstored:
             shards.checkpoint(Snapshot(state.take(0) | maker.state(), shards.env_steps))

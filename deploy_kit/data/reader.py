@@ -257,7 +257,10 @@ def open_feature_file(path: Path) -> FeatureFile:
 
 def _open(path: Path) -> h5py.File:
     if not path.exists():
-        raise DatasetError(f"{path} does not exist; collect it with: deploy-kit collect")
+        # `collect` puts a bare name there.
+        there = Path("datasets") / path
+        instead = f"{there} does: give that" if there.is_file() else "collect it with: deploy-kit collect"
+        raise DatasetError(f"{path} does not exist; {instead}")
     if not path.is_file():
         raise DatasetError(f"{path} is not a file")
     try:

@@ -15,7 +15,7 @@ import numpy as np
 from .assembly import check_assembly, load_function
 from .bundle import load_bundle, read_files
 from .faults import Fault, OnboardFault
-from .options import ENGINES, OnboardOptions
+from .options import ENGINES, LEVELS, OnboardOptions
 from .policy_contract import is_policy_contract, parse_policy_contract
 from .runner import OnboardPolicy
 from .verification import Verification
@@ -57,21 +57,39 @@ def main(arguments: list[str] | None = None, clock: Callable[[], int] = time.per
         arguments: arguments of the command line.
         clock: gives ns.
     """
-    parser = argparse.ArgumentParser(prog="python -m onboard", description="Check a bundle on this computer.")
+    parser = argparse.ArgumentParser(
+        prog="python -m onboard",
+        description="Check a bundle on this computer.",
+        epilog="Exit code: 0 fit to fly; 1 refused, or a step takes longer than the policy period; 2 bad usage.",
+    )
     parser.add_argument("bundle", help="folder that deploy-kit export wrote")
-    parser.add_argument("--engine", choices=ENGINES, default=OnboardOptions.engine, help="what computes the network")
-    parser.add_argument("--cpp-cache", metavar="FOLDER", help="where builds of the C++ header are kept")
-    parser.add_argument("--provider", default=OnboardOptions.provider, help="onnxruntime's execution provider")
+    parser.add_argument(
+        "--engine", choices=ENGINES, default=OnboardOptions.engine, help="what computes the network (%(default)s)"
+    )
+    parser.add_argument(
+        "--cpp-cache", metavar="FOLDER", help="where builds of the C++ header are kept (~/.cache/deploy-kit/cpp)"
+    )
+    parser.add_argument(
+        "--provider", default=OnboardOptions.provider, help="onnxruntime's execution provider (%(default)s)"
+    )
     parser.add_argument("--engine-cache", metavar="FOLDER", help="where TensorRT's engines are kept")
-    parser.add_argument("--threads", type=int, default=OnboardOptions.threads, help="threads of one inference")
-    parser.add_argument("--level", default=OnboardOptions.level, help="graph optimisation of onnxruntime")
+    parser.add_argument(
+        "--threads", type=int, default=OnboardOptions.threads, help="threads of one inference (%(default)s)"
+    )
+    parser.add_argument(
+        "--level",
+        default=OnboardOptions.level,
+        help=f"graph optimisation of onnxruntime: {', '.join(LEVELS)} (%(default)s)",
+    )
     parser.add_argument("--tf32", action="store_true", help="let CUDA round to TF32")
-    parser.add_argument("--tolerance", type=float, default=OnboardOptions.tolerance, help="of the golden samples")
+    parser.add_argument(
+        "--tolerance", type=float, default=OnboardOptions.tolerance, help="of the golden samples (%(default)s)"
+    )
     parser.add_argument(
         "--allow-unverified", action="store_true", help="run what no report beside the bundle says was verified"
     )
     parser.add_argument("--trust", metavar="FILE", help="public key whose signature the bundle must bear")
-    parser.add_argument("--steps", type=int, default=2000, help=f"steps to measure, at least {MIN_STEPS}")
+    parser.add_argument("--steps", type=int, default=2000, help=f"steps to measure, at least {MIN_STEPS} (%(default)s)")
     parser.add_argument(
         "--assemble", metavar="MODULE:FUNCTION", help="test your code that puts state and depth together"
     )

@@ -1,5 +1,6 @@
 """A collection that is stopped and gone on with is the uninterrupted one, row for row."""
 
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -155,9 +156,11 @@ STOPS = [(0.02, "kill"), (0.6, "kill"), (0.2, "kill"), (0.1, "Ctrl-C"), (0.03, "
 """The first one comes among the held-out episodes, the others while the rate of the negatives is unknown and after."""
 
 
-def test_a_stopped_collection_ends_as_the_uninterrupted_one(whole, tmp_path, monkeypatch):
+def test_a_stopped_collection_ends_as_the_uninterrupted_one(whole, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
     assert same(whole[2], go_on(whole, tmp_path, STOPS, monkeypatch))
     assert not folder_of(tmp_path / "features.h5").exists()
+    assert "the interrupted flight itself goes on, from its step" in caplog.text
 
 
 def lacking(monkeypatch, name: str) -> None:

@@ -177,6 +177,16 @@ def test_missing_file(tmp_path: Path) -> None:
         open_feature_file(tmp_path / "none.h5")
 
 
+def test_a_bare_name_is_told_where_collect_put_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatasetError, match="collect it with"):
+        open_feature_file(Path("f.h5"))
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "f.h5").touch()
+    with pytest.raises(DatasetError, match=r"datasets/f\.h5 does: give that"):
+        open_feature_file(Path("f.h5"))
+
+
 def test_directory(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="is not a file"):
         open_feature_file(tmp_path)
