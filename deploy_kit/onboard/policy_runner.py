@@ -1,7 +1,6 @@
 """Run the bundle of any policy by its contract's terms: guards, joints by name, memory, inference, commands, head."""
 
 import platform
-import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -112,7 +111,8 @@ class TermPolicy:
         self._clock = None if period is None else Clock(periods, options)
         self._detector = None if contract.detector is None else GateDetector(contract.detector)
         self.recorder = None
-        self._idle = threading.Lock()
+        # Calls that are within a step: a lock would stay locked where Ctrl-C comes just as it is taken.
+        self._within: set[object] = set()
         self.reset()
         if log is not None:
             header = self._describe(files.sha256)
@@ -187,13 +187,15 @@ class TermPolicy:
                 finite, the log has ended where it must not, or another thread is within a step; memory and past action
                 stay as they were.
         """
-        # Two threads would write into the same buffers.
-        if not self._idle.acquire(blocking=False):
-            raise OnboardFault(Fault.CONCURRENT, "another thread is within step: call it from one thread")
+        call = object()
         try:
+            self._within.add(call)
+            # Two threads would write into the same buffers.
+            if len(self._within) > 1:
+                raise OnboardFault(Fault.CONCURRENT, "another thread is within step: call it from one thread")
             return self._recorded(terms, now, terms_time)
         finally:
-            self._idle.release()
+            self._within.discard(call)
 
     def _recorded(self, terms: Mapping[str, Any], now: float | None, terms_time: float | None) -> TermOutput:
         recorder = self.recorder

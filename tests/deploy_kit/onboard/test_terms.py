@@ -308,21 +308,40 @@ def test_the_check_on_this_computer_knows_both_kinds(folder, capsys):
     assert main([str(folder), "--steps", "100", "--assemble", "a:b"]) == 1
 
 
-def test_two_threads_do_not_share_a_step(folder):
+def test_two_threads_do_not_share_a_step(folder, monkeypatch):
     policy = TermPolicy(folder, options())
-    with policy._idle:
-        caught = []
+    recorded, caught = policy._recorded, []
 
-        def other():
-            try:
-                policy.step(terms_at(0))
-            except OnboardFault as fault:
-                caught.append(fault.fault)
+    def other():
+        try:
+            policy.step(terms_at(0))
+        except OnboardFault as fault:
+            caught.append(fault.fault)
 
+    def while_another_thread_calls(*inputs):
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
+        return recorded(*inputs)
+
+    monkeypatch.setattr(policy, "_recorded", while_another_thread_calls)
+    policy.step(terms_at(0))
     assert caught == [Fault.CONCURRENT]
+
+
+def test_an_interrupt_as_a_step_begins_refuses_no_later_step(folder):
+    policy = TermPolicy(folder, options())
+
+    class Interrupted(set):
+        def add(self, call):
+            super().add(call)
+            raise KeyboardInterrupt
+
+    policy._within = within = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        policy.step(terms_at(0))
+    policy._within = set(within)
+    policy.step(terms_at(0))
 
 
 def test_a_flight_is_recorded(folder, tmp_path):
