@@ -25,7 +25,7 @@ from deploy_kit.bundle.differences import (
 )
 from deploy_kit.bundle.policy_tensors import LOGIT
 from deploy_kit.bundle.runners import FEATURE_TERMS, GATE_TERMS, Outputs
-from deploy_kit.bundle.thresholds import Thresholds, Tolerance, shipped_profile
+from deploy_kit.bundle.thresholds import Thresholds, Tolerance, limit_text, shipped_profile
 from deploy_kit.task.interface import ActionTransform
 
 
@@ -232,7 +232,7 @@ def judge_parity(check: ParityCheck, thresholds: Thresholds) -> tuple[str, tuple
     if not check.outputs:
         reasons.append("nothing was compared")
     if check.decisions is not None:
-        limit += f", no flip beyond {thresholds.decision_band:.0e}"
+        limit += f", no flip beyond {limit_text(thresholds.decision_band)}"
         if thresholds.flip_share:
             limit += f" but for {thresholds.flip_share:.1%}"
         few = check.decisions.flipped <= thresholds.flip_share * check.decisions.decisions

@@ -33,6 +33,12 @@ TF32_PROFILE = "tf32"
 _DEFAULTS = _SHIPPED[DEFAULT_PROFILE]
 
 
+def limit_text(limit: float) -> str:
+    """Return a limit as text that is the limit itself, not rounded: 1e-05, 0.15."""
+    short = f"{limit:.0e}"
+    return short if float(short) == limit else repr(limit)
+
+
 @dataclass(frozen=True)
 class Tolerance:
     """Largest difference allowed between two numbers: ``absolute + relative * |reference|``.
@@ -54,7 +60,7 @@ class Tolerance:
         return used if not math.isnan(used) else math.inf
 
     def __str__(self) -> str:
-        return f"{self.absolute:.0e} + {self.relative:.0e}·|ref|"
+        return f"{limit_text(self.absolute)} + {limit_text(self.relative)}·|ref|"
 
 
 FP32_PARITY = Tolerance(**_DEFAULTS["parity"])

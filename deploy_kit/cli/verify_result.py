@@ -94,11 +94,15 @@ def show(report: "VerifyReport", path: Path) -> None:
         lines += [Text(reason, style=colour) for reason in row.reasons]
         table.add_row(Text(row.verdict, style=colour), row.check, row.count, Text("\n").join(lines))
     stdout.print(table)
-    for limit in dict.fromkeys(row.limit for row in rows if row.limit not in ("", "all hold")):
-        checks = [row.check for row in rows if row.limit == limit]
+    # What is narrow is judged by a profile of its own, so that its limits are not those of the checks of the same room.
+    profiles = [getattr(check, "profile", None) for check in report.checks]
+    limits = dict.fromkeys(zip((row.limit for row in rows), profiles, strict=True))
+    for limit, profile in (pair for pair in limits if pair[0] not in ("", "all hold")):
+        checks = [row.check for row, own in zip(rows, profiles, strict=True) if (row.limit, own) == (limit, profile)]
         of = checks[0] if len(checks) == 1 else ", ".join(dict.fromkeys(check.split("/")[0] for check in checks))
-        stdout.print(Text(f"limit of {of}: {limit}"))
-    stdout.print(f"Limits: profile {report.thresholds.profile}")
+        stdout.print(Text(f"limit of {of}{f', profile {profile}' if profile else ''}: {limit}"))
+    narrow = ", ".join(dict.fromkeys(filter(None, profiles)))
+    stdout.print(f"Limits: profile {report.thresholds.profile}{f'; of what is narrow: {narrow}' if narrow else ''}")
     if report.certificate is not None:
         stdout.print(Text(str(report.certificate)))
     for found in report.diagnosis:

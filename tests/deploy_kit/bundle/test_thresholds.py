@@ -82,3 +82,8 @@ def test_missing_profile_is_named_with_what_there_is(tmp_path):
     (tmp_path / "p.json").write_text("[")
     with pytest.raises(InputError, match="not valid JSON"):
         load_profile(str(tmp_path / "p.json"))
+
+
+def test_limits_are_told_and_not_rounded():
+    assert str(load_profile("fp32").parity) == "1e-05 + 1e-05·|ref|"
+    assert str(load_profile("int8").parity) == "0.15 + 1e-01·|ref|"

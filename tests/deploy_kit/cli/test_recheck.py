@@ -189,3 +189,14 @@ def test_limits_are_those_of_the_profile_that_is_named(cli, report, tmp_path):
     assert result.code == 2
     assert "--profile fp32" in result.stderr
     assert cli("verify", "--recheck", path, "--profile", "fp32").code == 0
+
+
+def test_what_is_narrow_is_told_with_the_limits_of_its_profile(cli, report, tmp_path):
+    changed = json.loads(report.read_text())
+    check = next(check for check in changed["checks"] if check["kind"] == "parity")
+    check["profile"] = "int8"
+    narrow = tmp_path / "narrow.json"
+    narrow.write_text(json.dumps(changed))
+    out = cli("verify", "--recheck", narrow, "--profile", "fp32").stdout
+    assert f"limit of {check['name']}, profile int8: 0.15 + 1e-01·|ref|" in out
+    assert "Limits: profile fp32; of what is narrow: int8" in out
