@@ -74,6 +74,10 @@ def judge_again(
     raise click.exceptions.Exit(0 if report.passed and (report.complete or not require_complete) else 1)
 
 
+NARROW_TERMINAL = 100
+"""Columns below which a check's figures are shown beneath its name."""
+
+
 def show(report: "VerifyReport", path: Path) -> None:
     """Print a report: a row a check, its limits, where it lies, the verdict."""
     from rich.table import Table
@@ -85,14 +89,22 @@ def show(report: "VerifyReport", path: Path) -> None:
     rows = table_rows(report)
     colours = {"passed": "green", "not run": "yellow"}
     table = Table(box=None, pad_edge=False, show_header=False)
-    for options in ({}, {"no_wrap": True}, {"justify": "right"}, {"overflow": "fold"}):
+    # In a narrow terminal what was measured goes below the check: beside it, its words would be broken.
+    narrow = stdout.is_terminal and stdout.console.width < NARROW_TERMINAL
+    for options in ({}, {"overflow": "fold"} if narrow else {"no_wrap": True}, {"justify": "right"}):
         table.add_column(**options)
+    if not narrow:
+        table.add_column(overflow="fold")
     for row in rows:
         colour = colours.get(row.verdict, "bold red")
         measured = row.compared if row.worst in ("none", "") else f"worst {row.worst}"
         lines = [Text(line) for line in filter(None, [measured, row.flipped and f"decisions flipped: {row.flipped}"])]
         lines += [Text(reason, style=colour) for reason in row.reasons]
-        table.add_row(Text(row.verdict, style=colour), row.check, row.count, Text("\n").join(lines))
+        first = Text(row.verdict, style=colour)
+        if narrow:
+            table.add_row(first, Text("\n").join([Text(row.check), *lines]), row.count)
+        else:
+            table.add_row(first, row.check, row.count, Text("\n").join(lines))
     stdout.print(table)
     # What is narrow is judged by a profile of its own, so that its limits are not those of the checks of the same room.
     profiles = [getattr(check, "profile", None) for check in report.checks]
@@ -101,8 +113,8 @@ def show(report: "VerifyReport", path: Path) -> None:
         checks = [row.check for row, own in zip(rows, profiles, strict=True) if (row.limit, own) == (limit, profile)]
         of = checks[0] if len(checks) == 1 else ", ".join(dict.fromkeys(check.split("/")[0] for check in checks))
         stdout.print(Text(f"limit of {of}{f', profile {profile}' if profile else ''}: {limit}"))
-    narrow = ", ".join(dict.fromkeys(filter(None, profiles)))
-    stdout.print(f"Limits: profile {report.thresholds.profile}{f'; of what is narrow: {narrow}' if narrow else ''}")
+    others = ", ".join(dict.fromkeys(filter(None, profiles)))
+    stdout.print(f"Limits: profile {report.thresholds.profile}{f'; of what is narrow: {others}' if others else ''}")
     if report.certificate is not None:
         stdout.print(Text(str(report.certificate)))
     for found in report.diagnosis:

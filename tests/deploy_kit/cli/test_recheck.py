@@ -1,9 +1,13 @@
+import io
 import json
 import xml.etree.ElementTree as ET
 
 import pytest
+from rich.console import Console
 
 from deploy_kit.bundle.reader import BUNDLE_FILES
+from deploy_kit.cli import verify_result
+from deploy_kit.cli.console import Output
 from deploy_kit.errors import InputError
 from deploy_kit.verify.summary import read_report
 from deploy_kit.verify.verifier import verify_bundle
@@ -200,3 +204,19 @@ def test_what_is_narrow_is_told_with_the_limits_of_its_profile(cli, report, tmp_
     out = cli("verify", "--recheck", narrow, "--profile", "fp32").stdout
     assert f"limit of {check['name']}, profile int8: 0.15 + 1e-01·|ref|" in out
     assert "Limits: profile fp32; of what is narrow: int8" in out
+
+
+def test_a_narrow_terminal_breaks_no_check_s_name(report, monkeypatch):
+    def shown(width: int) -> list[str]:
+        output, file = Output(error=False), io.StringIO()
+        output.console = Console(file=file, width=width)
+        with monkeypatch.context() as patch:
+            patch.setattr(Output, "is_terminal", True)
+            patch.setattr(verify_result, "stdout", output)
+            verify_result.show(read_report(report), report)
+        return [line.rstrip() for line in file.getvalue().splitlines()]
+
+    narrow, wide = shown(60), shown(160)
+    at = next(number for number, line in enumerate(narrow) if "onnx/valid" in line)
+    assert narrow[at + 1].strip() == "graph against the ONNX specification"
+    assert any("onnx/valid" in line and "graph against the ONNX specification" in line for line in wide)
