@@ -41,6 +41,8 @@ def set_generator_state(rng: np.random.Generator, words: Words) -> None:
         state["state"]["state"] = words[:4].copy()
     elif state["bit_generator"] == "PCG64":
         halves = [int(word) for word in words[:4]]
+        if halves[3] % 2 == 0:
+            raise ValueError("these numbers are no generator's state: an even increment")
         state["state"] = {"state": halves[0] << 64 | halves[1], "inc": halves[2] << 64 | halves[3]}
     else:
         raise TypeError(f"the state of {state['bit_generator']} cannot be restored")

@@ -20,11 +20,12 @@ from deploy_kit.collection.interrupts import interruptible, leave_interrupts_to_
 from deploy_kit.collection.options import CollectOptions
 from deploy_kit.collection.run import CollectResult, with_share
 from deploy_kit.data.beginning import begin_collection
+from deploy_kit.data.collection_plan import CollectionPlan
 from deploy_kit.data.fusing import fuse
 from deploy_kit.data.lock import is_locked
 from deploy_kit.data.sampling import class_sizes
 from deploy_kit.data.schema import FeatureFileInfo
-from deploy_kit.data.shard_folder import CollectionPlan, RankStatus, ShardFolder
+from deploy_kit.data.shard_folder import RankStatus, ShardFolder
 from deploy_kit.data.shard_writer import ShardWriter
 from deploy_kit.data.survey import heldout_flown, holds_no_row
 from deploy_kit.errors import DatasetError, DeployKitError

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deploy_kit.data.sampling import KeyedSample
 from deploy_kit.data.schema import UNKNOWN_TRACK, KeepReason
+from deploy_kit.data.snapshot import stored_count
 from deploy_kit.flight.rollout import StepRecord
 
 
@@ -79,13 +80,19 @@ class RowMaker:
 
         Raises:
             KeyError: an array is missing.
-            ValueError: it is of another number of environments.
+            ValueError: it is of another number of environments, or holds no counts.
         """
-        for array, name in ((self._episode, "rows.episode"), (self._step, "rows.step")):
-            if arrays[name].shape != array.shape:
-                raise ValueError(f"{name} has shape {arrays[name].shape}, not {array.shape}")
+        numbers = ((self._episode, "rows.episode"), (self._step, "rows.step"))
+        for array, name in numbers:
+            found = arrays[name]
+            if (found.shape, found.dtype) != (array.shape, array.dtype) or (found < 0).any():
+                raise ValueError(f"{name} is {found.dtype} {found.shape}, not counts {array.dtype} {array.shape}")
+        following = stored_count(arrays, "rows.next_episode")
+        if following <= arrays["rows.episode"].max(initial=-1):
+            raise ValueError(f"episode {following} comes next and is there already")
+        for array, name in numbers:
             array[:] = arrays[name]
-        self._next_episode = int(arrays["rows.next_episode"][0])
+        self._next_episode = following
 
     def rows(self, record: StepRecord) -> StepRows:
         """Return the rows of one step."""

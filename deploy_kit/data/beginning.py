@@ -2,13 +2,17 @@
 
 from typing import Any
 
+from deploy_kit.data.collection_plan import CollectionPlan, Segment
 from deploy_kit.data.older_file import older_file_stands
 from deploy_kit.data.schema import utc_now
-from deploy_kit.data.shard_folder import CollectionPlan, Segment, ShardFolder, check_target
+from deploy_kit.data.shard_folder import ShardFolder, check_target
 from deploy_kit.errors import DatasetError
 from deploy_kit.ranks import ALONE, Rank
 
-_SAME = ("feature_sha256", "policy_sha256", "label_rule", "label_threshold_m", "seed", "stage", "backend")
+_SAME = (
+    *("feature_size", "feature_sha256", "policy_sha256", "label_rule", "label_threshold_m"),
+    *("seed", "stage", "backend"),
+)
 _FREE = ("num_envs", "num_threads", "device", "launcher")
 """Options of an environment that may change when a collection is gone on with."""
 

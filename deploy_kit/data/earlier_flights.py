@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from deploy_kit.data.collection_plan import CollectionPlan
 from deploy_kit.data.sampling import KEY, KeyedSampler
 from deploy_kit.data.schema import HELDOUT, UNKNOWN_TRACK, Array, Columns
 from deploy_kit.data.shard import TRAINING, Shard, ShardName, ShardState, flown_after, superseded
-from deploy_kit.data.shard_folder import CollectionPlan, ShardFolder
-from deploy_kit.data.snapshot import NUM_ENVS, ORIGIN, read_snapshot, snapshot_path
+from deploy_kit.data.shard_folder import ShardFolder
+from deploy_kit.data.snapshot import NUM_ENVS, ORIGIN, read_snapshot, snapshot_path, stored_count
 from deploy_kit.errors import DatasetError
 from deploy_kit.ranks import Rank
 
@@ -181,11 +182,11 @@ def _going_on(
     state = shards[newest].state
     try:
         arrays = read_snapshot(folder.path, newest, state.snapshot)
-        if not {ORIGIN, NUM_ENVS} <= arrays.keys() or not 0 <= int(arrays[ORIGIN][0]) < plan.segment:
-            raise ValueError("it lacks the flight's number")
+        if not 0 <= stored_count(arrays, ORIGIN) < plan.segment:
+            raise ValueError("it is of no flight of this collection")
         KeyedSampler(0, 0, 0).restore(arrays, alone=True)
-        if int(arrays[NUM_ENVS][0]) != num_envs:
-            raise DatasetError(f"the flight had {int(arrays[NUM_ENVS][0])} environments, not {num_envs}")
+        if (had := stored_count(arrays, NUM_ENVS)) != num_envs:
+            raise DatasetError(f"the flight had {had} environments, not {num_envs}")
         version = plan.segments[newest.segment].tool_version
         if version != plan.segments[-1].tool_version:
             raise DatasetError(f"the flight was of deploy-kit {version}")

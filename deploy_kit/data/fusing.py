@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from deploy_kit.data.collection_plan import CollectionPlan
 from deploy_kit.data.layout import LAYOUT_ATTRIBUTE, layout_sha256
 from deploy_kit.data.older_file import listed_folder, older_file_stands
 from deploy_kit.data.row_tables import KeptShards, OneFile, RowTables
@@ -29,7 +30,7 @@ from deploy_kit.data.schema import (
     observation_columns,
 )
 from deploy_kit.data.shard import KEYS, TRAINING, Shard, ShardState, sync_folder
-from deploy_kit.data.shard_folder import CollectionPlan, ShardFolder
+from deploy_kit.data.shard_folder import ShardFolder
 from deploy_kit.data.split import TrackSplitter
 from deploy_kit.data.survey import Survey, flown, survey_of
 from deploy_kit.data.table import Table, new_hdf5_file, write_errors

@@ -6,8 +6,8 @@ from typing import Any
 
 import h5py
 
+from deploy_kit.data.collection_plan import CollectionPlan
 from deploy_kit.data.layout import LAYOUT_ATTRIBUTE
-from deploy_kit.data.shard_folder import CollectionPlan
 from deploy_kit.data.shard_listing import LISTING, ShardListing
 from deploy_kit.data.stored_rows import require_sound_heaps
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
+from deploy_kit.data.collection_plan import CollectionPlan
 from deploy_kit.data.sampling import KEY, KeyedSampler, Tally
 from deploy_kit.data.shard import TRAINING, Shard, ShardState
-from deploy_kit.data.shard_folder import CollectionPlan, ShardFolder
+from deploy_kit.data.shard_folder import ShardFolder
 from deploy_kit.ranks import Rank
 
 

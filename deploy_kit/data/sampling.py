@@ -170,11 +170,13 @@ class KeyedSampler:
         Raises:
             ValueError: the arrays are something else.
         """
-        if not {_GENERATOR, _FIXED, _DROPPED} <= arrays.keys() or (arrays[_FIXED].size, arrays[_DROPPED].size) != (
-            1,
-            2,
+        expected = {_FIXED: ((1,), np.dtype(np.bool_)), _DROPPED: ((2,), np.dtype(np.int64))}
+        if not {_GENERATOR, *expected} <= arrays.keys() or any(
+            (arrays[name].shape, arrays[name].dtype) != known for name, known in expected.items()
         ):
             raise ValueError("it lacks the sampler's state")
+        if (arrays[_DROPPED] < 0).any():
+            raise ValueError(f"{_DROPPED} is no count")
         set_generator_state(self._rng, arrays[_GENERATOR])
         self.fixed = bool(arrays[_FIXED][0])
         if alone:

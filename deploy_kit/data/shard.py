@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -32,6 +32,9 @@ PREFIX = "shard-"
 
 UNDECIDED = -1
 """Held-out rows whose track is not yet split."""
+
+_MOST = 2**62
+"""Bound of counts in a shard's state, with room for sums of them in int64."""
 
 KEYS = 4
 """Keys of a kept observation: one for each reason, infinite where the reason does not take it."""
@@ -114,23 +117,36 @@ class ShardState:
             raise ValueError("its state is not one that collect writes")
         try:
             return cls(
-                seen=_pair(data["seen"], int),
-                limits=_pair(data["limits"], float),
+                seen=_pair(data["seen"], _count),
+                limits=_pair(data["limits"], _limit),
                 heldout_complete=bool(data["heldout_complete"]),
-                dropped_episodes=tuple(int(number) for number in data["dropped_episodes"]),
-                env_steps=int(data["env_steps"]),
+                dropped_episodes=tuple(_count(number) for number in data["dropped_episodes"]),
+                env_steps=_count(data["env_steps"]),
                 policy_period_s=float(data["policy_period_s"]),
                 clip_actions=float(data["clip_actions"]),
                 snapshot=str(data["snapshot"]),
-                continues=None if data["continues"] is None else _pair(data["continues"], int),
+                continues=None if data["continues"] is None else _pair(data["continues"], _count),
             )
         except TypeError as error:
             raise ValueError(f"its state is not one that collect writes ({error})") from error
 
 
-def _pair(values: Any, kind: type) -> tuple[Any, Any]:
+def _pair(values: Any, read: Callable[[Any], Any]) -> tuple[Any, Any]:
     first, second = values
-    return kind(first), kind(second)
+    return read(first), read(second)
+
+
+def _count(value: Any) -> int:
+    """Return a count or a number of something, which arrays and files of int64 can hold."""
+    if not 0 <= (found := int(value)) <= _MOST:
+        raise ValueError(f"its state is not one that collect writes ({value!s:.20} for a count)")
+    return found
+
+
+def _limit(value: Any) -> float:
+    if not 0.0 <= (found := float(value)) <= 1.0:
+        raise ValueError(f"its state is not one that collect writes ({value!s:.20} for a limit)")
+    return found
 
 
 _KEY = Column(KEY, np.dtype(np.float64))

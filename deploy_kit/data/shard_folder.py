@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
 
+from deploy_kit.data.collection_plan import CollectionPlan, Segment
 from deploy_kit.data.lock import Lock, is_locked
 from deploy_kit.data.sampling import Tally
 from deploy_kit.data.schema import SUFFIX
@@ -24,7 +24,6 @@ from deploy_kit.files import read_json_object, replace_file
 
 FOLDER_SUFFIX = ".partial"
 PLAN_NAME = "collection.json"
-FORMAT = 1
 
 
 def folder_of(path: Path) -> Path:
@@ -71,100 +70,6 @@ def check_target(path: Path, overwrite: bool, resume: bool = False) -> None:
             f"{folder} is left from an interrupted collection; --resume goes on with it, --recover makes {path.name} "
             "of its rows, --overwrite drops them"
         )
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One uninterrupted flight of a collection.
-
-    Attributes:
-        ranks: processes.
-        job: the launcher's name of the job.
-        created_utc: when it began.
-        tool_version: version of deploy-kit.
-    """
-
-    ranks: int
-    job: str
-    created_utc: str
-    tool_version: str
-
-
-@dataclass(frozen=True)
-class CollectionPlan:
-    """What is collected; the same for every process and after every interruption.
-
-    Attributes:
-        info: attributes of the feature file, plain JSON data.
-        num_positive: positive training rows wanted.
-        num_negative: negative training rows wanted.
-        sampling_seed: seed of the sampling and of the split of the held-out tracks.
-        keep_observations: whole observations wanted, None for all that are given.
-        overwrite: whether a file of another collection may be replaced.
-        segments: flights so far, the present one included.
-        ended: how the last flight ended; empty while it goes on and after a kill.
-        made: hash of the layout of the feature file that was last made of the shards; empty if none was.
-    """
-
-    info: dict[str, Any]
-    num_positive: int
-    num_negative: int
-    sampling_seed: int
-    keep_observations: int | None
-    overwrite: bool = False
-    segments: tuple[Segment, ...] = field(default=())
-    ended: str = ""
-    made: str = ""
-
-    @property
-    def segment(self) -> int:
-        """Number of the present flight."""
-        return len(self.segments) - 1
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return {
-            "format": FORMAT,
-            **{name: getattr(self, name) for name in _PLAIN},
-            "segments": [vars(segment) for segment in self.segments],
-        }
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Self:
-        """Return what `to_json` gave.
-
-        Raises:
-            ValueError: the data are something else.
-        """
-        # Collections of earlier versions do not say what they may replace and have made.
-        data = {"overwrite": False, "made": "", **data}
-        if data.get("format") != FORMAT or set(data) != {"format", "segments", *_PLAIN}:
-            raise ValueError(f"format {data.get('format')!s:.20}, this deploy-kit reads {FORMAT}")
-        try:
-            segments = tuple(Segment(**segment) for segment in data["segments"])
-        except TypeError as error:
-            raise ValueError(str(error)) from error
-        names = ("num_positive", "num_negative", "sampling_seed")
-        sizes = (*(data[name] for name in names), data["keep_observations"] or 0)
-        if (
-            type(data["overwrite"]) is not bool
-            or not isinstance(data["info"], dict)
-            or not all(type(size) is int and size >= 0 for size in sizes)
-        ):
-            raise ValueError("a value has the wrong type")
-        return cls(**{name: data[name] for name in _PLAIN}, segments=segments)
-
-
-_PLAIN = (
-    "info",
-    "num_positive",
-    "num_negative",
-    "sampling_seed",
-    "keep_observations",
-    "overwrite",
-    "ended",
-    "made",
-)
 
 
 @dataclass(frozen=True)
@@ -324,8 +229,11 @@ class ShardFolder:
         silent = RankStatus(rank, False, segment, "starting")
         try:
             data = json.loads(self._status(rank).read_bytes())
-            tally = Tally(*((pair[0], pair[1]) for pair in data.pop("tally")))
+            tally = Tally(*((pair[0] + 0, pair[1] + 0) for pair in data.pop("tally")))
             status = RankStatus(**data, tally=tally)
+            numbers = (status.env_steps, status.heldout_episodes, status.waited_s, status.cpu_s)
+            if status.rank != rank or not all(isinstance(number, int | float) for number in numbers):
+                return silent
         except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
             if isinstance(error, OSError) and error.errno not in (errno.ENOENT, errno.ESTALE):
                 raise

@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from deploy_kit.data.cadence import DEFAULT_CADENCE, CheckpointEvery
+from deploy_kit.data.collection_plan import CollectionPlan
 from deploy_kit.data.earlier_flights import EarlierFlights, GoingOn, earlier_flights
 from deploy_kit.data.other_processes import OtherProcesses
 from deploy_kit.data.row_checks import RowChecks
 from deploy_kit.data.sampling import KeyedSampler
 from deploy_kit.data.schema import HELDOUT, OBSERVATIONS, REASON, UNKNOWN_TRACK, Array, Columns
 from deploy_kit.data.shard import KEYS, TRAINING, UNDECIDED, ShardName, ShardState, write_shard
-from deploy_kit.data.shard_folder import CollectionPlan, RankStatus, ShardFolder
+from deploy_kit.data.shard_folder import RankStatus, ShardFolder
 from deploy_kit.data.snapshot import NUM_ENVS, ORIGIN, Snapshot, remove_older_snapshots, write_snapshot
 from deploy_kit.errors import DatasetError
 from deploy_kit.ranks import ALONE, Rank

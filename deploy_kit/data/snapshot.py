@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from deploy_kit.data.shard import ShardName
 from deploy_kit.data.table import write_errors
 from deploy_kit.errors import DatasetError
+from deploy_kit.files import file_sha256
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -52,7 +53,7 @@ def write_snapshot(folder: Path, shard: ShardName, arrays: Arrays) -> str:
     """
     path = snapshot_path(folder, shard)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    content = safetensors.numpy.save(dict(arrays))
     try:
         with write_errors(path):
             with temporary.open("wb") as file:
@@ -75,12 +76,25 @@ def read_snapshot(folder: Path, shard: ShardName, sha256: str) -> dict[str, npt.
     if not path.is_file():
         raise DatasetError(f"{path} is missing")
     try:
-        content = path.read_bytes()
+        # A file that claims more memory than there is was not written here either: it is not read at once before.
+        content = path.read_bytes() if file_sha256(path) == sha256 else b""
         if hashlib.sha256(content).hexdigest() != sha256:
             raise DatasetError(f"{path} was changed after it was written")
         return dict(safetensors.numpy.load(content))
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{path} cannot be read ({error})") from error
+
+
+def stored_count(arrays: Arrays, name: str) -> int:
+    """Return the count that an array of a snapshot holds.
+
+    Raises:
+        ValueError: it is missing, or something else.
+    """
+    array = arrays.get(name)
+    if array is None or array.shape != (1,) or array.dtype != np.int64 or array[0] < 0:
+        raise ValueError(f"{name} is missing or no count")
+    return int(array[0])
 
 
 def remove_older_snapshots(folder: Path, newest: ShardName) -> None:

@@ -4,9 +4,10 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deploy_kit.data.collection_plan import CollectionPlan
 from deploy_kit.data.schema import HELDOUT, UNKNOWN_TRACK, Array
 from deploy_kit.data.shard import TRAINING, Shard, ShardName, ShardState, superseded
-from deploy_kit.data.shard_folder import CollectionPlan, ShardFolder
+from deploy_kit.data.shard_folder import ShardFolder
 from deploy_kit.errors import DatasetError
 
 logger = logging.getLogger(__name__)

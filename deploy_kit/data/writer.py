@@ -17,12 +17,13 @@ import numpy.typing as npt
 
 from deploy_kit.data.beginning import begin_collection
 from deploy_kit.data.cadence import DEFAULT_CADENCE, CheckpointEvery
+from deploy_kit.data.collection_plan import CollectionPlan
 from deploy_kit.data.fusing import Fused, fuse
 from deploy_kit.data.schema import Array, FeatureFileInfo
 from deploy_kit.data.shard import KEYS
-from deploy_kit.data.shard_folder import CollectionPlan, ShardFolder
+from deploy_kit.data.shard_folder import ShardFolder
 from deploy_kit.data.shard_writer import ShardWriter
-from deploy_kit.data.survey import heldout_flown
+from deploy_kit.data.survey import heldout_flown, holds_no_row
 from deploy_kit.errors import DatasetError
 from deploy_kit.progress import Progress, silent
 
@@ -249,7 +250,7 @@ class FeatureFileWriter:
         try:
             self.shards.close()
             if not self.shards.rows:
-                self._folder.remove()
+                self._remove_if_empty()
                 raise DatasetError(f"{self.path}: no rows were collected, so nothing was written")
             self.fused = fuse(self._folder, self._plan, complete, progress, self._keep_shards, spare_older)
         finally:
@@ -257,6 +258,11 @@ class FeatureFileWriter:
         if self.fused.written and not resumable:
             self._folder.remove()
         return self.path
+
+    def _remove_if_empty(self) -> None:
+        # Shards of before that cannot be read now hold rows all the same.
+        if holds_no_row(self._folder, self._plan):
+            self._folder.remove()
 
     @property
     def rows(self) -> int:
@@ -282,7 +288,7 @@ class FeatureFileWriter:
         try:
             self.shards.close()
             if not self.shards.rows:
-                self._folder.remove()
+                self._remove_if_empty()
                 return
             fused = fuse(self._folder, self._plan, None, keep_shards=self._keep_shards, spare_older=True)
             if fused.written:

@@ -1,25 +1,33 @@
 """A collection that is stopped and gone on with is the uninterrupted one, row for row."""
 
+import hashlib
+import json
 import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
+import torch
+from safetensors.numpy import load, save
 
 from deploy_kit.collection import flight, processes
 from deploy_kit.collection.flight import FIRST_TRAINING_ID, FLIGHT_IDS, settling_steps
+from deploy_kit.collection.flight_state import FlightState
 from deploy_kit.collection.rows import RowMaker
 from deploy_kit.collection.run import CollectOptions, collect, file_info, recover
+from deploy_kit.data import earlier_flights
 from deploy_kit.data.cadence import CheckpointEvery
 from deploy_kit.data.fusing import fuse
 from deploy_kit.data.reader import open_feature_file
 from deploy_kit.data.sampling import KeyedSampler
+from deploy_kit.data.seal import seal
 from deploy_kit.data.shard_folder import ShardFolder, folder_of
 from deploy_kit.data.shard_writer import ShardWriter
-from deploy_kit.errors import DatasetError
+from deploy_kit.errors import DatasetError, TaskError
 from deploy_kit.flight.policy_driver import PolicyDriver
 from deploy_kit.policy.network_hints import NetworkHints
 from deploy_kit.policy.policy_checkpoint import load_policy
@@ -322,3 +330,96 @@ def fly_as_two_ranks(options: CollectOptions, stop: int, monkeypatch: pytest.Mon
     monkeypatch.setattr(SnapshotEnv, "step", original)
     fuse(folder, plan, None)
     folder.unlock()
+
+
+def forge(options: CollectOptions, changes: dict[str, object]) -> None:
+    """Change arrays of the snapshot, with right hashes in it and in its shard."""
+    path = snapshots(options)[0]
+    content = save({**load(path.read_bytes()), **changes})
+    path.write_bytes(content)
+    shard = path.with_name(path.name.replace("snapshot", "shard")).with_suffix(".h5")
+    with h5py.File(shard, "r+") as file:
+        state = json.loads(file.attrs["state"])
+        file.attrs["state"] = json.dumps({**state, "snapshot": hashlib.sha256(content).hexdigest()})
+    with shard.open("r+b", buffering=0) as file:
+        seal(file)
+
+
+FORGED = {
+    "no flight": ({"flight.origin": np.zeros(0, np.int64)}, "flight.origin is missing or no count"),
+    "infinite flight": ({"flight.origin": np.array([np.inf])}, "flight.origin is missing or no count"),
+    "infinite environments": ({"flight.num_envs": np.array([np.inf])}, "flight.num_envs is missing or no count"),
+    "infinite rows": ({"sampler.dropped": np.array([np.inf, 0.0])}, "lacks the sampler's state"),
+    "negative rows": ({"sampler.dropped": np.array([-9, -9])}, "sampler.dropped is no count"),
+    "no randomness": ({"sampler.generator": np.zeros(6, np.uint64)}, "no generator's state"),
+}
+UNFIT = {
+    "infinite steps": ({"flight.steps": np.array([np.inf])}, "flight.steps is missing or no count"),
+    "negative episodes": ({"rows.episode": np.full(5, -5)}, "rows.episode is int64"),
+    "fractions": ({"rows.step": np.full(5, np.nan)}, "rows.step is float64"),
+    "doubled episodes": ({"rows.next_episode": np.array([0])}, "episode 0 comes next and is there already"),
+}
+
+
+@GRU
+def test_forged_snapshots_with_right_hashes_are_refused(interrupted):
+    folder, copy = folder_of(interrupted.feature_file), interrupted.feature_file.with_suffix(".copy")
+    shutil.copytree(folder, copy)
+
+    def again() -> ShardFolder:
+        shutil.rmtree(folder)
+        interrupted.feature_file.unlink(missing_ok=True)
+        shutil.copytree(copy, folder)
+        return ShardFolder(interrupted.feature_file)
+
+    checkpoint = load_policy(interrupted.checkpoint, interrupted.hints)
+    for changes, message in FORGED.values():
+        found = again()
+        forge(interrupted, changes)
+        plan = processes.begin(interrupted, file_info(interrupted, checkpoint), found, Rank(0, 1, 0, 1))
+        with pytest.MonkeyPatch.context() as patch:
+            told = []
+            patch.setattr(earlier_flights.logger, "warning", lambda text, *args, told=told: told.append(text % args))
+            assert earlier_flights.earlier_flights(found, plan, Rank(0, 1, 0, 1), 5).going_on is None
+        found.unlock()
+        assert message in told[0]
+        assert "collecting goes on with new episodes" in told[0]
+    for changes, message in UNFIT.values():
+        again()
+        forge(interrupted, changes)
+        with pytest.raises(DatasetError, match=message):
+            collect(interrupted)
+        assert len(stored(interrupted)) >= len(list(copy.glob("shard-*")))
+
+
+@GRU
+def test_a_snapshot_that_no_memory_holds_is_not_read_at_once(interrupted, monkeypatch, caplog):
+    path, read = snapshots(interrupted)[0], Path.read_bytes
+    path.write_bytes(b"0" * 100)
+    monkeypatch.setattr(Path, "read_bytes", lambda self: 1 / 0 if self == path else read(self))
+    assert collect(interrupted).complete
+    assert "was changed after it was written" in caplog.text
+
+
+def test_the_simulators_arrays_are_copied_as_they_are_and_others_refused():
+    """The file is written while the simulator goes on."""
+    own = {
+        "number": np.array(5),
+        "swapped": np.arange(3, dtype=">i4"),
+        "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "view": np.arange(4)[::2],
+    }
+    given = {**own}
+    env = SimpleNamespace(snapshot=lambda: given)
+    state = FlightState(env, SimpleNamespace(), RowMaker(1))
+    taken = state.take(7)
+    expected = {name: value.copy() for name, value in own.items()}
+    for value in own.values():
+        value[...] = 0
+    found = load(save(taken))
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[f"simulator.{name}"], value, strict=name != "swapped")
+    for name, value in (("thing", np.array([{}], object)), ("tensor", torch.zeros(2)), (3, np.zeros(2))):
+        given = {name: value}
+        with pytest.raises(TaskError, match=r"the task's snapshot\(\) gave"):
+            state.take(0)

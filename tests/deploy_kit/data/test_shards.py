@@ -16,11 +16,12 @@ import pytest
 from deploy_kit.collection.run import recover
 from deploy_kit.data.beginning import begin_collection
 from deploy_kit.data.cadence import CheckpointEvery
+from deploy_kit.data.collection_plan import CollectionPlan
 from deploy_kit.data.fusing import fuse
 from deploy_kit.data.lock import is_locked
 from deploy_kit.data.reader import open_feature_file
-from deploy_kit.data.shard import ShardName
-from deploy_kit.data.shard_folder import CollectionPlan, ShardFolder
+from deploy_kit.data.shard import ShardName, ShardState
+from deploy_kit.data.shard_folder import RankStatus, ShardFolder
 from deploy_kit.data.shard_writer import ShardWriter
 from deploy_kit.data.writer import FeatureFileWriter
 from deploy_kit.errors import DatasetError
@@ -296,3 +297,93 @@ def test_a_collection_with_a_damaged_shard_goes_on(tmp_path: Path, caplog: pytes
     assert shards[1].name in caplog.text
     with open_feature_file(path) as file:
         assert (file.train.features[:, 1] < 1000).any()
+
+
+@pytest.mark.parametrize("end", ["error", "finish"])
+def test_shards_that_cannot_be_read_are_not_removed(tmp_path: Path, end: str) -> None:
+    """They may be whole, and their disk or their width the trouble."""
+    path = tmp_path / "features.h5"
+    writer = start(path)
+    feed(writer, 50)
+    writer.shards.checkpoint()
+    abandon(writer)
+    shards = sorted((tmp_path / "features.h5.partial").glob("shard-*"))
+    for shard in shards:
+        shard.write_bytes(shard.read_bytes()[:-1])
+    if end == "error":
+        with pytest.raises(ZeroDivisionError), start(path, resume=True):
+            raise ZeroDivisionError
+    else:
+        with pytest.raises(DatasetError, match="no rows were collected"):
+            start(path, resume=True).finish(complete=True)
+    assert all(shard.exists() for shard in shards)
+
+
+BAD_PLANS = [
+    *({"info": {"feature_size": value}} for value in (None, "a", -1, 0, 10**30, [1])),
+    *({"info": {name: [1]}} for name in ("env_config", "provenance")),
+    {"info": {"evil": 1}},
+    *({"segments": [{"ranks": value}]} for value in ("x", None, 0, -1, 1.5, 10**12)),
+    {"segments": [{"tool_version": [1]}]},
+    {"num_positive": 10**30},
+    {"ended": 5},
+    {"made": [5]},
+]
+
+
+def test_a_plan_of_other_values_is_refused_and_nothing_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "features.h5"
+    writer = start(path)
+    feed(writer, 50)
+    writer.shards.checkpoint()
+    abandon(writer)
+    folder = ShardFolder(path)
+    plan = json.loads((folder.path / "collection.json").read_text())
+    shards = folder.shards()
+    for change in BAD_PLANS:
+        bad = {**plan, **change}
+        if "info" in change:
+            bad["info"] = {**plan["info"], **change["info"]}
+        if "segments" in change:
+            bad["segments"] = [{**plan["segments"][0], **change["segments"][0]}]
+        (folder.path / "collection.json").write_text(json.dumps(bad))
+        with pytest.raises(DatasetError, match=r"collection\.json cannot be read"):
+            start(path, resume=True)
+        assert folder.shards() == shards
+    plan["info"]["feature_size"] += 1
+    (folder.path / "collection.json").write_text(json.dumps(plan))
+    with pytest.raises(DatasetError, match="feature_size"):
+        start(path, resume=True)
+    assert folder.shards() == shards
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seen": [-5, 0]},
+        {"seen": [10**40, 0]},
+        {"limits": [float("nan"), 1.0]},
+        {"limits": [1.0, -1.0]},
+        {"dropped_episodes": [10**30]},
+        {"env_steps": float("inf")},
+    ],
+)
+def test_a_state_of_impossible_numbers_is_refused(change: dict[str, object]) -> None:
+    state = json.loads(ShardState().to_json())
+    assert ShardState.from_json(json.dumps(state)) is not None
+    with pytest.raises((ValueError, OverflowError)):
+        ShardState.from_json(json.dumps({**state, **change}))
+
+
+@pytest.mark.parametrize("change", [{"rank": 99}, {"env_steps": "many"}, {"tally": ["ab", "cd", "ef"]}])
+def test_a_status_of_other_values_counts_for_none(tmp_path: Path, change: dict[str, object]) -> None:
+    folder = ShardFolder(tmp_path / "features.h5")
+    folder.lock()
+    folder.publish(RankStatus(0, True, 0, "flying"))
+    (status,) = folder.statuses(1, 0)
+    assert status.state == "flying"
+    path = folder.path / "status-00000.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    (status,) = folder.statuses(1, 0)
+    assert status.state == "starting"
+    folder.unlock()
