@@ -94,10 +94,10 @@ def earlier_flights(folder: ShardFolder, plan: CollectionPlan, rank: Rank, num_e
     again = superseded(states)
     counting = {name: stored for name, stored in shards.items() if name not in again}
     found = EarlierFlights(plan.segment)
-    if not any(name.rank == rank.index and stored.label.size for name, stored in shards.items()) and not any(
-        name.rank == rank.index for name in unreadable
-    ):
-        # It has stored no training row: its first flight begins once more.
+    none_stored = not any(name.rank == rank.index and stored.label.size for name, stored in shards.items())
+    if none_stored and rank.index < plan.segments[0].ranks and not any(n.rank == rank.index for n in unreadable):
+        # It has stored no training row: its first flight begins once more. A process that the first flight did not have
+        # would take the number of another flight.
         found.origin = 0
     if num_envs is not None and not _enough(counting, plan):
         tails = {name for other in range(rank.count) for name in _tail(folder, plan, counting, rank.count, other)}

@@ -180,6 +180,24 @@ def two_ranks(tmp_path: Path, wanted: int = 300):
     return folder, plan, [ShardWriter(folder, plan, rank, CheckpointEvery(rows=200)) for rank in ranks]
 
 
+@pytest.mark.parametrize("counts", [(1, 3), (2, 3, 4), (3, 1, 2)])
+def test_flights_have_numbers_of_their_own_whatever_the_number_of_processes(tmp_path: Path, counts) -> None:
+    """Episodes are numbered by them."""
+    numbers = []
+    for segment, count in enumerate(counts):
+        ranks = [Rank(i, count, i, count) for i in range(count)]
+        folder = ShardFolder(tmp_path / "features.h5")
+        plan = CollectionPlan(make_info().to_plain(), 300, 300, 1, 8)
+        plan = begin_collection(folder, plan, resume=segment > 0, rank=ranks[0])
+        for rank in ranks:
+            writer = ShardWriter(folder, plan, rank)
+            numbers.append(writer.flight_number)
+            offer(writer, rank.index, 20, seed=segment)
+            writer.close()
+        folder.unlock()
+    assert len(numbers) == len(set(numbers))
+
+
 def offer(writer: ShardWriter, rank: int, steps: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     for time_ in range(steps):
