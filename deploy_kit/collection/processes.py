@@ -87,7 +87,7 @@ def fly_share(
     stopped, failure = "full", ""
     try:
         shards.look(now=True)
-        if heldout_flown(folder, plan):
+        if heldout_flown(folder, plan, options.heldout_episodes):
             shards.heldout_complete = True
         else:
             flight.heldout()

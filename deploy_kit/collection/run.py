@@ -177,7 +177,7 @@ def _collect_alone(
     flight = CollectionFlight(options, checkpoint, writer.shards, ALONE, forecast, progress)
     with writer:
         try:
-            if not options.only_video and not writer.heldout_flown:
+            if not options.only_video and not writer.heldout_flown(options.heldout_episodes):
                 flight.heldout()
             else:
                 writer.shards.heldout_complete = True

@@ -78,10 +78,26 @@ def flown(survey: Survey, plan: CollectionPlan, segment: int) -> bool:
     return all((state := survey.states.get((segment, rank))) and state.heldout_complete for rank in ranks)
 
 
-def heldout_flown(folder: ShardFolder, plan: CollectionPlan) -> bool:
-    """Return whether an earlier flight has flown all held-out episodes, so that none need be flown again."""
+def heldout_flown(folder: ShardFolder, plan: CollectionPlan, wanted: int) -> bool:
+    """Return whether an earlier flight has flown all held-out episodes, so that none need be flown again.
+
+    Args:
+        folder: the collection's folder.
+        plan: what is collected.
+        wanted: episodes asked for now; where there are others, that they stay is told.
+    """
     survey = survey_of(folder, plan)
-    return any(flown(survey, plan, segment) for segment in range(plan.segment))
+    if not any(flown(survey, plan, segment) for segment in range(plan.segment)):
+        return False
+    # Some may count no more, since the simulator's numbers were not finite.
+    if not survey.heldout_episodes - len(survey.dropped_heldout) <= wanted <= survey.heldout_episodes:
+        logger.warning(
+            "%s keeps the %d held-out episodes that were flown before; --heldout-episodes %d has no effect any more",
+            folder.target,
+            survey.heldout_episodes,
+            wanted,
+        )
+    return True
 
 
 def holds_no_row(folder: ShardFolder, plan: CollectionPlan) -> bool:

@@ -7,7 +7,6 @@ process that is killed at any moment loses the rows of the last few seconds.
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -90,10 +89,9 @@ class FeatureFileWriter:
         """Number of the flight: 0, or more after interruptions."""
         return self._plan.segment
 
-    @cached_property
-    def heldout_flown(self) -> bool:
-        """Whether an earlier flight has flown all held-out episodes."""
-        return heldout_flown(self._folder, self._plan)
+    def heldout_flown(self, wanted: int) -> bool:
+        """Return whether an earlier flight has flown all held-out episodes; see `survey.heldout_flown`."""
+        return heldout_flown(self._folder, self._plan, wanted)
 
     @property
     def num_positive(self) -> int:

@@ -139,7 +139,7 @@ def test_max_steps_leaves_a_valid_trimmed_file(options):
         assert file.attrs.rows_seen == 15
 
 
-def test_an_interrupt_leaves_a_valid_trimmed_file(options, monkeypatch):
+def test_an_interrupt_leaves_a_valid_trimmed_file(options, monkeypatch, caplog):
     steps = 0
     original = scripted_racing.ScriptedEnv.step
 
@@ -161,8 +161,9 @@ def test_an_interrupt_leaves_a_valid_trimmed_file(options, monkeypatch):
         assert set(heldout.tolist()) == set(range(8)), "all held-out episodes are there"
 
     # It goes on: to the same target, with the same held-out episodes, on other episodes.
-    wanted = changed(options, num_positive=10_000, num_negative=10_000, resume=True, max_steps=300)
+    wanted = changed(options, num_positive=10_000, num_negative=10_000, resume=True, max_steps=300, heldout_episodes=12)
     again = collect(wanted)
+    assert "keeps the 8 held-out episodes that were flown before; --heldout-episodes 12 has no effect" in caplog.text
     assert again.num_positive > result.num_positive
     with open_feature_file(result.path) as file:
         found = {(e, s) for e, s in zip(file.train.episode_id.tolist(), file.train.step.tolist(), strict=True)}
