@@ -74,15 +74,7 @@ class FlightState:
                 {name.removeprefix(_ENV): array for name, array in arrays.items() if name.startswith(_ENV)}
             )
             return stored_count(arrays, _STEPS)
-        except (
-            DeployKitError,
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except _MISFITS as error:
             raise TaskError(f"the flight's state does not fit the task ({type(error).__name__}: {error})") from error
 
 
