@@ -155,6 +155,12 @@ class VerifyReport:
         return tuple(check for check in self.checks if isinstance(check, NotRun) and check.switch is None)
 
     @property
+    def other_profiles(self) -> tuple[str, ...]:
+        """Profiles that judge some checks in place of the report's own, as of what is narrow."""
+        named = (check.profile for check in self.checks if isinstance(check, ParityCheck))
+        return tuple(dict.fromkeys(profile for profile in named if profile))
+
+    @property
     def complete(self) -> bool:
         """Whether every check was run."""
         return all(verdict.status is not Status.NOT_RUN for verdict in self.verdicts)

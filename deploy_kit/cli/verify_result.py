@@ -113,7 +113,7 @@ def show(report: "VerifyReport", path: Path) -> None:
         checks = [row.check for row, own in zip(rows, profiles, strict=True) if (row.limit, own) == (limit, profile)]
         of = checks[0] if len(checks) == 1 else ", ".join(dict.fromkeys(check.split("/")[0] for check in checks))
         stdout.print(Text(f"limit of {of}{f', profile {profile}' if profile else ''}: {limit}"))
-    others = ", ".join(dict.fromkeys(filter(None, profiles)))
+    others = ", ".join(report.other_profiles)
     stdout.print(f"Limits: profile {report.thresholds.profile}{f'; of what is narrow: {others}' if others else ''}")
     if report.certificate is not None:
         stdout.print(Text(str(report.certificate)))

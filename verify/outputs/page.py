@@ -50,9 +50,11 @@ def verify_page(report: VerifyReport, evidence: Evidence | None) -> Page:
 def _verdict(report: VerifyReport) -> Verdict:
     statuses = [verdict.status for verdict in report.verdicts]
     passed, failed, skipped = (statuses.count(status) for status in (Status.PASSED, Status.FAILED, Status.NOT_RUN))
+    others = ", ".join(report.other_profiles)
     lines = [
         f"Bundle {report.subject.bundle} against checkpoint {report.subject.checkpoint}.",
-        f"{passed} checks passed, {failed} failed, {skipped} were not run; limits: {report.thresholds.profile}.",
+        f"{passed} checks passed, {failed} failed, {skipped} were not run; limits: profile "
+        f"{report.thresholds.profile}{f'; of what is narrow: {others}' if others else ''}.",
     ]
     lines += [f"{check.name} was not run, and no option switched it off." for check in report.left_out]
     if report.worst_share is not None:
@@ -132,16 +134,19 @@ def _decisions(report: VerifyReport, evidence: Evidence | None) -> Iterator[Bloc
     if not decided:
         yield Gap("decisions", "The policy has no head, or no decision was compared.")
         return
+    failed = {verdict.name for verdict in report.verdicts if verdict.status is Status.FAILED}
     yield Table(
         "Decisions that the bundle makes otherwise than the checkpoint",
-        ("check", "decisions", "of them positive", "flipped", "farthest from the threshold"),
+        ("check", "decisions", "of them positive", "flipped", "farthest from the threshold", "profile"),
         tuple(
             (
                 Cell(check.name),
                 Cell(f"{found.decisions:,}"),
                 Cell(f"{found.positive:,}"),
-                Cell(f"{found.flipped:,}", tone="bad" if found.flipped else "plain"),
+                # A profile may allow some.
+                Cell(f"{found.flipped:,}", tone="bad" if found.flipped and check.name in failed else "plain"),
                 Cell(f"{found.largest_margin:.2e}" if found.flipped else "–"),
+                Cell(check.profile or report.thresholds.profile),
             )
             for check, found in decided
         ),

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,6 +69,16 @@ def test_figures_are_those_of_report_json(failing):
             f"{figure['difference']:+.3f} [{low:+.3f}, {high:+.3f}]",
         ]
     assert data["subject"]["checkpoint_sha256"] in page.text
+
+
+def test_checks_of_another_profile_name_it(passing):
+    (wide,) = (check for check in passing.checks if check.name == "replay/kept/onnx")
+    narrow = replace(wide, name="replay/kept/int8", profile="int8")
+    page = shown(replace(passing, checks=(*passing.checks, narrow)))
+    assert "limits: profile fp32; of what is narrow: int8." in page.text
+    rows = page.tables["Decisions that the bundle makes otherwise than the checkpoint"][1:]
+    assert [(row[0], row[5]) for row in rows] == [("replay/kept/onnx", "fp32"), ("replay/kept/int8", "int8")]
+    assert "limits: profile fp32." in shown(passing).text
 
 
 @pytest.mark.parametrize(
