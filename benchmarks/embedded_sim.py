@@ -202,9 +202,9 @@ def shares(args: argparse.Namespace) -> dict[str, float]:
 
     flight.driver = metered("policy", flight.driver)
     # Methods are replaced by ones that count their time.
-    camera.DepthCameras.capture = metered("camera", camera.DepthCameras.capture)  # type: ignore[method-assign]
+    camera.DepthCameras.capture = metered("camera", camera.DepthCameras.capture)  # type: ignore[method-assign]  # timed
     sensors.add_noise = metered("noise", sensors.add_noise)
-    physics.FleetPhysics.step = metered("physics", physics.FleetPhysics.step)  # type: ignore[method-assign]
+    physics.FleetPhysics.step = metered("physics", physics.FleetPhysics.step)  # type: ignore[method-assign]  # timed
     flight.steps(20)
     spent.update(dict.fromkeys(SECTIONS, 0.0))
     start, count = time.thread_time(), args.rounds * args.steps

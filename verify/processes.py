@@ -150,6 +150,7 @@ def _follow(options: VerifyOptions, rank: Rank, leader: Leader) -> None:
             header = open_cpp(subject, "cpp", [], options.cpp) if CPP_NAME in bundle.files else None
             flights = [ShareFlights(index, live, environments, subject, graph, silent, header) for index in own]
             follow(leader, flights, subject, environments.times)
+    # Whatever ends this process is told to the leader, which fails with it.
     except Exception as error:
         given = isinstance(error, InputError)
         text = one_line(error) if given else f"{type(error).__name__}: {one_line(error)}"

@@ -131,6 +131,7 @@ def read_back(path: Path, target: Path) -> int:
             write_flight_log(target, strict_json(attachment.data), payloads(reader), ended)
     except DeployKitError:
         raise
+    # mcap raises whatever a damaged file makes of it.
     except Exception as error:
         raise unreadable(path, error) from error
     return count

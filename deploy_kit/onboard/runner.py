@@ -146,7 +146,6 @@ class OnboardPolicy:
         limit = self.contract.action_clip
         if limit is not None:
             action = [min(max(value, -limit), limit) for value in action]
-        # Not strict, since this runs in every step; the golden samples have gone through it at start.
         # Without `strict`, which costs time in each step; all have as many numbers, as the contract was read.
         return [math.tanh(value) * scale + offset for value, scale, offset in zip(action, *self._transform)]  # noqa: B905
 

@@ -182,6 +182,7 @@ class _Judge:
         name = self._name
         try:
             answer = torch.as_tensor(self._function(self._subject))
+        # The user's function may raise anything.
         except Exception as error:
             raise TaskError(f"--label {name} raised {type(error).__name__}: {one_line(error)}") from error
         if answer.dtype is not torch.bool or tuple(answer.shape) != (self._num_envs,):

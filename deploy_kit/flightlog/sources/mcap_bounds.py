@@ -95,7 +95,7 @@ def _stored_size(name: bytes, file: BinaryIO, length: int, claimed: int) -> int:
         # Without a size in the frame, mcap's call is bounded by what the chunk claims.
         return 0 if known == zstandard.CONTENTSIZE_UNKNOWN else int(known)
     if name == b"lz4":
-        import lz4.frame  # type: ignore[import-untyped]
+        import lz4.frame  # type: ignore[import-untyped]  # it has no types
 
         unpacked = lz4.frame.LZ4FrameDecompressor().decompress(file.read(length), max_length=claimed + 1)
         return len(unpacked)

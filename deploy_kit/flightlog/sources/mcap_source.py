@@ -42,6 +42,7 @@ class McapSource:
                 content = self._decoders[channel.id](message.data)
             except DeployKitError:
                 raise
+            # A decoder raises whatever a stranger's message makes of it.
             except Exception as error:
                 raise FlightLogError(
                     f"{self._path}: a message of {channel.topic} cannot be decoded ({type(error).__name__})"
@@ -59,6 +60,7 @@ class McapSource:
                 yield from reader.iter_messages(topics=None if topics is None else sorted(topics))
         except FlightLogError:
             raise
+        # So does mcap on a damaged file.
         except Exception as error:
             raise unreadable(self._path, error) from error
 

@@ -32,6 +32,7 @@ class RosbagSource:
         try:
             with Reader(self._path) as reader:
                 return sorted({connection.topic for connection in reader.connections})
+        # rosbags raises whatever a damaged file makes of it.
         except Exception as error:
             raise unreadable(self._path, error) from error
 

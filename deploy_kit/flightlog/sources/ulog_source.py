@@ -49,6 +49,7 @@ class UlogSource:
             log = read_ulog(self._path, topics)
         except FlightLogError:
             raise
+        # pyulog raises whatever a damaged file makes of it.
         except Exception as error:
             raise unreadable(self._path, error) from error
         if log.file_corruption:

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
+from deploy_kit.bench import candidates
 from deploy_kit.bench import run as bench_run
 from deploy_kit.bench.masterracing_graph import masterracing_graph
 from deploy_kit.bench.options import BenchOptions
@@ -17,7 +18,8 @@ from deploy_kit.bench.plot import plot_bench
 from deploy_kit.bench.report import BenchReport
 from deploy_kit.bench.run import bench_bundle
 from deploy_kit.bundle.reader import CPP_NAME, manifest_text, open_bundle
-from deploy_kit.errors import BundleError, CheckFailedError, OptionError
+from deploy_kit.errors import BundleError, CheckFailedError, DeployKitError, OptionError
+from deploy_kit.onboard.binding import BoundSession
 from deploy_kit.verify.structure.confinement import unavailable
 from helpers.bundles import edit_onnx, put_a_weight_off, shift_initializer
 from helpers.cpp_headers import with_header
@@ -147,6 +149,18 @@ def test_a_provider_that_is_not_there_is_left_out_and_named(run):
     assert "onnxruntime has no CUDAExecutionProvider" in report.left_out["onnx, cuda-all-1"]
     assert report.left_out["torchscript"] == "--no-torchscript"
     assert [row.runtime for row in report.rows] == ["cpu-all-1"] * 3 + [None]
+
+
+def test_bound_arrays_that_are_read_once_alone_are_not_timed(run, monkeypatch):
+    """As CUDA would, which copies them when they are bound."""
+
+    class ReadOnce(BoundSession):
+        def __init__(self, session, inputs, outputs):
+            super().__init__(session, [(name, array.copy()) for name, array in inputs], outputs)
+
+    monkeypatch.setattr(candidates, "BoundSession", ReadOnce)
+    with pytest.raises(DeployKitError, match="bound arrays give something else than the session's run"):
+        bench_bundle(BenchOptions(run.bundle, torchscript=False, **QUICK))
 
 
 def test_the_header_runs_alone_and_on_board(run, tmp_path):
